@@ -1,0 +1,26 @@
+//! The lock-free parts of an isolate: its inbox, its sleep, and the slot in which a caller awaits its reply.
+//!
+//! - [`Queue`] is the inbox: any thread pushes, the owner takes all that is there, in order.
+//! - [`Parker`] decides who has to wake a sleeping owner, so that no wake-up is lost and few are made twice.
+//! - [`oneshot`] carries one reply to one caller, either of whom may go away first.
+//! - [`WakerCell`] holds the waker of a task while another thread may call it.
+//!
+//! Nothing here blocks, makes a system call, or knows what a message is: bounds and credit, futexes and epoll
+//! belong to the crates above. In return the whole crate runs under loom (`ci/loom`) and Miri (`ci/miri`).
+//! Every atomic and every shared cell comes from the private module `primitive`, which is where loom steps in.
+//!
+//! Each module states the rules of its state word in numbers, and the code cites them. Read [`Parker`] first.
+
+pub mod oneshot;
+mod parker;
+mod primitive;
+mod queue;
+mod waker;
+
+pub use parker::{Parker, Sleep, Wake};
+pub use queue::{Batch, Pushed, Queue};
+pub use waker::WakerCell;
+
+// The models of `tests/loom.rs` take the place of these under loom, whose types work nowhere else.
+#[cfg(all(test, not(offshoot_loom)))]
+mod tests;

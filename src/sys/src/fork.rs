@@ -1,0 +1,315 @@
+//! The one function that forks, and what a child does before it runs anything else.
+
+use crate::pidfd::Pidfd;
+use crate::premain::title;
+use crate::process;
+use crate::retry::checked;
+use crate::signal::Action;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The exit code of a child whose code panicked out of its main function (`EX_SOFTWARE`).
+pub const EXIT_PANIC: i32 = 70;
+
+/// The exit code of a child in which a step of the prelude failed (`EX_OSERR`). It has written nothing and run nothing of `child`.
+pub const EXIT_PRELUDE: i32 = 71;
+
+/// What is to be different in the child. By default nothing, with this process as the parent.
+#[derive(Debug)]
+pub struct Prelude {
+    /// The forking process's id, as the child shall see it: [`process::id`] before the fork.
+    pub expected_parent: i32,
+    /// Descriptors that stay open, besides 0, 1 and 2.
+    pub keep: Vec<RawFd>,
+    /// Shown by `ps`: whole in its arguments (cut to 64 bytes, in children of a forkserver), the first 15 bytes as the command's name. Empty
+    /// leaves it.
+    pub name: String,
+    /// The file mode creation mask.
+    pub umask: Option<u32>,
+    /// Resource limits, soft and hard. [`Limit::Core`] is (0, 0) unless it is listed.
+    pub limits: Vec<(Limit, u64, u64)>,
+    /// The working directory.
+    pub cwd: Option<OwnedFd>,
+    /// What takes the place of descriptors 0, 1 and 2.
+    pub stdio: [Option<OwnedFd>; 3],
+    /// Whether the child leads a process group of its own, so that the terminal's signals do not reach it.
+    pub new_session_group: bool,
+}
+
+impl Default for Prelude {
+    fn default() -> Self {
+        Self {
+            expected_parent: process::id(),
+            keep: Vec::new(),
+            name: String::new(),
+            umask: None,
+            limits: Vec::new(),
+            cwd: None,
+            stdio: [None, None, None],
+            new_session_group: false,
+        }
+    }
+}
+
+/// A resource that can be limited. Units are those of setrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Bytes of address space.
+    AddressSpace,
+    /// Bytes of a core dump.
+    Core,
+    /// Seconds of processor time.
+    Cpu,
+    /// Bytes of heap and writable private mappings.
+    Data,
+    /// Bytes of a file that is written.
+    FileSize,
+    /// Bytes of locked memory.
+    LockedMemory,
+    /// The highest descriptor number, plus one.
+    OpenFiles,
+    /// Processes and threads of the user.
+    Processes,
+    /// Bytes of the main thread's stack, and of other threads' by default.
+    Stack,
+}
+
+/// Forks this process, which must have one thread. The parent gets the child's id and pidfd; the child never returns from this call.
+///
+/// `child` may allocate, print, start threads and do anything else, because nothing was going on in this process at the fork. It ends the process
+/// itself, by [`exit_now`]; a panic in it ends the process with code 70. Neither unwinds into the caller's frames, whose objects exist in the
+/// child, too, but are never dropped there.
+///
+/// The parent owns the child: it has to reap it.
+///
+/// # Descriptors
+/// All but 0, 1, 2 and `keep` are closed in the child. So `child` may own or borrow only those in `keep`; the numbers of all others, in whatever
+/// object of the caller's, will come to mean something else there.
+///
+/// # What the child does first
+/// 1. It asks for SIGKILL at the end of its parent, and checks that the parent is still `expected_parent`.
+/// 2. It becomes the leader of its own process group, if `new_session_group`.
+/// 3. It sets every signal to its default action, but SIGPIPE, which is ignored as in every Rust program. (All signals are blocked from
+///    before the fork, so that no handler of the parent's runs in the child.) Then it unblocks all.
+/// 4. It puts `stdio` in place.
+/// 5. It changes to `cwd`.
+/// 6. It closes all descriptors but those to be kept.
+/// 7. It takes its name.
+/// 8. It sets its umask.
+/// 9. It sets its limits, no core dumps by default.
+/// 10. It repeats step 1, which any change of credentials in between would have undone.
+///
+/// If a step fails, the child ends with code 71 and has written nothing.
+///
+/// # Errors
+/// When this process has other threads, the limits cannot be had (`InvalidInput`, `PermissionDenied`), `name` holds a NUL, or the system is
+/// out of processes, memory or descriptors. No child exists then.
+pub fn fork_child(
+    prelude: Prelude,
+    child: impl FnOnce() -> Infallible,
+) -> io::Result<(i32, Pidfd)> {
+    if !process::is_single_threaded()? {
+        return Err(io::Error::other(
+            "this process has other threads, whose locks a child would find held for ever",
+        ));
+    }
+    let prelude = Prepared::new(prelude)?;
+    // What is in std's buffer would be written twice.
+    let _ = io::stdout().flush();
+    let mask = block_all_signals();
+    // SAFETY: there is one thread, checked above, and all that it holds is on its own stack. No handler runs in between.
+    match unsafe { libc::fork() } {
+        0 => {
+            // Whatever happens, the frames above this one belong to the parent.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                if prelude.run().is_err() {
+                    exit_at_once(EXIT_PRELUDE);
+                }
+                child()
+            }));
+            exit_at_once(EXIT_PANIC)
+        }
+        pid => {
+            let pid = checked(pid);
+            restore_signals(&mask);
+            own(pid?)
+        }
+    }
+}
+
+/// Ends this process now: no destructor, no `atexit`. What std holds of the standard output is written first, which can block.
+pub fn exit_now(code: i32) -> ! {
+    let _ = io::stdout().flush();
+    exit_at_once(code)
+}
+
+/// As [`exit_now`], writing nothing, so that it cannot block.
+pub fn exit_at_once(code: i32) -> ! {
+    // SAFETY: takes no pointer; ends every thread of this process.
+    unsafe { libc::_exit(code) }
+}
+
+/// The prelude with all that can be refused or has to be allocated before the fork.
+struct Prepared {
+    prelude: Prelude,
+    name: CString,
+    limits: Vec<(Resource, u64, u64)>,
+}
+
+impl Prepared {
+    fn new(prelude: Prelude) -> io::Result<Self> {
+        let name = CString::new(prelude.name.as_str())?;
+        let mut limits = vec![(Resource::RLIMIT_CORE, 0, 0)];
+        // SAFETY: no arguments, cannot fail.
+        let privileged = unsafe { libc::geteuid() } == 0;
+        for &(limit, soft, hard) in &prelude.limits {
+            let resource = limit.resource();
+            let refused = |kind, why: &str| {
+                Err(io::Error::new(
+                    kind,
+                    format!("the limit {limit:?} of {soft} and {hard}: {why}"),
+                ))
+            };
+            if soft > hard {
+                return refused(
+                    io::ErrorKind::InvalidInput,
+                    "the soft limit is above the hard one",
+                );
+            }
+            if hard > getrlimit(resource)?.1 && !privileged {
+                return refused(
+                    io::ErrorKind::PermissionDenied,
+                    "the hard limit is above ours",
+                );
+            }
+            limits.push((resource, soft, hard));
+        }
+        Ok(Self {
+            prelude,
+            name,
+            limits,
+        })
+    }
+
+    /// The steps of [`fork_child`], by number.
+    fn run(self) -> io::Result<()> {
+        let Self {
+            prelude,
+            name,
+            limits,
+        } = self;
+        process::die_with_parent(prelude.expected_parent)?; // 1
+        if prelude.new_session_group {
+            // SAFETY: takes no pointer.
+            checked(unsafe { libc::setpgid(0, 0) })?; // 2
+        }
+        reset_signals()?; // 3
+        replace_stdio(prelude.stdio)?; // 4
+        if let Some(directory) = prelude.cwd {
+            nix::unistd::fchdir(&directory)?; // 5
+        }
+        let keep: Vec<RawFd> = prelude.keep.iter().copied().chain(0..=2).collect();
+        // SAFETY: the objects of the caller's that own other descriptors are never used or dropped in this process; that `child` has none of
+        // them is the documented contract. Those of `stdio` were forgotten, that of `cwd` was closed.
+        unsafe { process::close_all_but(&keep)? }; // 6
+        if !name.is_empty() {
+            title::set(name.as_bytes());
+            // SAFETY: the name is NUL-terminated; the kernel reads at most 16 bytes.
+            checked(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) })?; // 7
+        }
+        if let Some(mask) = prelude.umask {
+            // SAFETY: takes no pointer, cannot fail.
+            unsafe { libc::umask(mask as libc::mode_t) }; // 8
+        }
+        for (resource, soft, hard) in limits {
+            setrlimit(resource, soft, hard)?; // 9
+        }
+        process::die_with_parent(prelude.expected_parent) // 10
+    }
+}
+
+impl Limit {
+    fn resource(self) -> Resource {
+        match self {
+            Self::AddressSpace => Resource::RLIMIT_AS,
+            Self::Core => Resource::RLIMIT_CORE,
+            Self::Cpu => Resource::RLIMIT_CPU,
+            Self::Data => Resource::RLIMIT_DATA,
+            Self::FileSize => Resource::RLIMIT_FSIZE,
+            Self::LockedMemory => Resource::RLIMIT_MEMLOCK,
+            Self::OpenFiles => Resource::RLIMIT_NOFILE,
+            Self::Processes => Resource::RLIMIT_NPROC,
+            Self::Stack => Resource::RLIMIT_STACK,
+        }
+    }
+}
+
+fn own(pid: i32) -> io::Result<(i32, Pidfd)> {
+    Pidfd::open(pid).map(|pidfd| (pid, pidfd)).inspect_err(|_| {
+        // A child that could not be waited for or killed safely is none. It is ours and not reaped, so that the pid is still its own.
+        // SAFETY: take no pointer but null.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+    })
+}
+
+/// Blocks every signal; the mask before.
+fn block_all_signals() -> libc::sigset_t {
+    // SAFETY: an all-zero sigset is valid; the pointers are to live sets.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        before
+    }
+}
+
+fn restore_signals(mask: &libc::sigset_t) {
+    // SAFETY: the pointer is to a live set.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+}
+
+fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SIGKILL, SIGSTOP and the two that glibc keeps for itself refuse, and are as they should be.
+        let _ = Action::default_action().install(signal);
+    }
+    Action::ignore().install(libc::SIGPIPE)?;
+    // SAFETY: an all-zero sigset is valid and made empty.
+    restore_signals(&unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        none
+    });
+    Ok(())
+}
+
+fn replace_stdio(stdio: [Option<OwnedFd>; 3]) -> io::Result<()> {
+    // Moved up first: a source that is itself one of the three could be overwritten before its turn.
+    let mut sources = [None, None, None];
+    for (source, moved) in stdio.iter().zip(&mut sources) {
+        if let Some(source) = source {
+            // SAFETY: takes no pointer.
+            let fd = checked(unsafe { libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
+            // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
+            *moved = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    // Not closed here: one of them may be a standard descriptor that stays as it is. The others go with step 6.
+    std::mem::forget(stdio);
+    for (source, target) in sources.iter().zip(0..) {
+        if let Some(source) = source {
+            // SAFETY: takes no pointer. The three standard descriptors belong to the process, and not to an object.
+            checked(unsafe { libc::dup2(source.as_raw_fd(), target) })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The hook that turns a copy of this program into a forkserver before its `main` begins.
+//!
+//! [`forkserver_entry!`](crate::forkserver_entry) places a function in `.init_array`, which the C library runs before `main`. In an ordinary run it
+//! finds no environment variable and returns, at the cost of one look at the environment. In a process that
+//! [`exec_self`](crate::spawn::exec_self) started it never returns.
+//!
+//! What std does before `main` and is done here instead: SIGPIPE is ignored; descriptors 0 to 2 are open, if need be on /dev/null.
+//!
+//! What cannot be had before `main`, on stable Rust, and is so in the forkserver and in all its children:
+//! - std's handler for stack overflow, and with it the alternate signal stack of every thread: an overflow ends in a bare SIGSEGV with no
+//!   message;
+//! - the main thread's name: panics in it say `<unnamed>`;
+//! - the arguments of the program that asked: `std::env::args` gives one, the forkserver's own name.
+
+use crate::process;
+use crate::signal::Action;
+use crate::socket;
+use std::ffi::{CStr, c_char};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// The environment variable that carries the socket's number.
+pub const ENV: &str = "OFFSHOOT_FORKSERVER";
+
+/// What a forkserver runs in place of `main`. It gets its socket.
+pub type Entry = fn(OwnedFd) -> !;
+
+/// Makes this program able to be a forkserver: `forkserver_entry!(path::to::entry)`, once in a program, with an [`Entry`](crate::premain::Entry).
+#[macro_export]
+macro_rules! forkserver_entry {
+    ($entry:path) => {
+        const _: () = {
+            extern "C" fn hook(
+                argc: ::core::ffi::c_int,
+                argv: *const *const ::core::ffi::c_char,
+                envp: *const *const ::core::ffi::c_char,
+            ) {
+                // SAFETY: the C library calls this once, before `main`.
+                unsafe { $crate::premain::enter(argc, argv, envp, $entry) }
+            }
+            // SAFETY: an entry of .init_array is the address of a function that takes at least these arguments.
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static HOOK: extern "C" fn(
+                ::core::ffi::c_int,
+                *const *const ::core::ffi::c_char,
+                *const *const ::core::ffi::c_char,
+            ) = hook;
+        };
+    };
+}
+
+/// Runs `entry` if this process was started to be a forkserver, else returns and has changed nothing.
+///
+/// It was, if all of this holds: [`ENV`] names a descriptor, which is a socket of the packet kind, whose other end was made by a process of our
+/// user, and the kernel has not given this program more rights than its caller had. Then, in this order: the variable is removed (left in
+/// place if there are other threads, which `entry` refuses to work beside); descriptors other than 0, 1, 2 and the socket are closed; the
+/// socket is made close-on-exec; what std does before `main` is made up for, see the module; and `entry` is called. If that panics, the process
+/// ends with code 70.
+///
+/// # Safety
+/// To be called once, before `main`, from `.init_array`, with what the C library passed. (Only glibc passes anything, and only there the
+/// arguments are used.)
+pub unsafe fn enter(
+    argc: i32,
+    argv: *const *const c_char,
+    _envp: *const *const c_char,
+    entry: Entry,
+) {
+    let Some(fd) = invited() else { return };
+    if process::is_single_threaded().unwrap_or(false) {
+        // Ignored: the two errors of it are excluded by the line above and by the constant.
+        let _ = process::remove_env(ENV);
+    }
+    // SAFETY: nothing of ours runs yet. A descriptor that another constructor of this program opened is lost to it, and no code of the
+    // program will run in this process or its children that does not come from `entry`.
+    let _ = unsafe { process::close_all_but(&[0, 1, 2, fd]) };
+    // SAFETY: it is open, see `invited`, and was passed to this process for the hook alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let _ = process::set_cloexec(socket.as_fd(), true);
+    open_standard_fds();
+    let _ = Action::ignore().install(libc::SIGPIPE);
+    // SAFETY: the C library's arguments, by the contract.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        title::remember(argc, argv);
+    }
+    let _ = (argc, argv);
+    // The frame below is C's.
+    if catch_unwind(AssertUnwindSafe(|| entry(socket))).is_err() {
+        crate::fork::exit_at_once(crate::fork::EXIT_PANIC);
+    }
+}
+
+/// The socket's number, if this process was started to be a forkserver.
+fn invited() -> Option<RawFd> {
+    // First the cheapest question, because every ordinary start of the program asks it.
+    let fd: RawFd = std::env::var(ENV).ok()?.parse().ok()?;
+    if process::is_privileged_exec() || fd <= 2 || !socket::is_packet_socket(fd) {
+        return None;
+    }
+    // SAFETY: it has just been seen to be open, and there is nobody yet who could close it.
+    let peer = socket::peer(&unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
+    // SAFETY: no arguments, cannot fail.
+    (peer.uid == unsafe { libc::geteuid() }).then_some(fd)
+}
+
+/// Opens /dev/null in the place of what is closed of 0, 1 and 2. Otherwise the next socket would be the standard output.
+fn open_standard_fds() {
+    for fd in 0..=2 {
+        if !process::is_open(fd) {
+            // SAFETY: the path is NUL-terminated. The lowest free number is this one, because those below are open. It is given away to the process.
+            unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        }
+    }
+}
+
+/// The name that `ps` shows: the bytes of `argv[0]`, which the kernel reads where they lie.
+pub(crate) mod title {
+    use super::{AtomicPtr, AtomicUsize, CStr, Ordering, c_char};
+
+    static START: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+    static LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+    /// Remembers where the name lies and turns the padding of `exec_self` into the end of the string.
+    ///
+    /// # Safety
+    /// The arguments are those that the C library gets from the kernel.
+    pub(super) unsafe fn remember(argc: i32, argv: *const *const c_char) {
+        if argc < 1 || argv.is_null() {
+            return;
+        }
+        // SAFETY: with at least one argument the first pointer is a NUL-terminated string, in memory that lives as long as the process.
+        let (start, name) = unsafe { (*argv, CStr::from_ptr(*argv).to_bytes()) };
+        let trimmed = name.trim_ascii_end().to_vec();
+        LENGTH.store(name.len(), Ordering::Relaxed);
+        START.store(start.cast_mut().cast(), Ordering::Release);
+        set(&trimmed);
+    }
+
+    /// Writes `name`, cut to what fits. Nothing happens where no place for it is known (another C library, another kind of start).
+    ///
+    /// Only while this is the only thread, because `std::env::args` reads the same bytes.
+    pub(crate) fn set(name: &[u8]) {
+        let start = START.load(Ordering::Acquire);
+        if start.is_null() {
+            return;
+        }
+        let length = LENGTH.load(Ordering::Relaxed);
+        let name = &name[..name.len().min(length)];
+        // SAFETY: `length` bytes from `start` on are the first argument, writable by the ABI, and followed by its NUL. Nobody reads it
+        // meanwhile, see above. The rest is filled with NUL, so that `ps` shows nothing after the name.
+        unsafe {
+            start.copy_from_nonoverlapping(name.as_ptr(), name.len());
+            start.add(name.len()).write_bytes(0, length - name.len());
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! The bytes between two processes: a fixed header, then a body.
+//!
+//! ```text
+//!  0       4      5       6         8              16
+//!  | len   | kind | flags | version | correlation  | body, `len` bytes …
+//! ```
+//!
+//! All numbers are little-endian. The body of a control frame is one [`codec`](crate::codec) value; the body of
+//! [`Kind::Call`], [`Kind::Ask`] and [`Kind::Tell`] is an [`Invoke`] of [`Invoke::SIZE`] bytes
+//! followed by the encoded arguments, so that the arguments are copied once on each side.
+//!
+//! The order that is legal on one link:
+//!
+//! ```text
+//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close
+//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck, last Ended
+//! ```
+//!
+//! Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
+//! the connection, and nobody else anything.
+
+use crate::{Cancel, Error, Exit, Origin, TreeId};
+use serde::{Deserialize, Serialize};
+
+/// The version of this layout. The two ends are the same executable, so it only has to catch a
+/// stranger; a difference is refused with both numbers in the error.
+pub const VERSION: u16 = 1;
+
+/// The length of the header in bytes.
+pub const HEADER: usize = 16;
+
+/// The default limit of a body in bytes.
+pub const BODY_MAX: usize = 16 << 20;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Owner to child, first and once: a [`Boot`].
+    Boot = 1,
+    /// Owner to child: run this function as a new task, [`Invoke`] and arguments.
+    Call = 2,
+    /// Owner to child: run this method on the state and answer.
+    Ask = 3,
+    /// Owner to child: run this method on the state.
+    Tell = 4,
+    /// Owner to child: nobody waits for this correlation any more. Empty body.
+    Drop = 5,
+    /// Owner to child: a [`CancelOrder`].
+    Cancel = 6,
+    /// Owner to child: accept nothing more, end when all that was accepted is done. Empty body.
+    Close = 7,
+    /// Child to owner, first: a [`Ready`].
+    Ready = 16,
+    /// Child to owner, instead of Ready: an [`Error`].
+    Refused = 17,
+    /// Child to owner: the encoded result of this correlation.
+    Reply = 18,
+    /// Child to owner: this correlation failed with an [`Error`].
+    Failure = 19,
+    /// Child to owner: room for more messages of a lane, a [`Credit`].
+    Credit = 20,
+    /// Child to owner: the cancellation was seen. Empty body.
+    CancelAck = 21,
+    /// Child to owner, last: an [`Ended`].
+    Ended = 22,
+}
+
+impl Kind {
+    /// The kind with this number.
+    pub fn from_number(number: u8) -> Option<Kind> {
+        use Kind::*;
+        const ALL: [Kind; 14] = [
+            Boot, Call, Ask, Tell, Drop, Cancel, Close, Ready, Refused, Reply, Failure, Credit,
+            CancelAck, Ended,
+        ];
+        ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// The first sixteen bytes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The length of the body in bytes.
+    pub len: u32,
+    /// What the body is.
+    pub kind: Kind,
+    /// Which call, ask or lane it belongs to; 0 where it belongs to none.
+    pub correlation: u64,
+}
+
+/// Why a header is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The kind's number is not known.
+    #[error("unknown frame kind {0}")]
+    UnknownKind(u8),
+    /// The body would be longer than the limit; nothing was allocated for it.
+    #[error("a frame body of {len} bytes exceeds the limit of {limit} bytes")]
+    TooLong {
+        /// What the header said.
+        len: u32,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// The other side speaks another version.
+    #[error(
+        "frame version {theirs}, this side speaks {VERSION}: both ends must be the same executable"
+    )]
+    Version {
+        /// What the header said.
+        theirs: u16,
+    },
+    /// Flag bits that this version does not define.
+    #[error("unknown frame flags {0:#04x}")]
+    Flags(u8),
+    /// The connection ended inside a frame.
+    #[error("the connection ended inside a frame, {have} of {want} bytes")]
+    Partial {
+        /// The bytes that arrived.
+        have: usize,
+        /// The bytes that the frame needs.
+        want: usize,
+    },
+}
+
+impl Header {
+    /// The header as bytes.
+    pub fn to_bytes(self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[0..4].copy_from_slice(&self.len.to_le_bytes());
+        bytes[4] = self.kind as u8;
+        bytes[6..8].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.correlation.to_le_bytes());
+        bytes
+    }
+
+    /// The header in these bytes, if its body may be read: known, of this version, within `limit`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, version first: nothing else can be trusted before it.
+    pub fn from_bytes(bytes: &[u8; HEADER], limit: usize) -> Result<Header, FrameError> {
+        let theirs = u16::from_le_bytes([bytes[6], bytes[7]]);
+        if theirs != VERSION {
+            return Err(FrameError::Version { theirs });
+        }
+        let kind = Kind::from_number(bytes[4]).ok_or(FrameError::UnknownKind(bytes[4]))?;
+        if bytes[5] != 0 {
+            return Err(FrameError::Flags(bytes[5]));
+        }
+        let len = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        if len as usize > limit {
+            return Err(FrameError::TooLong { len, limit });
+        }
+        let mut correlation = [0; 8];
+        correlation.copy_from_slice(&bytes[8..16]);
+        Ok(Header {
+            len,
+            kind,
+            correlation: u64::from_le_bytes(correlation),
+        })
+    }
+}
+
+/// Cuts a stream of bytes into frames, whatever the sizes in which they arrive.
+///
+/// It does no I/O: the caller reads into [`space`](FrameReader::space), says how much came by
+/// [`filled`](FrameReader::filled) and takes the frames out by [`next`](FrameReader::next) until
+/// there is none. At the end of the stream, [`finish`](FrameReader::finish) tells whether the other
+/// side stopped between two frames or inside one.
+///
+/// A body is a slice of the buffer, valid until the next call; nothing is allocated per frame. The
+/// buffer holds 128 KiB, grows for a frame that needs more and shrinks when that one is done.
+///
+/// # Examples
+/// ```
+/// use offshoot_wire::frame::{BODY_MAX, FrameReader, Header, Kind};
+/// use std::io::Read;
+///
+/// let header = Header { len: 2, kind: Kind::Reply, correlation: 7 };
+/// let bytes = [&header.to_bytes()[..], b"ok"].concat();
+/// let mut stream = &bytes[..];
+///
+/// let mut reader = FrameReader::new(BODY_MAX);
+/// let mut seen = Vec::new();
+/// loop {
+///     let n = stream.read(reader.space())?;
+///     if n == 0 {
+///         reader.finish()?;
+///         break;
+///     }
+///     reader.filled(n);
+///     while let Some((header, body)) = reader.next()? {
+///         seen.push((header.correlation, body.to_vec()));
+///     }
+/// }
+/// assert_eq!(seen, [(7, b"ok".to_vec())]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+pub struct FrameReader {
+    limit: usize,
+    /// All initialized, so that it can be handed out for reading. What arrived is `start..end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+/// What a call of `read` is offered at least: a full pipe or most of a socket's buffer.
+const SPACE: usize = 64 << 10;
+
+/// The usual length of a buffer: two reads, so that a partial frame rarely has to move.
+const BUFFER: usize = 2 * SPACE;
+
+/// A longer buffer than this is given back once the frame that needed it is done. Up to here it is
+/// kept, since a stream of frames that are just too long would pay for fresh pages on each one.
+const KEEP: usize = 4 * SPACE;
+
+impl FrameReader {
+    /// A reader that refuses bodies longer than `limit` bytes. It allocates on the first use.
+    pub fn new(limit: usize) -> FrameReader {
+        FrameReader {
+            limit,
+            ..FrameReader::default()
+        }
+    }
+
+    /// Where to read into: at least 64 KiB, and at least what the current frame still needs.
+    ///
+    /// Frames that were not yet taken out stay where they are or move; none is lost.
+    pub fn space(&mut self) -> &mut [u8] {
+        let have = self.end - self.start;
+        // Whatever is wrong with the header is reported by `next`; here it needs nothing.
+        let missing = match self.head() {
+            Ok(Some((_, total))) => total.saturating_sub(have),
+            Ok(None) | Err(_) => 0,
+        };
+        let want = missing.max(SPACE);
+        let room = (have + want).max(BUFFER);
+        if self.buffer.len() < have + want || (self.buffer.len() > KEEP && room <= KEEP) {
+            // A fresh vector of zeros takes its pages when they are written to: a header that
+            // announces a long body costs nothing until the body comes.
+            let mut fresh = vec![0; room];
+            fresh[..have].copy_from_slice(&self.buffer[self.start..self.end]);
+            self.buffer = fresh;
+            (self.start, self.end) = (0, have);
+        } else if self.buffer.len() - self.end < want {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, have);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Says that the first `n` bytes of the last [`space`](FrameReader::space) were read into.
+    ///
+    /// # Panics
+    /// If `n` exceeds that space, which is a bug of the caller.
+    pub fn filled(&mut self, n: usize) {
+        assert!(
+            n <= self.buffer.len() - self.end,
+            "more bytes filled than there was space for"
+        );
+        self.end += n;
+    }
+
+    /// The next frame that is there as a whole, if there is one: its header and its body.
+    ///
+    /// # Errors
+    /// What is wrong with the next header. The reader stays there, and says the same again.
+    // Not an iterator: the body borrows from the reader.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<(Header, &[u8])>, FrameError> {
+        let have = self.end - self.start;
+        match self.head()? {
+            Some((header, total)) if total <= have => {
+                let body = self.start + HEADER..self.start + total;
+                self.start += total;
+                Ok(Some((header, &self.buffer[body])))
+            }
+            _ => {
+                if have == 0 {
+                    (self.start, self.end) = (0, 0);
+                    if self.buffer.len() > KEEP {
+                        self.buffer = Vec::new();
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells whether the stream may end here.
+    ///
+    /// # Errors
+    /// [`FrameError::Partial`] if it is inside a frame, or what is wrong with a header.
+    pub fn finish(&self) -> Result<(), FrameError> {
+        let mut at = self.start;
+        while at < self.end {
+            let have = self.end - at;
+            let want = self.head_at(at)?.map_or(HEADER, |(_, total)| total);
+            if have < want {
+                return Err(FrameError::Partial { have, want });
+            }
+            at += want;
+        }
+        Ok(())
+    }
+
+    /// The header of the current frame, if it is there, and the length of the frame with it.
+    fn head(&self) -> Result<Option<(Header, usize)>, FrameError> {
+        self.head_at(self.start)
+    }
+
+    fn head_at(&self, at: usize) -> Result<Option<(Header, usize)>, FrameError> {
+        let Some(bytes) = self.buffer[at..self.end].first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let header = Header::from_bytes(bytes, self.limit)?;
+        Ok(Some((header, HEADER + header.len as usize)))
+    }
+}
+
+impl std::fmt::Debug for FrameReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let unread = self.end - self.start;
+        f.debug_struct("FrameReader")
+            .field("limit", &self.limit)
+            .field("unread", &unread)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A function or method of the image, as it crosses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The offset of its descriptor from the image's base.
+    pub offset: u64,
+    /// A fingerprint of its argument, result and state types.
+    pub fingerprint: u64,
+}
+
+/// The fixed part of a Call, Ask or Tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invoke {
+    /// What to run.
+    pub entry: Entry,
+    /// Counts the messages of this lane, from 0.
+    pub sequence: u64,
+    /// The sending isolate, as a number of this link.
+    pub lane: u32,
+}
+
+impl Invoke {
+    /// The length of its encoding in bytes.
+    pub const SIZE: usize = 28;
+
+    /// It as bytes.
+    pub fn to_bytes(self) -> [u8; Invoke::SIZE] {
+        let mut bytes = [0; Invoke::SIZE];
+        bytes[0..8].copy_from_slice(&self.entry.offset.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.entry.fingerprint.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.lane.to_le_bytes());
+        bytes
+    }
+
+    /// The fixed part and the arguments behind it; `None` if the body is too short.
+    pub fn split(body: &[u8]) -> Option<(Invoke, &[u8])> {
+        let (head, arguments) = body.split_first_chunk::<{ Invoke::SIZE }>()?;
+        let number = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&head[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        let invoke = Invoke {
+            entry: Entry {
+                offset: number(0),
+                fingerprint: number(8),
+            },
+            sequence: number(16),
+            lane: u32::from_le_bytes([head[24], head[25], head[26], head[27]]),
+        };
+        Some((invoke, arguments))
+    }
+}
+
+/// All that a new process isolate is told, in its first frame.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Boot {
+    /// The build id of the owner's image; the child refuses another.
+    #[serde(with = "crate::bytes::as_bytes")]
+    pub build_id: Vec<u8>,
+    /// The tree.
+    pub tree: TreeId,
+    /// Who the child is. Its pid is filled in by itself.
+    pub origin: Origin,
+    /// The owner.
+    pub parent: Origin,
+    /// The settings of the runtime, encoded by `offshoot`.
+    #[serde(with = "crate::bytes::as_bytes")]
+    pub settings: Vec<u8>,
+    /// What the isolate serves: the descriptor that builds it, and the encoded state.
+    pub entry: Option<Entry>,
+    /// The state, encoded.
+    #[serde(with = "crate::bytes::as_bytes")]
+    pub state: Vec<u8>,
+    /// A function that runs before the first isolate of the process.
+    pub on_start: Option<Entry>,
+    /// Environment variables to set (or, with `None`, to remove) before anything else runs.
+    pub environment: Vec<(String, Option<String>)>,
+}
+
+/// The child's first word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Its process.
+    pub pid: i32,
+    /// The build id of its image.
+    #[serde(with = "crate::bytes::as_bytes")]
+    pub build_id: Vec<u8>,
+}
+
+/// A cancellation with the ladder's absolute deadlines (CLOCK_MONOTONIC, nanoseconds).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelOrder {
+    /// Who cancels.
+    pub cancel: Cancel,
+    /// When user futures are dropped.
+    pub grace_at: u64,
+    /// When the one above takes it down by force.
+    pub hard_at: u64,
+}
+
+/// Room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// The lane.
+    pub lane: u32,
+    /// How many messages it may send more.
+    pub messages: u32,
+    /// How many calls it may start more.
+    pub calls: u32,
+}
+
+/// The child's last word.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ended {
+    /// How its first isolate ended.
+    pub exit: Exit,
+    /// What had to be taken down by force below it, which belongs in the report: abandoned
+    /// threads, killed and unkillable processes.
+    pub left: Vec<Error>,
+}
+
+impl Ended {
+    /// Rebuilds in its errors what does not cross.
+    #[must_use]
+    pub fn arrived(mut self) -> Ended {
+        if let Exit::Failed(error) = self.exit {
+            self.exit = Exit::Failed(error.arrived());
+        }
+        self.left = self.left.into_iter().map(Error::arrived).collect();
+        self
+    }
+}
+
+/// The body of [`Kind::Failure`] and [`Kind::Refused`].
+pub type FailureBody = Error;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen from outside, the buffer would be small again on the next read. But nobody may read for
+    /// hours, so it has to be so as soon as the last frame is done.
+    #[test]
+    fn the_memory_of_a_huge_frame_is_given_back_when_it_is_done() {
+        let len = 1 << 20;
+        let header = Header {
+            len,
+            kind: Kind::Reply,
+            correlation: 1,
+        };
+        let mut reader = FrameReader::new(BODY_MAX);
+        reader.space()[..HEADER].copy_from_slice(&header.to_bytes());
+        reader.filled(HEADER);
+        assert!(reader.space().len() >= len as usize);
+        reader.filled(len as usize);
+        assert!(matches!(reader.next(), Ok(Some(_))));
+        assert_eq!(reader.next(), Ok(None));
+        assert!(reader.buffer.capacity() <= KEEP);
+    }
+}

@@ -1,0 +1,24 @@
+//! What crosses a boundary in Offshoot, as plain data: ids, exits, errors, frames and the one codec.
+//!
+//! This crate knows no thread, no file descriptor and no clock, so that it can be fuzzed, run
+//! under Miri and read on its own. What moves these bytes is `offshoot`; what names the encoding
+//! is [`codec`] and nothing else.
+//!
+//! Read next: [`Exit`] (how an isolate ended), [`Error`] (what a caller is told), [`frame`] (the
+//! bytes between two processes).
+
+#![forbid(unsafe_code)]
+
+mod bytes;
+mod error;
+mod exit;
+mod guard;
+mod ids;
+
+pub mod codec;
+pub mod frame;
+
+pub use bytes::Bytes;
+pub use error::{Error, ErrorKind, FailureId};
+pub use exit::{Cancel, Canceller, Exit, Panic};
+pub use ids::{IsolateId, Origin, TreeId};
