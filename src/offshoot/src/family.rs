@@ -1,0 +1,466 @@
+//! The children of one isolate, and the ladder by which each of them comes down.
+//!
+//! This is the one place that decides when a child is cancelled, interrupted, killed, abandoned
+//! and counted as gone. It is no thread and no task: the isolate's loop (or, for the root, the
+//! caller's waiting thread) drives it by [`Family::collect`] and [`Family::advance`]. It stands
+//! behind a lock beside its isolate, not inside, so that the one above can take over the children
+//! of an isolate that is wedged.
+//!
+//! The ladder, all of it in absolute time (nanoseconds of the monotonic clock):
+//!
+//! 1. [`Family::cancel`] tells the child, with the two deadlines below; a child may have nine
+//!    tenths of what its parent has left, so that the parent always has time to reap and report.
+//! 2. At `grace_at` the child itself drops its user futures.
+//! 3. At `hard_at` a process is killed. A thread is interrupted, and if it has not ended
+//!    [`INTERRUPT`] later, abandoned; its own children are then taken over, and taken down.
+//! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
+//!    reported unkillable.
+
+use crate::isolate::shared::{Route, Shared, Target};
+use crate::life::ended;
+use crate::process::Process;
+use crate::spec::Bounds;
+use crate::{Cancel, Canceller, Error, Exit, Origin};
+use offshoot_sys::{clock, thread};
+use offshoot_wire::frame::CancelOrder;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+/// How long an interrupted thread has to end.
+const INTERRUPT: u64 = 40_000_000;
+/// How long a killed process has to be gone, whatever its size.
+const KILL_BOUND: u64 = 2_000_000_000;
+/// How long children have that were taken over from an abandoned thread.
+const TAKEN_OVER: u64 = 150_000_000;
+/// How long the operating system may take for the rest of a thread's exit.
+const JOIN_BOUND: u64 = 1_000_000_000;
+/// How many stacks are captured in one round: each may take a moment, and all share one bound.
+const STACKS_PER_ROUND: usize = 4;
+
+/// Which member of a family.
+pub(crate) type Key = u32;
+
+/// The nursery to which a member belongs, as a number of its isolate.
+pub(crate) type NurseryKey = u64;
+
+/// The members whose nursery is gone.
+pub(crate) const ADOPTED: NurseryKey = 0;
+
+/// How far a child's end has come, written by the child (or by whoever watches its process).
+#[derive(Default)]
+pub(crate) struct Status {
+    /// No code of the isolate's own runs any more.
+    pub(crate) ended: OnceLock<(Exit, Vec<Error>)>,
+    /// Nor any destructor of it: its thread is about to exit, its process is reaped and swept.
+    pub(crate) gone: AtomicBool,
+}
+
+/// Where a child reports to: its owner, which changes when an owner is abandoned.
+pub(crate) struct Upward(Mutex<(Weak<Shared>, Key)>);
+
+impl Upward {
+    pub(crate) fn new(owner: &Arc<Shared>, key: Key) -> Arc<Upward> {
+        Arc::new(Upward(Mutex::new((Arc::downgrade(owner), key))))
+    }
+
+    /// Tells the owner to look at this child's status.
+    pub(crate) fn nudge(&self) {
+        let (owner, key) = self.owner();
+        if let Some(owner) = owner {
+            owner.nudge(key);
+        }
+    }
+
+    pub(crate) fn owner(&self) -> (Option<Arc<Shared>>, Key) {
+        let to = self.0.lock();
+        (to.0.upgrade(), to.1)
+    }
+
+    fn point_to(&self, owner: &Arc<Shared>, key: Key) {
+        *self.0.lock() = (Arc::downgrade(owner), key);
+    }
+}
+
+/// What stands behind a child.
+pub(crate) enum Body {
+    /// A thread; without a handle while it is being made.
+    Thread(Option<thread::Joiner>),
+    Process(Arc<Process>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Cancelled,
+    Interrupted,
+    Killed,
+    /// Nothing more is done to it; it is gone, abandoned or unkillable.
+    Over,
+}
+
+pub(crate) struct Member {
+    pub(crate) nursery: NurseryKey,
+    pub(crate) target: Arc<Target>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) upward: Arc<Upward>,
+    pub(crate) bounds: Bounds,
+    pub(crate) body: Body,
+    /// Its end is no news: its spawn has reported it.
+    pub(crate) silent: bool,
+    stage: Stage,
+    order: Option<CancelOrder>,
+    /// When its cancellation was first asked for.
+    since: u64,
+}
+
+/// A child that is no more.
+pub(crate) struct Departed {
+    pub(crate) nursery: NurseryKey,
+    pub(crate) origin: Origin,
+    pub(crate) exit: Exit,
+    /// What had to be taken down by force below it.
+    pub(crate) left: Vec<Error>,
+    /// Names its failure.
+    pub(crate) id: offshoot_wire::FailureId,
+    silent: bool,
+}
+
+impl Departed {
+    /// The failure that this end is for its nursery, if it is one.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        (!self.exit.is_clean() && !self.silent)
+            .then(|| ended(self.exit.clone(), &self.origin).with_id(self.id))
+    }
+
+    /// True if it had to be taken down by force, which belongs in every report above.
+    pub(crate) fn was_forced(&self) -> bool {
+        !self.silent
+            && matches!(
+                self.exit,
+                Exit::Killed { .. } | Exit::Abandoned { .. } | Exit::Unkillable { .. }
+            )
+    }
+}
+
+/// The deadlines of whoever is above, if it is being taken down itself: (grace, hard).
+pub(crate) type Above = Option<(u64, u64)>;
+
+#[derive(Default)]
+pub(crate) struct Family {
+    members: BTreeMap<Key, Member>,
+    next: Key,
+    /// When something has to be done to a member, soonest first.
+    due: BTreeSet<(u64, Key)>,
+    /// Its isolate was abandoned or has ended; nobody would look after a new member.
+    closed: bool,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+/// Nine tenths of what remains until `deadline`.
+fn tenths(now: u64, deadline: u64) -> u64 {
+    now + deadline.saturating_sub(now) / 10 * 9
+}
+
+impl Family {
+    /// Adds a child that has been or is about to be started. `None` if nobody could look after it.
+    pub(crate) fn add(
+        &mut self,
+        owner: &Arc<Shared>,
+        make: impl FnOnce(&Arc<Upward>) -> Member,
+    ) -> Option<Key> {
+        if self.closed {
+            return None;
+        }
+        self.next += 1;
+        let key = self.next;
+        let upward = Upward::new(owner, key);
+        self.members.insert(key, make(&upward));
+        Some(key)
+    }
+
+    pub(crate) fn member(&mut self, key: Key) -> Option<&mut Member> {
+        self.members.get_mut(&key)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(crate) fn keys_of(&self, nursery: NurseryKey) -> Vec<Key> {
+        self.members
+            .iter()
+            .filter(|(_, member)| member.nursery == nursery)
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.members.keys().copied().collect()
+    }
+
+    /// Removes a member that never came to life.
+    pub(crate) fn forget(&mut self, key: Key) {
+        self.due.retain(|(_, due)| *due != key);
+        self.members.remove(&key);
+    }
+
+    /// Hands the members of a nursery that is gone to the isolate itself.
+    pub(crate) fn adopt_nursery(&mut self, nursery: NurseryKey) {
+        for member in self
+            .members
+            .values_mut()
+            .filter(|member| member.nursery == nursery)
+        {
+            member.nursery = ADOPTED;
+        }
+    }
+
+    /// Cancels a child. Repeated, it can only bring the deadlines forward.
+    pub(crate) fn cancel(&mut self, key: Key, cancel: &Cancel, above: Above) {
+        let now = clock::now();
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let mut grace_at = now + nanos(member.bounds.grace);
+        let mut hard_at = now + nanos(member.bounds.hard_kill);
+        if let Some((grace, hard)) = above {
+            grace_at = grace_at.min(tenths(now, grace));
+            hard_at = hard_at.min(tenths(now, hard));
+        }
+        self.order(key, cancel, grace_at, hard_at, now);
+    }
+
+    /// Cancels a child with hardly any time: its owner is wedged, or nobody waits any more.
+    pub(crate) fn cancel_now(&mut self, key: Key, cancel: &Cancel, within: u64) {
+        let now = clock::now();
+        self.order(key, cancel, now, now + within, now);
+    }
+
+    fn order(&mut self, key: Key, cancel: &Cancel, grace_at: u64, hard_at: u64, now: u64) {
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let order = match &member.order {
+            None => CancelOrder {
+                cancel: cancel.clone(),
+                grace_at,
+                hard_at: hard_at.max(grace_at),
+            },
+            // The first author counts; deadlines only ever come closer.
+            Some(old) => CancelOrder {
+                cancel: old.cancel.clone(),
+                grace_at: old.grace_at.min(grace_at),
+                hard_at: old.hard_at.min(hard_at).max(old.grace_at.min(grace_at)),
+            },
+        };
+        if member.order.as_ref() == Some(&order)
+            || !matches!(member.stage, Stage::Running | Stage::Cancelled)
+        {
+            return;
+        }
+        if member.order.is_none() {
+            member.since = now;
+        } else {
+            let old = member.order.as_ref().map_or(0, |old| old.hard_at);
+            self.due.remove(&(old, key));
+        }
+        self.due.insert((order.hard_at, key));
+        member.stage = Stage::Cancelled;
+        member.target.life.cancel(order.cancel.clone());
+        member.order = Some(order.clone());
+        member.target.send_order(order);
+    }
+
+    /// Lets a child finish what it accepted and end.
+    pub(crate) fn close(&mut self, key: Key) {
+        if let Some(member) = self.members.get(&key) {
+            member.target.send_close();
+        }
+    }
+
+    /// Removes a child that is gone and says how it ended; `None` while it is not.
+    ///
+    /// Blocks for the rest of its thread's exit, in the order of 20 µs.
+    pub(crate) fn collect(&mut self, key: Key) -> Option<Departed> {
+        let member = self.members.get(&key)?;
+        if !member.status.gone.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut member = self.members.remove(&key)?;
+        self.due.retain(|(_, due)| *due != key);
+        let origin = member.target.life.origin();
+        let (mut exit, left) = match member.status.ended.get() {
+            Some((exit, left)) => (exit.clone(), left.clone()),
+            None => (
+                Exit::Lost {
+                    why: "it left no word".to_owned(),
+                },
+                Vec::new(),
+            ),
+        };
+        if let Body::Thread(Some(joiner)) = &mut member.body {
+            // What is left of the thread is the operating system's part of its exit, unless a C
+            // library's thread-specific destructor hangs; that one must not hang us.
+            let abandoned = member.stage == Stage::Over;
+            if !abandoned && !joiner.join_until(clock::now() + JOIN_BOUND) {
+                exit = Exit::Abandoned {
+                    doing: "its thread hangs in a destructor of a C library".to_owned(),
+                    after_ms: JOIN_BOUND / 1_000_000,
+                };
+                member.target.runtime.count_abandoned();
+            }
+        }
+        member.target.life.announce(exit.clone());
+        let id = member.target.life.failure_id();
+        Some(Departed {
+            nursery: member.nursery,
+            origin,
+            exit,
+            left,
+            id,
+            silent: member.silent,
+        })
+    }
+
+    /// When [`Family::advance`] has something to do.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes every member whose time has come one rung down. Returns those that are now gone.
+    ///
+    /// Children of a thread that has to be abandoned are taken over into this family.
+    pub(crate) fn advance(&mut self, owner: &Arc<Shared>, now: u64) -> Vec<Key> {
+        let mut gone = Vec::new();
+        let mut stacks = 0;
+        while let Some(&(at, key)) = self.due.first().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, key));
+            let Some(member) = self.members.get_mut(&key) else {
+                continue;
+            };
+            if member.status.gone.load(Ordering::Acquire) {
+                gone.push(key);
+                continue;
+            }
+            match (&member.body, member.stage) {
+                (
+                    Body::Process(process),
+                    Stage::Running | Stage::Cancelled | Stage::Interrupted,
+                ) => {
+                    let after = now.saturating_sub(member.since) / 1_000_000;
+                    let bound = process.kill(&format!(
+                        "it had not ended {after} ms after its cancellation"
+                    ));
+                    member.stage = Stage::Killed;
+                    self.due.insert((now + KILL_BOUND + bound, key));
+                }
+                (Body::Process(process), Stage::Killed) => {
+                    member.stage = Stage::Over;
+                    process.give_up();
+                    gone.push(key);
+                }
+                (Body::Thread(_), Stage::Running | Stage::Cancelled) => {
+                    // Ends an interruptible system call; a thread that sees its cancellation then
+                    // still comes down by itself.
+                    if let Some(shared) = member.target.thread() {
+                        shared.interrupt();
+                    }
+                    member.stage = Stage::Interrupted;
+                    self.due.insert((now + INTERRUPT, key));
+                }
+                (Body::Thread(_), Stage::Interrupted) => {
+                    let after_ms = now.saturating_sub(member.since) / 1_000_000;
+                    stacks += 1;
+                    let heirs = abandon(member, after_ms, stacks <= STACKS_PER_ROUND);
+                    member.stage = Stage::Over;
+                    let nursery = member.nursery;
+                    gone.push(key);
+                    self.take_over(owner, heirs, nursery);
+                }
+                (_, Stage::Over) | (Body::Thread(_), Stage::Killed) => {}
+            }
+        }
+        gone
+    }
+
+    fn take_over(&mut self, owner: &Arc<Shared>, heirs: Vec<Member>, nursery: NurseryKey) {
+        for mut heir in heirs {
+            self.next += 1;
+            let key = self.next;
+            heir.nursery = nursery;
+            heir.upward.point_to(owner, key);
+            let by = Canceller::Parent(owner.life.origin(), Box::new(Canceller::Deadline));
+            self.members.insert(key, heir);
+            self.cancel_now(key, &Cancel { by }, TAKEN_OVER);
+            // It may have ended while its news went to the one that was abandoned.
+            owner.nudge(key);
+        }
+    }
+
+    /// Empties the family of an isolate that is cut off.
+    fn surrender(&mut self) -> Vec<Member> {
+        self.closed = true;
+        self.due.clear();
+        std::mem::take(&mut self.members).into_values().collect()
+    }
+
+    /// Refuses members from now on: the isolate has ended.
+    pub(crate) fn close_down(&mut self) {
+        self.closed = true;
+    }
+}
+
+impl Member {
+    pub(crate) fn new(
+        nursery: NurseryKey,
+        target: Arc<Target>,
+        status: Arc<Status>,
+        upward: Arc<Upward>,
+        bounds: Bounds,
+        body: Body,
+    ) -> Member {
+        Member {
+            nursery,
+            target,
+            status,
+            upward,
+            bounds,
+            body,
+            silent: false,
+            stage: Stage::Running,
+            order: None,
+            since: 0,
+        }
+    }
+}
+
+/// Cuts a thread off that does not return: its callers are answered, its mailbox closed, its
+/// processor share lowered. Returns its children.
+fn abandon(member: &mut Member, after_ms: u64, with_stack: bool) -> Vec<Member> {
+    let Route::Thread(shared) = member.target.route() else {
+        return Vec::new();
+    };
+    let doing = shared.describe(with_stack);
+    let exit = Exit::Abandoned { doing, after_ms };
+    let origin = member.target.life.origin();
+    tracing::error!(isolate = %origin, id = %origin.id, %exit, "thread abandoned");
+    member.target.life.announce(exit.clone());
+    let heirs = shared.family.lock().surrender();
+    shared.cut_off();
+    // Written last, and only if the thread has not ended at this very moment.
+    let _ = member.status.ended.set((exit, Vec::new()));
+    member.status.gone.store(true, Ordering::Release);
+    if let Body::Thread(joiner) = &mut member.body
+        && let Some(joiner) = joiner.take()
+    {
+        joiner.detach();
+    }
+    member.target.runtime.count_abandoned();
+    heirs
+}

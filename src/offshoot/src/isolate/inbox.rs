@@ -1,0 +1,111 @@
+//! The receiving end of a blocking isolate: a plain loop over messages, on a thread that may block.
+
+use super::local::{Local, Phase};
+use crate::scope::cancelled_error;
+use crate::{Cancel, Canceller, Result};
+use offshoot_sys::clock;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The mailbox of a blocking isolate, given to its main function.
+///
+/// Each received message is run to its end before the next one begins. While no message runs and
+/// the isolate is not receiving, nothing of it runs: its thread belongs to the main function,
+/// which may block for as long as its owner's bounds allow.
+pub struct Inbox {
+    local: Rc<Local>,
+}
+
+impl Inbox {
+    pub(crate) fn new(local: Rc<Local>) -> Inbox {
+        Inbox { local }
+    }
+
+    /// Waits for the next message and runs it. False once the isolate was closed and all that it
+    /// had accepted is done.
+    ///
+    /// # Blocking
+    /// Always, until a message comes. # Cancellation: wakes up and returns the error.
+    ///
+    /// # Errors
+    /// A cancelled error once the isolate is cancelled; the main function should then return.
+    pub fn serve(&mut self) -> Result<bool> {
+        Ok(self.serve_until(None)?.unwrap_or(false))
+    }
+
+    /// As [`serve`](Inbox::serve), for no longer than this; `None` when no message came in time.
+    ///
+    /// # Errors
+    /// As [`serve`](Inbox::serve).
+    pub fn serve_timeout(&mut self, timeout: Duration) -> Result<Option<bool>> {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX / 4);
+        self.serve_until(Some(clock::now().saturating_add(nanos)))
+    }
+
+    /// Runs the next message if there is one; never blocks for one to come.
+    ///
+    /// # Errors
+    /// As [`serve`](Inbox::serve).
+    pub fn try_serve(&mut self) -> Result<Option<bool>> {
+        self.serve_until(Some(0))
+    }
+
+    /// Runs `f` on the isolate's state, if it was started with one of this type.
+    pub fn with_state<S: 'static, R>(&mut self, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        self.local.with_state(f)
+    }
+
+    /// True once the isolate is cancelled. Sees what has arrived only when the inbox is used.
+    pub fn is_cancelled(&self) -> bool {
+        self.local.phase() >= Phase::Cancelling
+    }
+
+    fn serve_until(&mut self, deadline: Option<u64>) -> Result<Option<bool>> {
+        let local = &self.local;
+        // A timer of the loop, so that it wakes up in time.
+        let timer = deadline
+            .filter(|at| *at > 0)
+            .map(|at| local.add_timer(at, std::task::Waker::noop().clone()));
+        local.open_gate();
+        let mut turns = 0;
+        let outcome = local.run_until(|| {
+            turns += 1;
+            if local.phase() >= Phase::Cancelling {
+                return Some(Err(()));
+            }
+            if local.gate_used() {
+                // Received: done when it has ended.
+                return (!local.has_work()).then_some(Ok(Some(true)));
+            }
+            if local.is_drained() {
+                return Some(Ok(Some(false)));
+            }
+            // The first turn may still find one that is there already.
+            (turns > 2 && deadline.is_some_and(|at| at <= clock::now())).then_some(Ok(None))
+        });
+        local.shut_gate();
+        if let Some(timer) = timer {
+            local.remove_timer(timer);
+        }
+        outcome.map_err(|()| {
+            let cancel = local.shared.life.cancelled().cloned();
+            cancelled_error(cancel.unwrap_or(Cancel {
+                by: Canceller::Nursery(local.shared.life.origin()),
+            }))
+        })
+    }
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox")
+            .field("isolate", &self.local.shared.life.origin())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The main function of a blocking isolate that brought none.
+pub(crate) fn serve_all(inbox: &mut Inbox) -> Result<()> {
+    while inbox.serve()? {}
+    Ok(())
+}

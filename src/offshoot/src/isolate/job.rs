@@ -1,0 +1,320 @@
+//! What a message turns into: a call that runs as a task, or a method that runs on the state.
+
+use super::local::Local;
+use super::panics;
+use crate::answer::Answer;
+use crate::credit::Permit;
+use crate::scope::Scope;
+use crate::{Endpoint, Error, ErrorKind, Exit, Method};
+use std::any::Any;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+/// A call that has arrived.
+pub(crate) trait Job: Send {
+    /// Starts it as a task of this isolate.
+    fn begin(self: Box<Self>, local: &Rc<Local>);
+}
+
+/// A method call that has arrived.
+pub(crate) trait StateJob: Send + Any {
+    /// True if its caller has gone; it has then been withdrawn.
+    fn is_unwanted(&self) -> bool;
+
+    /// Runs it to its end.
+    fn run<'a>(
+        self: Box<Self>,
+        state: &'a mut dyn Any,
+        local: &'a Rc<Local>,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+}
+
+/// What came of code that was run under watch.
+pub(crate) enum Outcome<T> {
+    Done(T),
+    Panicked(crate::Panic),
+    /// Nobody waits any more.
+    Unwanted,
+}
+
+/// Polls user code inside of its scope, catching a panic.
+pub(crate) fn poll_caught<F: Future + ?Sized>(
+    future: Pin<&mut F>,
+    scope: &Rc<Scope>,
+    cx: &mut Context<'_>,
+) -> Poll<Outcome<F::Output>> {
+    // Unwind safety: what a panicking isolate could have left half-changed is never run again.
+    let polled = scope.enter(|| std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))));
+    match polled {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(value)) => Poll::Ready(Outcome::Done(value)),
+        Err(payload) => Poll::Ready(Outcome::Panicked(panics::take(payload))),
+    }
+}
+
+/// The error that a caller gets of code that panicked.
+fn panicked(local: &Local, panic: crate::Panic) -> Error {
+    let origin = local.shared.life.origin();
+    let message = format!("isolate `{origin}` panicked: {panic}");
+    Error::new(ErrorKind::Panicked(panic), message)
+        .leaving(&origin)
+        .with_id(local.shared.life.failure_id())
+}
+
+/// One call of the endpoint `F`.
+pub(crate) struct CallJob<F, M, R>
+where
+    F: Endpoint<M>,
+{
+    function: F,
+    args: F::Args,
+    answer: R,
+    permit: Option<Permit>,
+    marker: PhantomData<fn(M)>,
+}
+
+impl<F: Endpoint<M>, M, R> CallJob<F, M, R> {
+    pub(crate) fn new(function: F, args: F::Args, answer: R, permit: Option<Permit>) -> Self {
+        CallJob {
+            function,
+            args,
+            answer,
+            permit,
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<F, M: 'static, R> Job for CallJob<F, M, R>
+where
+    F: Endpoint<M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+    R: Answer<F::Out>,
+{
+    fn begin(self: Box<Self>, local: &Rc<Local>) {
+        let CallJob {
+            function,
+            args,
+            answer,
+            permit,
+            ..
+        } = *self;
+        begin_call(
+            local,
+            async move || function.invoke(args).await,
+            answer,
+            permit,
+        );
+    }
+}
+
+/// A closure that captures; only within the process.
+pub(crate) struct RunJob<F, R> {
+    pub(crate) function: F,
+    pub(crate) answer: R,
+    pub(crate) permit: Option<Permit>,
+}
+
+impl<F, T: 'static, R> Job for RunJob<F, R>
+where
+    F: AsyncFnOnce() -> T + Send + 'static,
+    R: Answer<T>,
+{
+    fn begin(self: Box<Self>, local: &Rc<Local>) {
+        let RunJob {
+            function,
+            answer,
+            permit,
+        } = *self;
+        begin_call(local, function, answer, permit);
+    }
+}
+
+fn begin_call<T: 'static>(
+    local: &Rc<Local>,
+    function: impl AsyncFnOnce() -> T + 'static,
+    mut answer: impl Answer<T>,
+    permit: Option<Permit>,
+) {
+    let this = local.clone();
+    local.spawn(async move {
+        let scope = this.root_scope.child();
+        let outcome = {
+            let mut future = pin!(async { function().await });
+            poll_fn(|cx| {
+                if answer.poll_unwanted(cx).is_ready() {
+                    return Poll::Ready(Outcome::Unwanted);
+                }
+                poll_caught(future.as_mut(), &scope, cx)
+            })
+            .await
+        };
+        match outcome {
+            Outcome::Done(value) => answer.send(Ok(value)),
+            Outcome::Unwanted => drop(answer),
+            Outcome::Panicked(panic) => {
+                // Announced first: nobody may see the answer and still find the isolate alive.
+                this.fail(Exit::Panicked(panic.clone()));
+                answer.send(Err(panicked(&this, panic)));
+            }
+        }
+        drop(permit);
+    });
+}
+
+/// One call of the method `F` of the state `S`. If `CANCELLABLE`, it is dropped when nobody waits.
+pub(crate) struct MethodJob<S, F, M, R, const CANCELLABLE: bool>
+where
+    F: Method<S, M>,
+{
+    method: F,
+    args: F::Args,
+    answer: Option<R>,
+    permit: Option<Permit>,
+    marker: PhantomData<fn(S, M)>,
+}
+
+impl<S, F: Method<S, M>, M, R, const CANCELLABLE: bool> MethodJob<S, F, M, R, CANCELLABLE> {
+    pub(crate) fn new(method: F, args: F::Args, answer: Option<R>, permit: Option<Permit>) -> Self {
+        MethodJob {
+            method,
+            args,
+            answer,
+            permit,
+            marker: PhantomData,
+        }
+    }
+
+    pub(crate) fn into_args(self) -> F::Args {
+        self.args
+    }
+}
+
+impl<S: 'static, F, M: 'static, R, const CANCELLABLE: bool> StateJob
+    for MethodJob<S, F, M, R, CANCELLABLE>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+    R: Answer<F::Out>,
+{
+    fn is_unwanted(&self) -> bool {
+        self.answer.as_ref().is_some_and(Answer::is_unwanted)
+    }
+
+    fn run<'a>(
+        self: Box<Self>,
+        state: &'a mut dyn Any,
+        local: &'a Rc<Local>,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+        let MethodJob {
+            method,
+            args,
+            answer,
+            permit,
+            ..
+        } = *self;
+        Box::pin(async move {
+            // Begun: the sender may send another one.
+            drop(permit);
+            let Some(state) = state.downcast_mut::<S>() else {
+                wrong_state::<S, F::Out, R>(local, answer);
+                return;
+            };
+            run_method::<CANCELLABLE, _, _>(local, method.apply(state, args), answer).await;
+        })
+    }
+}
+
+/// A closure over the state that captures; only within the process.
+pub(crate) struct WithJob<S, F, R> {
+    pub(crate) function: F,
+    pub(crate) answer: R,
+    pub(crate) permit: Option<Permit>,
+    pub(crate) marker: PhantomData<fn(S)>,
+}
+
+impl<S: 'static, F, T: 'static, R> StateJob for WithJob<S, F, R>
+where
+    F: AsyncFnOnce(&mut S) -> T + Send + 'static,
+    R: Answer<T>,
+{
+    fn is_unwanted(&self) -> bool {
+        self.answer.is_unwanted()
+    }
+
+    fn run<'a>(
+        self: Box<Self>,
+        state: &'a mut dyn Any,
+        local: &'a Rc<Local>,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+        let WithJob {
+            function,
+            answer,
+            permit,
+            ..
+        } = *self;
+        Box::pin(async move {
+            drop(permit);
+            let Some(state) = state.downcast_mut::<S>() else {
+                wrong_state::<S, T, R>(local, Some(answer));
+                return;
+            };
+            run_method::<false, _, _>(local, function(state), Some(answer)).await;
+        })
+    }
+}
+
+/// The types of portals rule this out; a forged frame must still not take the isolate down.
+fn wrong_state<S, T, R: Answer<T>>(local: &Local, answer: Option<R>) {
+    let message = format!(
+        "isolate `{}` has no state of type `{}`",
+        local.shared.life.origin(),
+        std::any::type_name::<S>()
+    );
+    tracing::warn!("{message}");
+    if let Some(answer) = answer {
+        answer.send(Err(Error::new(ErrorKind::Misuse, message)));
+    }
+}
+
+async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
+    local: &Rc<Local>,
+    future: impl Future<Output = T>,
+    mut answer: Option<R>,
+) {
+    let scope = local.root_scope.child();
+    let outcome = {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if CANCELLABLE
+                && answer
+                    .as_mut()
+                    .is_some_and(|answer| answer.poll_unwanted(cx).is_ready())
+            {
+                return Poll::Ready(Outcome::Unwanted);
+            }
+            poll_caught(future.as_mut(), &scope, cx)
+        })
+        .await
+    };
+    match outcome {
+        Outcome::Done(value) => {
+            if let Some(answer) = answer {
+                answer.send(Ok(value));
+            }
+        }
+        Outcome::Panicked(panic) => {
+            local.fail(Exit::Panicked(panic.clone()));
+            if let Some(answer) = answer {
+                answer.send(Err(panicked(local, panic)));
+            }
+        }
+        Outcome::Unwanted => {}
+    }
+}

@@ -1,0 +1,766 @@
+//! The half of an isolate that only its own thread touches: the loop.
+//!
+//! One turn, in this order: control, children whose time has come, the link to the owner (in a
+//! process), ready tasks within a budget, the mailbox, timers, I/O. With nothing to do it sleeps
+//! on its futex, or in its poll if it has one, until the next of its deadlines.
+//!
+//! The phases of a life:
+//!
+//! ```text
+//! Running ──close──► Closing ─────────────► Over      accepts nothing, does what was accepted
+//!    │                  │
+//!    └──cancel──────────┴► Cancelling ─grace─► Dropping ─► Over
+//!    └──panic, error of its main─────────────► Dropping
+//! ```
+//!
+//! In `Cancelling` the user's code sees its checkpoints fail and may end by itself; in `Dropping`
+//! its futures have been dropped. In both the isolate still waits for its children: that wait is
+//! the runtime's, it is bounded by their ladders, and nothing drops it.
+
+use super::inbox::Inbox;
+use super::job::StateJob;
+use super::panics;
+use super::shared::{Control, Message, PollWaker, Shared, Target};
+use crate::credit::Lane;
+use crate::family::{ADOPTED, Above, Departed, NurseryKey};
+use crate::process::child::Uplink;
+use crate::reactor::Reactor;
+use crate::scope::Scope;
+use crate::{Cancel, Canceller, Error, Exit, IsolateId};
+use async_task::Runnable;
+use offshoot_mailbox::{Parker, Sleep};
+use offshoot_sys::{clock, futex};
+use offshoot_wire::frame::CancelOrder;
+use slab::Slab;
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+/// How many tasks and how many messages one turn takes before it looks at everything else again.
+const BUDGET: usize = 64;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Phase {
+    Running,
+    Closing,
+    Cancelling,
+    Dropping,
+}
+
+/// What a nursery left with its isolate: how to wake it, and the news that it has not read.
+#[derive(Default)]
+struct NurseryRecord {
+    waker: Option<Waker>,
+    departed: Vec<Departed>,
+}
+
+pub(crate) struct Local {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) root_scope: Rc<Scope>,
+    queue: RefCell<VecDeque<Runnable>>,
+    /// A waker of every task that has not ended, which is how all of them can be found and dropped.
+    active: RefCell<Slab<Option<Waker>>>,
+    timers: RefCell<BTreeMap<(u64, u64), Waker>>,
+    next_timer: Cell<u64>,
+    reactor: OnceCell<Reactor>,
+    phase: Cell<Phase>,
+    /// The deadlines of its own cancellation.
+    order: Cell<Above>,
+    failed: RefCell<Option<Exit>>,
+    drop_wanted: Cell<bool>,
+    lanes: RefCell<HashMap<IsolateId, Arc<Lane>>>,
+    mail: RefCell<VecDeque<Message>>,
+    /// The state, unless a method is running on it.
+    state: RefCell<Option<Box<dyn Any>>>,
+    state_jobs: RefCell<VecDeque<Box<dyn StateJob>>>,
+    nurseries: RefCell<BTreeMap<NurseryKey, NurseryRecord>>,
+    left: RefCell<Vec<Error>>,
+    pub(crate) uplink: OnceCell<Uplink>,
+    /// Its main function is a blocking one and has not returned.
+    blocking_main: Cell<bool>,
+    /// How many more messages may begin; a blocking isolate takes one at a time.
+    gate: Cell<usize>,
+}
+
+impl Local {
+    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Local> {
+        Rc::new(Local {
+            shared,
+            root_scope: Scope::root(),
+            queue: RefCell::default(),
+            active: RefCell::default(),
+            timers: RefCell::default(),
+            next_timer: Cell::new(0),
+            reactor: OnceCell::new(),
+            phase: Cell::new(Phase::Running),
+            order: Cell::new(None),
+            failed: RefCell::new(None),
+            drop_wanted: Cell::new(false),
+            lanes: RefCell::default(),
+            mail: RefCell::default(),
+            state: RefCell::new(None),
+            state_jobs: RefCell::default(),
+            nurseries: RefCell::default(),
+            left: RefCell::default(),
+            uplink: OnceCell::new(),
+            blocking_main: Cell::new(false),
+            gate: Cell::new(usize::MAX),
+        })
+    }
+
+    /// The isolate of this thread, if it has one.
+    pub(crate) fn try_current() -> Option<Rc<Local>> {
+        // Also asked by the panic hook, perhaps while the thread's locals are being destroyed or
+        // while it is being set.
+        CURRENT
+            .try_with(|current| {
+                current
+                    .try_borrow()
+                    .ok()
+                    .and_then(|current| current.clone())
+            })
+            .ok()
+            .flatten()
+    }
+
+    pub(crate) fn enter(self: &Rc<Local>) {
+        CURRENT.set(Some(self.clone()));
+    }
+
+    pub(crate) fn leave() {
+        // Dropped outside of the borrow: destructors of the isolate may ask who they are.
+        let local = CURRENT.take();
+        drop(local);
+    }
+
+    // ---- tasks ----
+
+    /// Starts a task on this isolate.
+    pub(crate) fn spawn(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) {
+        struct Active(Rc<Local>, usize);
+        impl Drop for Active {
+            fn drop(&mut self) {
+                self.0.active.borrow_mut().try_remove(self.1);
+            }
+        }
+        let key = self.active.borrow_mut().insert(None);
+        let active = Active(self.clone(), key);
+        let shared = self.shared.clone();
+        let schedule = move |runnable: Runnable| match Local::try_current() {
+            Some(local) if Arc::ptr_eq(&local.shared, &shared) => {
+                local.queue.borrow_mut().push_back(runnable)
+            }
+            _ => {
+                shared.woken.push(runnable);
+                shared.wake();
+            }
+        };
+        let (runnable, task) = async_task::spawn_local(
+            async move {
+                let _active = active;
+                future.await;
+            },
+            schedule,
+        );
+        self.active.borrow_mut()[key] = Some(runnable.waker());
+        task.detach();
+        runnable.schedule();
+    }
+
+    fn next_runnable(&self) -> Option<Runnable> {
+        let next = self.queue.borrow_mut().pop_front();
+        next.or_else(|| self.shared.woken.pop())
+    }
+
+    fn run_tasks(&self) -> bool {
+        let mut ran = false;
+        // Those woken elsewhere get their turn behind those that are here.
+        while let Some(runnable) = self.shared.woken.pop() {
+            self.queue.borrow_mut().push_back(runnable);
+        }
+        for _ in 0..BUDGET {
+            let Some(runnable) = self.queue.borrow_mut().pop_front() else {
+                break;
+            };
+            ran = true;
+            // User code is caught where it is polled; this catches what is dropped by a poll.
+            if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run())) {
+                self.fail(Exit::Panicked(panics::take(payload)));
+            }
+            if self.drop_wanted.get() {
+                break;
+            }
+        }
+        ran
+    }
+
+    /// Drops every task, here and now. Their destructors run; a panic in one is an exit.
+    fn drop_tasks(&self) {
+        self.drop_wanted.set(false);
+        let jobs = std::mem::take(&mut *self.state_jobs.borrow_mut());
+        let mail = std::mem::take(&mut *self.mail.borrow_mut());
+        self.caught(|| drop((jobs, mail)));
+        while !self.active.borrow().is_empty() {
+            let wakers: Vec<Waker> = self
+                .active
+                .borrow()
+                .iter()
+                .filter_map(|(_, waker)| waker.clone())
+                .collect();
+            wakers.into_iter().for_each(Waker::wake);
+            // A woken task is in one of the queues, or about to be put there by another thread;
+            // dropping what is in a queue drops the task's future.
+            while let Some(runnable) = self.next_runnable() {
+                self.caught(|| drop(runnable));
+            }
+            if !self.active.borrow().is_empty() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn caught(&self, f: impl FnOnce()) {
+        if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(f)) {
+            let panic = panics::take(payload);
+            tracing::error!(isolate = %self.shared.life.identity(), %panic, "a destructor panicked");
+            self.failed
+                .borrow_mut()
+                .get_or_insert(Exit::Panicked(panic));
+        }
+    }
+
+    // ---- timers ----
+
+    pub(crate) fn add_timer(&self, at: u64, waker: Waker) -> (u64, u64) {
+        let number = self.next_timer.get();
+        self.next_timer.set(number + 1);
+        self.timers.borrow_mut().insert((at, number), waker);
+        (at, number)
+    }
+
+    pub(crate) fn set_timer(&self, key: (u64, u64), waker: &Waker) {
+        self.timers.borrow_mut().insert(key, waker.clone());
+    }
+
+    pub(crate) fn remove_timer(&self, key: (u64, u64)) {
+        self.timers.borrow_mut().remove(&key);
+    }
+
+    fn fire_timers(&self, now: u64) -> bool {
+        let mut fired = false;
+        loop {
+            let first = {
+                let mut timers = self.timers.borrow_mut();
+                match timers.first_key_value() {
+                    Some((&(at, _), _)) if at <= now => timers.pop_first(),
+                    _ => None,
+                }
+            };
+            let Some((_, waker)) = first else {
+                return fired;
+            };
+            waker.wake();
+            fired = true;
+        }
+    }
+
+    // ---- I/O ----
+
+    /// The isolate's poll, made on first use.
+    pub(crate) fn reactor(&self) -> std::io::Result<&Reactor> {
+        if let Some(reactor) = self.reactor.get() {
+            return Ok(reactor);
+        }
+        let (reactor, waker) = Reactor::new()?;
+        let set = self.shared.poll_waker.set(PollWaker::Mio(waker));
+        debug_assert!(set.is_ok(), "an isolate has one poll");
+        Ok(self.reactor.get_or_init(|| reactor))
+    }
+
+    /// The poll, if there is one.
+    pub(crate) fn existing_reactor(&self) -> Option<&Reactor> {
+        self.reactor.get()
+    }
+
+    // ---- messages ----
+
+    fn take_mail(self: &Rc<Local>) -> bool {
+        if !self.shared.inbox.is_empty() {
+            self.mail.borrow_mut().extend(self.shared.inbox.take_all());
+        }
+        if self.phase.get() > Phase::Closing {
+            // Too late for what had not begun: its callers are told by the drop.
+            let mail = std::mem::take(&mut *self.mail.borrow_mut());
+            let none = mail.is_empty();
+            self.caught(|| drop(mail));
+            return !none;
+        }
+        let mut any = false;
+        for _ in 0..BUDGET.min(self.gate.get()) {
+            let Some(message) = self.mail.borrow_mut().pop_front() else {
+                break;
+            };
+            any = true;
+            if self.gate.get() != usize::MAX {
+                self.gate.set(self.gate.get() - 1);
+            }
+            self.begin(message);
+        }
+        any
+    }
+
+    /// Starts what a message asks for.
+    pub(crate) fn begin(self: &Rc<Local>, message: Message) {
+        match message {
+            Message::Job(job) => job.begin(self),
+            Message::State(job) => {
+                self.state_jobs.borrow_mut().push_back(job);
+                self.serve_state();
+            }
+        }
+    }
+
+    /// Puts messages that came over a link behind those that are here.
+    pub(crate) fn deliver(&self, message: Message) {
+        self.mail.borrow_mut().push_back(message);
+    }
+
+    pub(crate) fn set_state(&self, state: Box<dyn Any>) {
+        *self.state.borrow_mut() = Some(state);
+    }
+
+    /// Runs what waits for the state, one after the other, unless somebody does so already.
+    fn serve_state(self: &Rc<Local>) {
+        let Some(mut state) = self.state.borrow_mut().take() else {
+            return;
+        };
+        let this = self.clone();
+        self.spawn(async move {
+            loop {
+                let job = this.state_jobs.borrow_mut().pop_front();
+                let Some(job) = job else { break };
+                // Withdrawn while it was queued.
+                if !job.is_unwanted() {
+                    job.run(&mut *state, &this).await;
+                }
+                if this.phase.get() > Phase::Closing {
+                    // Never served again: poisoned by a panic, or being taken down.
+                    return;
+                }
+            }
+            *this.state.borrow_mut() = Some(state);
+        });
+    }
+
+    /// The lane from this isolate to that one.
+    pub(crate) fn lane(&self, target: &Target) -> Arc<Lane> {
+        let id = target.life.identity().id;
+        self.lanes
+            .borrow_mut()
+            .entry(id)
+            .or_insert_with(|| target.new_lane())
+            .clone()
+    }
+
+    // ---- nurseries ----
+
+    pub(crate) fn open_nursery(&self) -> NurseryKey {
+        let key = self.shared.next_nursery();
+        self.nurseries
+            .borrow_mut()
+            .insert(key, NurseryRecord::default());
+        key
+    }
+
+    /// The news of this nursery's children; its waker is kept for more.
+    pub(crate) fn nursery_news(&self, key: NurseryKey, waker: &Waker) -> Vec<Departed> {
+        let mut nurseries = self.nurseries.borrow_mut();
+        let record = nurseries.entry(key).or_default();
+        match &mut record.waker {
+            Some(old) => old.clone_from(waker),
+            None => record.waker = Some(waker.clone()),
+        }
+        std::mem::take(&mut record.departed)
+    }
+
+    /// Ends a nursery; its children, if it has any left, are cancelled and handed to the isolate.
+    pub(crate) fn close_nursery(&self, key: NurseryKey) {
+        self.nurseries.borrow_mut().remove(&key);
+        let mut family = self.shared.family.lock();
+        let children = family.keys_of(key);
+        if children.is_empty() {
+            return;
+        }
+        let by = Canceller::Dropped(self.shared.life.origin());
+        for child in children {
+            family.cancel(child, &Cancel { by: by.clone() }, self.order.get());
+        }
+        family.adopt_nursery(key);
+    }
+
+    /// The deadlines of the isolate's own cancellation, which bound those of its children.
+    pub(crate) fn above(&self) -> Above {
+        self.order.get()
+    }
+
+    fn child_changed(&self, key: crate::family::Key) {
+        let departed = self.shared.family.lock().collect(key);
+        let Some(departed) = departed else { return };
+        tracing::debug!(isolate = %departed.origin, exit = %departed.exit, "isolate ended");
+        if self.order.get().is_some() || departed.nursery == ADOPTED {
+            let mut left = self.left.borrow_mut();
+            left.extend(departed.left.iter().cloned());
+            if departed.was_forced() {
+                left.extend(departed.failure());
+            }
+        }
+        let mut nurseries = self.nurseries.borrow_mut();
+        match nurseries.get_mut(&departed.nursery) {
+            Some(record) => {
+                record.departed.push(departed);
+                let waker = record.waker.clone();
+                drop(nurseries);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            None => {
+                if let Some(failure) = departed.failure() {
+                    tracing::warn!(isolate = %departed.origin, %failure, "a child failed whose nursery had been dropped");
+                }
+            }
+        }
+    }
+
+    // ---- coming down ----
+
+    /// Accepts nothing more and ends when all that was accepted is done.
+    pub(crate) fn close(&self) {
+        if self.phase.get() == Phase::Running {
+            self.phase.set(Phase::Closing);
+        }
+    }
+
+    /// Ends this isolate by its own failure. The first failure counts.
+    pub(crate) fn fail(&self, exit: Exit) {
+        let first = {
+            let mut failed = self.failed.borrow_mut();
+            let first = failed.is_none();
+            failed.get_or_insert(exit.clone());
+            first
+        };
+        if first {
+            self.shared.life.announce(exit);
+        }
+        let bounds = self.shared.runtime.settings.bounds;
+        let now = clock::now();
+        if self.order.get().is_none() {
+            let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX / 4);
+            self.order.set(Some((
+                now + nanos(bounds.grace),
+                now + nanos(bounds.hard_kill),
+            )));
+        }
+        let by = Canceller::Nursery(self.shared.life.origin());
+        self.come_down(Cancel { by }, Phase::Dropping);
+        self.drop_wanted.set(true);
+    }
+
+    /// Begins or hastens its own cancellation.
+    pub(crate) fn cancel(&self, order: CancelOrder) {
+        let CancelOrder {
+            cancel,
+            grace_at,
+            hard_at,
+        } = order;
+        let (grace, hard) = self.order.get().unwrap_or((u64::MAX, u64::MAX));
+        self.order
+            .set(Some((grace.min(grace_at), hard.min(hard_at))));
+        self.shared.life.cancel(cancel.clone());
+        self.shared.life.acknowledge();
+        if let Some(uplink) = self.uplink.get() {
+            uplink.acknowledge();
+        }
+        let phase = if self.phase.get() == Phase::Dropping {
+            Phase::Dropping
+        } else {
+            Phase::Cancelling
+        };
+        self.come_down(cancel, phase);
+    }
+
+    fn come_down(&self, cancel: Cancel, phase: Phase) {
+        self.phase.set(phase);
+        self.shared.set_waiting("its own cancellation");
+        let below = Cancel {
+            by: Canceller::Parent(self.shared.life.origin(), Box::new(cancel.by.clone())),
+        };
+        {
+            let mut family = self.shared.family.lock();
+            for key in family.keys() {
+                family.cancel(key, &below, self.order.get());
+            }
+        }
+        self.root_scope.cancel(cancel);
+        // What had not begun is answered at once.
+        let jobs = std::mem::take(&mut *self.state_jobs.borrow_mut());
+        self.caught(|| drop(jobs));
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    fn take_control(&self) -> bool {
+        let mut any = false;
+        for control in self.shared.control.take_all() {
+            any = true;
+            match control {
+                Control::Cancel(order) => self.cancel(order),
+                Control::Close => self.close(),
+                Control::Child(key) => self.child_changed(key),
+                Control::Look => {}
+            }
+        }
+        any
+    }
+
+    fn look_after_family(&self, now: u64) {
+        let gone = {
+            let mut family = self.shared.family.lock();
+            if family.next_due().is_none_or(|at| at > now) {
+                return;
+            }
+            family.advance(&self.shared, now)
+        };
+        for key in gone {
+            self.child_changed(key);
+        }
+    }
+
+    /// True when nothing is left to do and nothing more can come.
+    fn is_over(self: &Rc<Local>) -> bool {
+        if self.phase.get() == Phase::Running || self.blocking_main.get() {
+            return false;
+        }
+        let idle = self.active.borrow().is_empty()
+            && self.mail.borrow().is_empty()
+            && self.state_jobs.borrow().is_empty()
+            && self.shared.inbox.is_empty();
+        if !idle {
+            return false;
+        }
+        let mut family = self.shared.family.lock();
+        if !family.is_empty() {
+            // Those of a nursery that was leaked are not cancelled yet, and nobody else will do it.
+            let by = Canceller::Dropped(self.shared.life.origin());
+            for key in family.keys() {
+                family.cancel(key, &Cancel { by: by.clone() }, self.order.get());
+            }
+            self.shared.set_waiting("its children to come down");
+            return false;
+        }
+        // From here on senders get their message back. What came in between is still done.
+        let last = self.shared.inbox.close();
+        self.mail.borrow_mut().extend(last);
+        let over = self.mail.borrow().is_empty();
+        if over {
+            family.close_down();
+        }
+        over
+    }
+
+    // ---- the loop ----
+
+    /// One turn. False if there was nothing to do.
+    fn turn(self: &Rc<Local>) -> bool {
+        let mut any = self.take_control();
+        let now = clock::now();
+        self.look_after_family(now);
+        if let Some((grace_at, _)) = self.order.get()
+            && self.phase.get() == Phase::Cancelling
+            && now >= grace_at
+        {
+            self.phase.set(Phase::Dropping);
+            self.drop_wanted.set(true);
+        }
+        if let Some(uplink) = self.uplink.get() {
+            any |= uplink.pump(self);
+        }
+        if self.drop_wanted.get() {
+            self.drop_tasks();
+            any = true;
+        }
+        any |= self.take_mail();
+        any |= self.run_tasks();
+        any |= self.fire_timers(now);
+        any
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let timer = self
+            .timers
+            .borrow()
+            .first_key_value()
+            .map(|(&(at, _), _)| at);
+        let family = self.shared.family.lock().next_due();
+        let grace = match (self.phase.get(), self.order.get()) {
+            (Phase::Cancelling, Some((grace_at, _))) => Some(grace_at),
+            _ => None,
+        };
+        [timer, family, grace].into_iter().flatten().min()
+    }
+
+    /// Sleeps until there may be something to do; not at all if `busy`.
+    fn sleep(&self, busy: bool) {
+        let deadline = self.next_deadline();
+        let left = |deadline: u64| Duration::from_nanos(deadline.saturating_sub(clock::now()));
+        if let Some(uplink) = self.uplink.get()
+            && !busy
+        {
+            uplink.before_sleep();
+        }
+        match self.reactor.get() {
+            Some(reactor) => {
+                let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
+                let timeout = if asleep {
+                    deadline.map(left)
+                } else {
+                    Some(Duration::ZERO)
+                };
+                self.shared.set_busy(false);
+                reactor.wait(timeout);
+                if asleep {
+                    self.shared.parker.finish();
+                }
+            }
+            None => {
+                if !busy && self.shared.parker.prepare(Sleep::Futex) {
+                    self.shared.set_busy(false);
+                    futex::wait(
+                        self.shared.parker.word(),
+                        Parker::ASLEEP,
+                        deadline.map(left),
+                    );
+                    self.shared.parker.finish();
+                }
+            }
+        }
+    }
+
+    /// Runs until the isolate is over. Returns how it ended, and what had to be forced below it.
+    pub(crate) fn run(self: &Rc<Local>) -> (Exit, Vec<Error>) {
+        // Abandoned, and come back: what is left is to end without touching anything.
+        while !self.shared.is_cut_off() && !self.is_over() {
+            self.shared.set_busy(true);
+            let busy = self.turn();
+            if !busy && self.is_over() {
+                break;
+            }
+            if !busy && self.phase.get() == Phase::Running {
+                self.shared.set_waiting("messages, timers and I/O");
+            }
+            self.sleep(busy);
+        }
+        self.drop_tasks();
+        let state = self.state.borrow_mut().take();
+        self.caught(|| drop(state));
+        let exit = match (
+            self.failed.borrow_mut().take(),
+            self.shared.life.cancelled(),
+        ) {
+            (Some(exit), _) => exit,
+            (None, Some(cancel)) if self.order.get().is_some() => Exit::Cancelled(cancel.clone()),
+            (None, _) => Exit::Completed,
+        };
+        (exit, std::mem::take(&mut *self.left.borrow_mut()))
+    }
+
+    /// Runs a blocking main function, then the rest of the isolate's life.
+    pub(crate) fn run_blocking(
+        self: &Rc<Local>,
+        main: fn(&mut Inbox) -> crate::Result<()>,
+    ) -> (Exit, Vec<Error>) {
+        self.blocking_main.set(true);
+        self.gate.set(0);
+        let mut inbox = Inbox::new(self.clone());
+        let result = self
+            .root_scope
+            .enter(|| std::panic::catch_unwind(AssertUnwindSafe(|| main(&mut inbox))));
+        self.blocking_main.set(false);
+        match result {
+            Err(payload) => self.fail(Exit::Panicked(panics::take(payload))),
+            Ok(Err(error)) if error.is_cancelled() && self.order.get().is_some() => {}
+            Ok(Err(error)) => self.fail(Exit::Failed(error)),
+            // What it has not received is refused: it is the main function that says when it is over.
+            Ok(Ok(())) => self.phase.set(Phase::Dropping),
+        }
+        self.run()
+    }
+
+    /// Runs the loop on behalf of a blocking main function until `done` says so.
+    pub(crate) fn run_until<T>(self: &Rc<Local>, mut done: impl FnMut() -> Option<T>) -> T {
+        loop {
+            if let Some(value) = done() {
+                return value;
+            }
+            let busy = self.turn();
+            if let Some(value) = done() {
+                return value;
+            }
+            self.sleep(busy);
+        }
+    }
+
+    /// True while a blocking main function runs.
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.blocking_main.get()
+    }
+
+    /// Lets one message begin that a blocking isolate receives; false once none can come any more.
+    pub(crate) fn open_gate(&self) {
+        self.gate.set(1);
+    }
+
+    /// Shuts it again; true if a message went through.
+    pub(crate) fn shut_gate(&self) -> bool {
+        self.gate.replace(0) == 0
+    }
+
+    /// True while a message that a blocking isolate received has not ended.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.active.borrow().is_empty() || !self.state_jobs.borrow().is_empty()
+    }
+
+    /// True if a message went through the gate.
+    pub(crate) fn gate_used(&self) -> bool {
+        self.gate.get() == 0
+    }
+
+    /// Runs `f` on the state, if it has that type and no method is running on it.
+    pub(crate) fn with_state<S: 'static, R>(&self, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        let mut state = self.state.borrow_mut();
+        state
+            .as_mut()
+            .and_then(|state| state.downcast_mut::<S>())
+            .map(f)
+    }
+
+    /// True if no message is left and none can come any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.phase.get() >= Phase::Closing && self.mail.borrow().is_empty() && {
+            let last = self.shared.inbox.close();
+            self.mail.borrow_mut().extend(last);
+            self.mail.borrow().is_empty()
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The half of an isolate that others reach, and the target that a portal points to.
+
+use super::job::{Job, StateJob};
+use crate::credit::Lane;
+use crate::family::{Family, Key, Status, Upward};
+use crate::life::Life;
+use crate::process::Process;
+use crate::runtime::Runtime;
+use crate::{Cancel, Error};
+use async_task::Runnable;
+use crossbeam::queue::SegQueue;
+use offshoot_mailbox::{Parker, Queue, Wake};
+use offshoot_sys::{clock, event::EventFd, futex, thread};
+use offshoot_wire::frame::CancelOrder;
+use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// A message of a sender.
+pub(crate) enum Message {
+    /// Runs as a task of its own.
+    Job(Box<dyn Job>),
+    /// Runs on the state, one at a time.
+    State(Box<dyn StateJob>),
+}
+
+/// What the runtime tells an isolate; never behind messages of users.
+pub(crate) enum Control {
+    /// Come down, with these deadlines.
+    Cancel(CancelOrder),
+    /// Accept nothing more, do what was accepted, end.
+    Close,
+    /// Look at the status of this child.
+    Child(Key),
+    /// Look at the clock: somebody else changed what this isolate has to do and when.
+    Look,
+}
+
+/// How to wake an isolate that sleeps in its poll rather than on its futex.
+pub(crate) enum PollWaker {
+    Mio(mio::Waker),
+    Event(EventFd),
+}
+
+pub(crate) struct Shared {
+    pub(crate) life: Arc<Life>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) inbox: Queue<Message>,
+    pub(crate) control: Queue<Control>,
+    /// Tasks of this isolate that were woken on another thread.
+    pub(crate) woken: SegQueue<Runnable>,
+    pub(crate) parker: Parker,
+    pub(crate) poll_waker: OnceLock<PollWaker>,
+    pub(crate) family: Mutex<Family>,
+    /// Its owner; none for the pseudo-isolate on which the caller of `run` waits.
+    pub(crate) upward: Option<Arc<Upward>>,
+    pub(crate) status: Arc<Status>,
+    tid: AtomicI32,
+    /// The name of the wait that the isolate's runtime is in, for dumps.
+    waiting: Mutex<&'static str>,
+    /// When the running task was last polled, or 0: what tells a blocked isolate from an idle one.
+    busy_since: AtomicU64,
+    cut_off: AtomicBool,
+    next_nursery: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        life: Arc<Life>,
+        runtime: Arc<Runtime>,
+        upward: Option<Arc<Upward>>,
+        status: Arc<Status>,
+    ) -> Arc<Shared> {
+        Arc::new(Shared {
+            life,
+            runtime,
+            inbox: Queue::new(),
+            control: Queue::new(),
+            woken: SegQueue::new(),
+            parker: Parker::new(),
+            poll_waker: OnceLock::new(),
+            family: Mutex::new(Family::default()),
+            upward,
+            status,
+            tid: AtomicI32::new(0),
+            waiting: Mutex::new("its first turn"),
+            busy_since: AtomicU64::new(0),
+            cut_off: AtomicBool::new(false),
+            next_nursery: AtomicU64::new(crate::family::ADOPTED + 1),
+        })
+    }
+
+    /// Called by its thread, first.
+    pub(crate) fn begin(self: &Arc<Shared>) {
+        self.tid.store(thread::id(), Ordering::Release);
+        self.runtime.register(self);
+    }
+
+    pub(crate) fn next_nursery(&self) -> u64 {
+        self.next_nursery.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Wakes its thread, if it sleeps. No system call if it does not.
+    pub(crate) fn wake(&self) {
+        match self.parker.unpark() {
+            Wake::Nothing => {}
+            Wake::Futex => futex::wake_one(self.parker.word()),
+            Wake::Poll => match self.poll_waker.get() {
+                // An isolate cannot sleep in a poll that it has not made.
+                None => debug_assert!(false, "an isolate sleeps in a poll without a waker"),
+                Some(PollWaker::Event(event)) => event.notify(),
+                Some(PollWaker::Mio(waker)) => {
+                    if let Err(error) = waker.wake() {
+                        tracing::error!(isolate = %self.life.identity(), %error, "cannot wake an isolate");
+                    }
+                }
+            },
+        }
+    }
+
+    pub(crate) fn tell(&self, control: Control) {
+        // A closed control lane belongs to an isolate that has ended, which needs to be told nothing.
+        if self.control.push(control).is_ok() {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn nudge(&self, key: Key) {
+        self.tell(Control::Child(key));
+    }
+
+    /// Puts a message into the mailbox; gives it back if the isolate accepts nothing more.
+    pub(crate) fn post(&self, message: Message) -> Result<(), Message> {
+        self.inbox.push(message)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Sends the thread a signal that breaks an interruptible system call.
+    pub(crate) fn interrupt(&self) {
+        let tid = self.tid.load(Ordering::Acquire);
+        if tid != 0
+            && !self.status.gone.load(Ordering::Acquire)
+            && let Err(error) = thread::interrupt(tid)
+        {
+            tracing::debug!(isolate = %self.life.identity(), %error, "cannot interrupt a thread");
+        }
+    }
+
+    /// What its thread is doing, for a report about an isolate that does not come down.
+    pub(crate) fn describe(&self, with_stack: bool) -> String {
+        let tid = self.tid.load(Ordering::Acquire);
+        if tid == 0 {
+            return "its thread has not begun".to_owned();
+        }
+        let mut doing = thread::wait_channel(tid);
+        if with_stack && let Some(stack) = thread::capture_stack(tid, Duration::from_millis(50)) {
+            doing.push('\n');
+            doing.push_str(&stack);
+        }
+        doing
+    }
+
+    /// Takes away from a wedged thread what others wait for.
+    pub(crate) fn cut_off(&self) {
+        self.cut_off.store(true, Ordering::Release);
+        drop(self.control.close());
+        // Dropped here, on the thread of its owner: arguments are `Send`, and their callers are told.
+        drop(self.inbox.close());
+        let tid = self.tid.load(Ordering::Acquire);
+        if tid != 0
+            && let Err(error) = thread::demote(tid)
+        {
+            tracing::debug!(isolate = %self.life.identity(), %error, "cannot demote an abandoned thread");
+        }
+    }
+
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
+    }
+
+    /// Names the wait that the runtime is in on this isolate's behalf.
+    pub(crate) fn set_waiting(&self, what: &'static str) {
+        *self.waiting.lock() = what;
+    }
+
+    pub(crate) fn set_busy(&self, busy: bool) {
+        self.busy_since
+            .store(if busy { clock::now() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// One line for a dump.
+    pub(crate) fn dump(&self) -> String {
+        let origin = self.life.origin();
+        let busy = self.busy_since.load(Ordering::Relaxed);
+        let mut line = format!(
+            "{origin} ({}, pid {}, tid {})",
+            origin.id,
+            origin.pid,
+            self.tid.load(Ordering::Relaxed)
+        );
+        if let Some(cancel) = self.life.cancelled() {
+            line.push_str(&format!(" {cancel};"));
+        }
+        if busy > 0 {
+            let since = clock::now().saturating_sub(busy) / 1_000_000;
+            line.push_str(&format!(
+                " running user code for {since} ms: {}",
+                self.describe(false)
+            ));
+        } else {
+            line.push_str(&format!(" waiting for {}", *self.waiting.lock()));
+        }
+        line
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.runtime.unregister(self);
+    }
+}
+
+/// Where a portal's messages go.
+#[derive(Clone)]
+pub(crate) enum Route {
+    Thread(Arc<Shared>),
+    Process(Arc<Process>),
+}
+
+/// What a portal points to: an indirection, so that the isolate behind it can move.
+pub(crate) struct Target {
+    pub(crate) life: Arc<Life>,
+    pub(crate) runtime: Arc<Runtime>,
+    route: RwLock<Route>,
+    /// Bounds of a lane: messages, calls.
+    limits: (u32, u32),
+    /// Payloads are encoded and decoded though the isolate is a thread.
+    pub(crate) through_serde: bool,
+    /// The lane of all senders that are no isolates.
+    foreign: OnceLock<Arc<Lane>>,
+    next_lane: AtomicU32,
+}
+
+impl Target {
+    pub(crate) fn new(
+        life: Arc<Life>,
+        runtime: Arc<Runtime>,
+        route: Route,
+        limits: (u32, u32),
+        through_serde: bool,
+    ) -> Arc<Target> {
+        Arc::new(Target {
+            life,
+            runtime,
+            route: RwLock::new(route),
+            limits,
+            through_serde,
+            foreign: OnceLock::new(),
+            next_lane: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        self.route.read().clone()
+    }
+
+    pub(crate) fn thread(&self) -> Option<Arc<Shared>> {
+        match &*self.route.read() {
+            Route::Thread(shared) => Some(shared.clone()),
+            Route::Process(_) => None,
+        }
+    }
+
+    /// A lane for a sender that has none yet.
+    pub(crate) fn new_lane(&self) -> Arc<Lane> {
+        let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
+        let lane = Lane::new(number, self.limits.0, self.limits.1);
+        if let Route::Process(process) = &*self.route.read() {
+            process.link.add_lane(&lane);
+        }
+        lane
+    }
+
+    /// The lane of senders that are no isolates.
+    pub(crate) fn foreign_lane(&self) -> Arc<Lane> {
+        self.foreign.get_or_init(|| self.new_lane()).clone()
+    }
+
+    pub(crate) fn send_order(&self, order: CancelOrder) {
+        match &*self.route.read() {
+            Route::Thread(shared) => shared.tell(Control::Cancel(order)),
+            Route::Process(process) => process.send_order(&order),
+        }
+    }
+
+    pub(crate) fn send_close(&self) {
+        match &*self.route.read() {
+            Route::Thread(shared) => shared.tell(Control::Close),
+            Route::Process(process) => process.link.send_close(),
+        }
+    }
+
+    /// Asks its owner to take it down by the ladder, whoever asks.
+    pub(crate) fn cancel(&self, cancel: &Cancel) {
+        let upward = match &*self.route.read() {
+            Route::Thread(shared) => shared.upward.clone(),
+            Route::Process(process) => Some(process.upward.clone()),
+        };
+        let Some(upward) = upward else { return };
+        let (Some(owner), key) = upward.owner() else {
+            return;
+        };
+        owner.family.lock().cancel(key, cancel, None);
+        // The owner has a new deadline to look after.
+        owner.tell(Control::Look);
+    }
+
+    /// What a caller is told that comes too late.
+    pub(crate) fn gone(&self) -> Error {
+        self.life.gone()
+    }
+}

@@ -1,0 +1,117 @@
+//! An isolate that is a thread: how it begins and how its end is told.
+
+use super::inbox::Inbox;
+use super::local::Local;
+use super::shared::Shared;
+use crate::{Error, ErrorKind, Exit, Result};
+use offshoot_sys::thread::Joiner;
+use std::any::Any;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a new isolate is there for.
+pub(crate) enum Work {
+    /// To be called.
+    Serve,
+    /// To be asked; makes the state on its own thread.
+    State(Box<dyn FnOnce() -> Box<dyn Any> + Send>),
+    /// To run this, then to end. It is given the isolate to spawn its main task on.
+    Main(Box<dyn FnOnce(&Rc<Local>) + Send>),
+}
+
+/// How it receives.
+#[derive(Clone, Copy)]
+pub(crate) enum Manner {
+    /// All that comes, concurrently.
+    Loop,
+    /// As its blocking main function says.
+    Blocking(fn(&mut Inbox) -> Result<()>),
+}
+
+/// Tells the owner that the thread is about to exit.
+///
+/// It lies in a thread-local that is touched before any other one of the isolate's, and
+/// thread-locals are destroyed last to first: so no destructor of the program runs after it.
+/// (Those of C libraries, kept by `pthread_key_create`, do; the owner's join waits for them.)
+struct LastGasp(Arc<Shared>);
+
+impl Drop for LastGasp {
+    fn drop(&mut self) {
+        self.0.status.gone.store(true, Ordering::Release);
+        if let Some(upward) = &self.0.upward {
+            upward.nudge();
+        }
+    }
+}
+
+thread_local! {
+    static LAST_GASP: RefCell<Option<LastGasp>> = const { RefCell::new(None) };
+}
+
+/// Starts the thread of `shared`.
+///
+/// # Errors
+/// [`ErrorKind::Spawn`] if the operating system gives no thread.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    work: Work,
+    manner: Manner,
+    stack: Option<usize>,
+) -> Result<Joiner> {
+    let origin = shared.life.identity();
+    let mut builder = std::thread::Builder::new().name(origin.name().to_owned());
+    if let Some(stack) = stack {
+        builder = builder.stack_size(stack);
+    }
+    let name = origin.name().to_owned();
+    let handle = builder
+        .spawn(move || thread_main(shared, work, manner))
+        .map_err(|error| {
+            let message = format!(
+                "cannot start a thread for isolate `{name}`: {error}; the limits are RLIMIT_NPROC, \
+             /proc/sys/kernel/threads-max, vm.max_map_count and the pids limit of the cgroup"
+            );
+            Error::new(ErrorKind::Spawn("thread".to_owned()), message)
+        })?;
+    Ok(Joiner::from(handle))
+}
+
+fn thread_main(shared: Arc<Shared>, work: Work, manner: Manner) {
+    LAST_GASP.set(Some(LastGasp(shared.clone())));
+    let (exit, left) = live(&shared, work, manner, |_| {});
+    end(&shared, exit, left);
+}
+
+/// One isolate's whole life on this thread. `before` sees it before its first turn.
+pub(crate) fn live(
+    shared: &Arc<Shared>,
+    work: Work,
+    manner: Manner,
+    before: impl FnOnce(&Rc<Local>),
+) -> (Exit, Vec<Error>) {
+    shared.begin();
+    let local = Local::new(shared.clone());
+    local.enter();
+    before(&local);
+    match work {
+        Work::Serve => {}
+        Work::State(make) => local.set_state(make()),
+        Work::Main(start) => start(&local),
+    }
+    let outcome = match manner {
+        Manner::Loop => local.run(),
+        Manner::Blocking(main) => local.run_blocking(main),
+    };
+    Local::leave();
+    outcome
+}
+
+/// Says how an isolate ended.
+pub(crate) fn end(shared: &Shared, exit: Exit, left: Vec<Error>) {
+    // Written before it is announced: who sees the end finds the whole report. An abandoned
+    // isolate has been reported already; its first report stands.
+    let _ = shared.status.ended.set((exit.clone(), left));
+    shared.life.announce(exit);
+}

@@ -1,0 +1,487 @@
+//! Removing what the dead have left: one address, one table, every dead tree. The reader's side of the bind table.
+//!
+//! Everything that is read here may have been written by a process that meant harm, or half written by one that was killed.
+
+use super::dir::{GrantedDir, LOCK, NEWBORN_PREFIX, TreeDir, default_bases, open_base};
+use super::table::layout::*;
+use super::table::{Kind, PATH_BYTES_MAX, SLOTS, split, started};
+use super::{DirError, ProcessKey, absent_is_none, is_private_name};
+use offshoot_sys::fsx::{self, Access, FileHandle, FileKind, Identity};
+use offshoot_sys::pidfd::Pidfd;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the processes of all dead trees together are waited for before their tables are swept. They have been sent SIGKILL by the kernel when their
+/// forkserver died, and a large one takes 69 ms per GiB to go.
+const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// The addresses that it removed.
+    pub removed: Vec<PathBuf>,
+    /// What it did not remove, and why.
+    pub left: Vec<Left>,
+}
+
+/// Something that a sweep did not remove.
+#[derive(Debug)]
+pub struct Left {
+    /// What.
+    pub path: PathBuf,
+    /// Why not.
+    pub why: Why,
+}
+
+/// Why a sweep left something.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Why {
+    /// Something else has taken the address since; it is not ours to remove.
+    Successor,
+    /// A successor was moved aside and could not be put back, because a third had taken the address. It lies at this path.
+    Displaced,
+    /// The table names a directory that its process was not granted, or that is gone.
+    NotGranted,
+    /// The granted directory has been replaced by another one at the same path.
+    Replaced,
+    /// What lies there is not of the kind that the table says.
+    WrongKind,
+    /// The table, or an entry of it, makes no sense.
+    Malformed(&'static str),
+    /// The system refused. A later sweep may succeed, and everything that it needs is kept for it.
+    Failed(io::Error),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Successor => f.write_str("something else has taken its place"),
+            Self::Displaced => f.write_str("moved aside, and a third has taken its place"),
+            Self::NotGranted => f.write_str("not in a directory that was granted"),
+            Self::Replaced => f.write_str("another directory has taken its place"),
+            Self::WrongKind => f.write_str("of another kind than registered"),
+            Self::Malformed(what) => f.write_str(what),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.why)
+    }
+}
+
+impl Swept {
+    /// Whether nothing is left that a later sweep could still remove.
+    pub fn is_settled(&self) -> bool {
+        !self
+            .left
+            .iter()
+            .any(|left| matches!(left.why, Why::Failed(_)))
+    }
+
+    pub(super) fn leave(&mut self, path: impl Into<PathBuf>, why: Why) {
+        self.left.push(Left {
+            path: path.into(),
+            why,
+        });
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.removed.extend(other.removed);
+        self.left.extend(other.left);
+    }
+}
+
+/// What [`sweep_dead_trees`] found and did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The directories of dead trees that are gone now.
+    pub removed: Vec<PathBuf>,
+    /// The directories of trees that are alive, and were not touched.
+    pub alive: Vec<PathBuf>,
+    /// What was done in and for the dead ones.
+    pub swept: Swept,
+}
+
+/// Sweeps and removes every tree of which neither the root nor the forkserver lives.
+///
+/// `base` as in [`TreeDir::create`]; with `None` every place where it may have put a tree is looked at. A base that does not exist is no error.
+///
+/// # Blocking
+/// Up to one second in all, for processes of a dead tree that are still dying.
+///
+/// # Errors
+/// When the base is not safe to work in, or cannot be read. What fails within one tree is in the report.
+pub fn sweep_dead_trees(base: Option<&Path>) -> Result<Report, DirError> {
+    let bases = base.map_or_else(default_bases, |base| vec![base.to_owned()]);
+    let mut report = Report::default();
+    let deadline = Instant::now() + DEATH_WAIT_MAX;
+    for path in bases {
+        let base = match open_base(&path, false) {
+            Ok(base) => base,
+            Err(DirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for name in fsx::list(base.as_fd()).map_err(DirError::io("list", &path))? {
+            let is_tree = ["", NEWBORN_PREFIX]
+                .iter()
+                .any(|prefix| ProcessKey::in_name(&name, prefix).is_some());
+            if is_tree
+                && let Err(error) = sweep_if_dead(base.as_fd(), &path, &name, deadline, &mut report)
+            {
+                report.swept.leave(path.join(name), Why::Failed(error));
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn sweep_if_dead(
+    base: BorrowedFd<'_>,
+    base_path: &Path,
+    name: &OsStr,
+    deadline: Instant,
+    report: &mut Report,
+) -> io::Result<()> {
+    let dir = match absent_is_none(fsx::open_beneath(base, name.as_ref(), Access::List)) {
+        Ok(Some(dir)) => dir,
+        Ok(None) => return Ok(()),
+        // No tree was ever there: whatever it is, it is not ours.
+        Err(error) if fsx::is_obstructed(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some(lock) = absent_is_none(fsx::open_beneath(dir.as_fd(), LOCK.as_ref(), Access::Read))?
+    else {
+        // It was being born, or being removed, when its process died. If it was a birth that goes on, that starts again under another name.
+        return match absent_is_none(fsx::remove_dir(base, name)) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            result => result.map(drop),
+        };
+    };
+    let path = base_path.join(name);
+    if !fsx::try_lock_exclusive(lock.as_fd())? {
+        report.alive.push(path);
+        return Ok(());
+    }
+    // Between the listing and the lock, the tree may have come to its orderly end.
+    if fsx::metadata(lock.as_fd())?.links == 0 {
+        return Ok(());
+    }
+    let tree = TreeDir::from_fds(dir, Some(lock)).map_err(io::Error::other)?;
+    wait_for_writers(&tree, deadline);
+    let swept = tree.remove();
+    if swept.is_settled() {
+        report.removed.push(path);
+    }
+    report.swept.add(swept);
+    Ok(())
+}
+
+/// The lock of a dead tree may be free a moment before the kernel has killed the tree's processes, and a process that is not dead could publish something
+/// that its table did not yet have when it was read.
+fn wait_for_writers(tree: &TreeDir, deadline: Instant) {
+    for key in tree.keys(&mut Swept::default()) {
+        let Ok(Some(table)) = tree.table(key) else {
+            continue;
+        };
+        let Ok(table) = Table::read(table.as_fd()) else {
+            continue;
+        };
+        let (pid, start) = (table.number(HEAD_PID), table.long(HEAD_STARTED));
+        // A pid that now means another process has another start. No claim of a hostile table costs more than the deadline.
+        let Some(pidfd) = i32::try_from(pid)
+            .ok()
+            .filter(|&pid| pid > 0)
+            .and_then(|pid| Pidfd::open(pid).ok())
+        else {
+            continue;
+        };
+        if pid != std::process::id() && started(pid).is_ok_and(|found| found == start) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !pidfd.wait_dead(left).unwrap_or(false) {
+                tracing::warn!(pid, tree = %tree.path().display(), "a process outlives its tree");
+            }
+        }
+    }
+}
+
+/// Removes what one table names and what is still there.
+///
+/// `private` is the private directory of the table's process, which is slot index 0; `grants` are the others in the order in which the process has them, `None`
+/// for one that is gone. Nothing outside them is touched. The table's file is read once and not changed.
+///
+/// # Blocking
+/// Never, beyond the file system itself.
+pub fn sweep(
+    table: BorrowedFd<'_>,
+    key: ProcessKey,
+    private: Option<&GrantedDir>,
+    grants: &[Option<GrantedDir>],
+    swept: &mut Swept,
+) {
+    let table_path = || fsx::path_of(table).unwrap_or_else(|_| format!("table-{key}").into());
+    let read = match Table::read(table) {
+        Ok(read) => read,
+        Err(why) => return swept.leave(table_path(), why),
+    };
+    for slot in 0..SLOTS {
+        match read.entry(slot, key) {
+            Ok(None) => {}
+            Ok(Some(entry)) => {
+                let grant = match entry.grant {
+                    0 => private,
+                    index => grants.get(index - 1).and_then(Option::as_ref),
+                };
+                match grant {
+                    Some(grant) => entry.sweep(grant, private, swept),
+                    None => swept.leave(entry.relative, Why::NotGranted),
+                }
+            }
+            Err(why) => swept.leave(table_path(), Why::Malformed(why)),
+        }
+    }
+}
+
+/// A private copy of a table. Every number in it is whatever its writer wanted.
+struct Table(Vec<u8>);
+
+impl Table {
+    fn read(file: BorrowedFd<'_>) -> Result<Self, Why> {
+        let found = fsx::metadata(file).map_err(Why::Failed)?;
+        if found.kind != FileKind::File {
+            return Err(Why::Malformed("the bind table is not a file"));
+        }
+        let file = File::from(file.try_clone_to_owned().map_err(Why::Failed)?);
+        let mut bytes = vec![0; TABLE_BYTES];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read_at(&mut bytes[filled..], filled as u64) {
+                // Shorter than it was made: what is missing counts as free slots, since the rest is zero.
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Why::Failed(error)),
+            }
+        }
+        let table = Self(bytes);
+        let known = table.long(HEAD_MAGIC) == MAGIC
+            && table.number(HEAD_VERSION) == VERSION
+            && table.number(HEAD_SLOTS) as usize == SLOTS
+            && table.number(HEAD_SLOT_BYTES) as usize == SLOT_BYTES;
+        if known {
+            Ok(table)
+        } else {
+            Err(Why::Malformed("it is not a bind table of this version"))
+        }
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        u32::from_ne_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    fn long(&self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
+    }
+
+    /// The bytes at `at`, as many as the number at `length` says, if that is no more than `limit`.
+    fn bytes(&self, at: usize, length: usize, limit: usize) -> Option<&[u8]> {
+        let length = self.number(length) as usize;
+        (length <= limit).then(|| &self.0[at..at + length])
+    }
+
+    /// What a slot names; `Ok(None)` for a free one.
+    fn entry(&self, index: usize, key: ProcessKey) -> Result<Option<Entry>, &'static str> {
+        let at = slot(index);
+        let state = self.number(at + STATE);
+        if state == FREE {
+            return Ok(None);
+        }
+        let kind = Kind::from_number(self.number(at + KIND)).ok_or("an entry of no known kind")?;
+        let path = self
+            .bytes(at + PATH, at + PATH_LEN, PATH_BYTES_MAX)
+            .ok_or("an entry with too long a path")?;
+        let relative = PathBuf::from(OsString::from_vec(path.to_vec()));
+        split(&relative).ok_or("an entry with a path that leads elsewhere")?;
+        let private = self.bytes(at + PRIVATE, at + PRIVATE_LEN, PRIVATE_BYTES_MAX);
+        let private = private
+            .map(OsStr::from_bytes)
+            .filter(|name| is_private_name(name, key));
+        let private = private
+            .ok_or("an entry with a private name that is not its own")?
+            .to_owned();
+        let identity = match state {
+            INTENT => None,
+            NAMED => {
+                let handle = match self.number(at + HANDLE_LEN) {
+                    NO_HANDLE => None,
+                    _ => {
+                        let bytes = self.bytes(at + HANDLE, at + HANDLE_LEN, fsx::HANDLE_BYTES_MAX);
+                        let bytes = bytes.ok_or("an entry with too long a file handle")?;
+                        FileHandle::new(self.number(at + HANDLE_KIND) as i32, bytes)
+                    }
+                };
+                let (dev, ino, born) = (
+                    self.long(at + DEV),
+                    self.long(at + INO),
+                    self.long(at + BORN),
+                );
+                Some(Identity {
+                    dev,
+                    ino,
+                    born,
+                    handle,
+                })
+            }
+            _ => return Err("an entry in no known state"),
+        };
+        let grant = self.number(at + GRANT) as usize;
+        Ok(Some(Entry {
+            kind,
+            grant,
+            relative,
+            private,
+            identity,
+        }))
+    }
+}
+
+/// What one slot names, well formed.
+struct Entry {
+    kind: Kind,
+    grant: usize,
+    relative: PathBuf,
+    private: OsString,
+    /// `None` as long as there was only the intent.
+    identity: Option<Identity>,
+}
+
+impl Entry {
+    fn sweep(&self, grant: &GrantedDir, private: Option<&GrantedDir>, swept: &mut Swept) {
+        let path = grant.path().join(&self.relative);
+        match self.try_sweep(grant, private) {
+            Ok(Outcome::Removed) => swept.removed.push(path),
+            Ok(Outcome::Gone) => {}
+            Ok(Outcome::Successor) => swept.leave(path, Why::Successor),
+            Ok(Outcome::Displaced) => {
+                swept.leave(path.with_file_name(&self.private), Why::Displaced)
+            }
+            Err(why) => swept.leave(path, why),
+        }
+    }
+
+    fn try_sweep(&self, grant: &GrantedDir, private: Option<&GrantedDir>) -> Result<Outcome, Why> {
+        let (parent, name) = split(&self.relative)
+            .ok_or(Why::Malformed("an entry with a path that leads elsewhere"))?;
+        let dir = match absent_is_none(fsx::open_beneath(grant.as_fd(), parent, Access::Hold)) {
+            Ok(Some(dir)) => dir,
+            Ok(None) => return Ok(Outcome::Gone),
+            Err(error) if fsx::is_obstructed(&error) => return Err(Why::NotGranted),
+            Err(error) => return Err(Why::Failed(error)),
+        };
+        let kind = self.kind.file_kind();
+        let Some(identity) = &self.identity else {
+            // Only its maker can have known this name, so that whatever bears it was made by the dead process.
+            return match look(dir.as_fd(), &self.private).map_err(Why::Failed)? {
+                None => Ok(Outcome::Gone),
+                Some((found, _)) if found != kind => Err(Why::WrongKind),
+                Some(_) => absent_is_none(fsx::unlink(dir.as_fd(), &self.private))
+                    .map_or_else(|error| Err(Why::Failed(error)), |_| Ok(Outcome::Gone)),
+            };
+        };
+        // On a file system without RENAME_NOREPLACE it may have both names.
+        if let Some(private) = private
+            && let Ok(Some((found, other))) = look(private.as_fd(), &self.private)
+            && found == kind
+            && other.is_same(identity)
+        {
+            absent_is_none(fsx::unlink(private.as_fd(), &self.private)).map_err(Why::Failed)?;
+        }
+        withdraw(dir.as_fd(), name, &self.private, kind, identity).map_err(Why::Failed)
+    }
+}
+
+/// What became of an address that was to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was ours and is gone now.
+    Removed,
+    /// Nothing was there.
+    Gone,
+    /// It was not ours and is as before.
+    Successor,
+    /// It was not ours, was moved aside, and its place was taken before it could be put back. It lies under the private name.
+    Displaced,
+}
+
+/// Kind and identity of what bears `name`; `None` when nothing does.
+pub(super) fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<(FileKind, Identity)>> {
+    let Some(file) = absent_is_none(fsx::open_beneath(dir, name.as_ref(), Access::Look))? else {
+        return Ok(None);
+    };
+    Ok(Some((
+        fsx::metadata(file.as_fd())?.kind,
+        fsx::identity(file.as_fd())?,
+    )))
+}
+
+/// Removes `name` from `dir` if it is still what it was, by way of the name `aside`.
+///
+/// Whoever is killed in here leaves a state in which the next call does the rest: the name aside is where it begins.
+pub(super) fn withdraw(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    aside: &OsStr,
+    kind: FileKind,
+    identity: &Identity,
+) -> io::Result<Outcome> {
+    let before = settle(dir, name, aside, kind, identity)?;
+    if before == Outcome::Displaced {
+        return Ok(before);
+    }
+    match look(dir, name)? {
+        None => return Ok(before),
+        // Only a look, so that a successor's path does not vanish for a moment each time.
+        Some((found, other)) if found != kind || !other.is_same(identity) => {
+            return Ok(Outcome::Successor);
+        }
+        Some(_) => {}
+    }
+    // Between the look and the removal it could be replaced. Moved aside, it cannot: nobody else knows the name.
+    if absent_is_none(fsx::rename(dir, name, dir, aside))?.is_none() {
+        return Ok(Outcome::Gone);
+    }
+    settle(dir, name, aside, kind, identity)
+}
+
+/// Removes what lies aside if it is ours, and puts it back if not.
+fn settle(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    aside: &OsStr,
+    kind: FileKind,
+    identity: &Identity,
+) -> io::Result<Outcome> {
+    match look(dir, aside)? {
+        None => Ok(Outcome::Gone),
+        Some((found, other)) if found == kind && other.is_same(identity) => {
+            absent_is_none(fsx::unlink(dir, aside)).map(|_| Outcome::Removed)
+        }
+        Some(_) => match absent_is_none(fsx::rename_noreplace(dir, aside, dir, name)) {
+            Ok(_) => Ok(Outcome::Successor),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Outcome::Displaced),
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,52 @@
+//! Low-latency trees of actors: a thread each, or by one flag a process each, and nothing left behind.
+//!
+//! An **isolate** is an OS thread with its own event loop. A **nursery** owns isolates and returns
+//! when all of them have ended. A **portal** calls functions and asks methods of an isolate. When
+//! an isolate must be separated by the operating system, `.process()` makes it a forked process;
+//! the calls stay the same.
+
+#![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod answer;
+mod binder;
+mod blocking;
+mod credit;
+mod descriptor;
+mod endpoint;
+mod family;
+mod fault;
+mod isolate;
+mod janitor;
+mod life;
+mod nursery;
+mod portal;
+mod process;
+mod reactor;
+mod runtime;
+mod scope;
+mod spec;
+mod time;
+
+pub use endpoint::{Endpoint, Method, Payload};
+pub use isolate::inbox::Inbox;
+pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
+pub use offshoot_wire::{
+    Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,
+};
+pub use portal::{Cancelling, Ended, LocalPortal, Portal, Rejected, Reply, Tell};
+pub use runtime::{Builder, main, run};
+pub use spec::{Bounds, Isolate, Isolation, Limit, Stdio};
+pub use time::{Current, Sleep, cancelled, checkpoint, current, sleep, timeout, try_current};
+
+/// A result whose error is ours unless it says otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What most programs need: `use offshoot::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        Error, Exit, Inbox, Isolate, Isolation, LocalPortal, Nursery, Payload, Portal, Result,
+        checkpoint, nursery,
+    };
+    pub use serde::{Deserialize, Serialize};
+}

@@ -1,0 +1,740 @@
+//! The nursery: the scope that owns isolates and tasks, and ends after the last of them.
+//!
+//! Tasks live inside of the nursery's own future and are polled by nothing else. Leaking that
+//! future therefore stops them, and dropping it drops the body first, then the tasks, while the
+//! nursery is still there. That is what makes it sound that they borrow from outside; a task on
+//! the isolate's run queue would be polled after a `mem::forget` had ended its borrows.
+//!
+//! This is the one file of the crate, beside the functions as offsets, that contains `unsafe`: one
+//! lifetime is erased, because the list of tasks borrows its owner.
+#![allow(unsafe_code)]
+
+use crate::family::{Body, Departed, Key, Member, NurseryKey, Status};
+use crate::isolate::inbox::serve_all;
+use crate::isolate::job::{Outcome, poll_caught};
+use crate::isolate::local::Local;
+use crate::isolate::shared::{Route, Shared, Target};
+use crate::isolate::thread::{self, Manner, Work};
+use crate::life::Life;
+use crate::portal::{LocalPortal, Portal, through_serde};
+use crate::process::spawn::{Start, spawn_process};
+use crate::scope::{Scope, ScopeWatch, cancelled_error};
+use crate::spec::{Isolate, Isolation};
+use crate::time::{nanos, off_isolate};
+use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
+use crossbeam::queue::SegQueue;
+use offshoot_mailbox::WakerCell;
+use offshoot_sys::clock;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Opens a nursery, runs `body` in it, and returns when all that was started in it has ended.
+///
+/// When the body returns `Ok`, the nursery waits for its tasks, then closes its isolates: each
+/// finishes what it has accepted and ends. When the body returns an error, a child fails, a task
+/// panics or the enclosing scope is cancelled, the rest is cancelled and comes down within its
+/// bounds. Either way no code of any child runs when this returns, but for those that the result
+/// names as abandoned or unkillable.
+///
+/// # Errors
+/// The failure, or all failures in order of death with the cause first. A cancellation from
+/// outside, as a cancelled error.
+///
+/// # Cancellation
+/// A checkpoint. Dropping the future drops the body, then the tasks, then cancels the isolates and
+/// leaves them to the isolate on which this runs, which does not end before they have.
+///
+/// # Panics
+/// A panic of the body goes on to the caller; of a task it becomes an error.
+pub async fn nursery<'env, F, R>(body: F) -> Result<R>
+where
+    F: for<'scope> AsyncFnOnce(&'scope Nursery<'scope, 'env>) -> Result<R>,
+{
+    let local = Local::try_current().ok_or_else(|| off_isolate("nursery"))?;
+    let above = Scope::current().unwrap_or_else(|| local.root_scope.clone());
+    let core = Rc::new(Core {
+        key: local.open_nursery(),
+        scope: above.child(),
+        local,
+        tasks: RefCell::default(),
+        ready: Arc::default(),
+        closed: Cell::new(false),
+        failures: RefCell::default(),
+        cancelling: Cell::new(false),
+        grace: Cell::new(None),
+        above: RefCell::default(),
+        outside: RefCell::new(None),
+        children_closed: Cell::new(false),
+    });
+    // In this order, since locals are dropped last to first: the body, the tasks, the nursery.
+    let nursery = Nursery {
+        core: core.clone(),
+        scope: PhantomData,
+        env: PhantomData,
+    };
+    let _end = End(&core);
+    let mut body = pin!(Some(body(&nursery)));
+    let mut value = None;
+    poll_fn(|cx| core.poll(cx, body.as_mut(), &mut value)).await
+}
+
+/// What owns isolates and tasks; see [`nursery`].
+pub struct Nursery<'scope, 'env: 'scope> {
+    core: Rc<Core>,
+    // Both invariant, as in `std::thread::scope`.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+impl std::fmt::Debug for Nursery<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nursery")
+            .field("isolate", &self.core.local.shared.life.origin())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of a spawn: a working portal, or what stopped the start. Nothing happens before it
+/// is first polled. Dropped in the middle, what was started is taken down.
+#[must_use = "nothing is spawned unless it is awaited"]
+pub struct Spawning<'a, P>(Pin<Box<dyn Future<Output = Result<P>> + 'a>>);
+
+impl<P> Future for Spawning<'_, P> {
+    type Output = Result<P>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<P>> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<P> std::fmt::Debug for Spawning<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spawning")
+    }
+}
+
+impl<'scope, 'env> Nursery<'scope, 'env> {
+    /// Starts an isolate to be called. A name will do: `nursery.spawn("farm")`.
+    ///
+    /// # Isolation
+    /// As the specification says, else as the tree's default.
+    ///
+    /// # Errors
+    /// What stopped the start ([`Error::is_spawn`]), within the isolate's start bound.
+    pub fn spawn(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, Portal> {
+        let isolate = isolate.into();
+        Spawning(Box::pin(async move {
+            let target = match self.core.isolation(&isolate) {
+                Isolation::Process => spawn_process(&self.core, isolate, Start::Serve).await?,
+                isolation => self.core.spawn_thread(&isolate, Work::Serve, isolation)?,
+            };
+            Ok(Portal::new(target))
+        }))
+    }
+
+    /// Starts an isolate with a state, to be asked. The state is moved to a thread, encoded to a
+    /// process.
+    ///
+    /// # Errors
+    /// As of [`spawn`](Nursery::spawn); also when the state cannot be encoded.
+    pub fn start<S: Payload>(
+        &'scope self,
+        isolate: impl Into<Isolate>,
+        state: S,
+    ) -> Spawning<'scope, Portal<S>> {
+        let isolate = isolate.into();
+        Spawning(Box::pin(async move {
+            let target = match self.core.isolation(&isolate) {
+                Isolation::Process => {
+                    spawn_process(&self.core, isolate, Start::state(&state)?).await?
+                }
+                isolation => {
+                    let state = through_serde(state, isolation == Isolation::Serde)?;
+                    self.core.spawn_thread(
+                        &isolate,
+                        Work::State(Box::new(move || Box::new(state))),
+                        isolation,
+                    )?
+                }
+            };
+            Ok(Portal::new(target))
+        }))
+    }
+
+    /// Starts an isolate that is a thread whatever the tree's default is, to which closures that
+    /// capture can be given.
+    ///
+    /// # Errors
+    /// As of [`spawn`](Nursery::spawn); misuse if the specification asks for a process.
+    pub fn spawn_local(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, LocalPortal> {
+        let isolate = isolate.into();
+        Spawning(Box::pin(async move {
+            let target = self.core.spawn_local(&isolate, Work::Serve)?;
+            Ok(LocalPortal::new(target))
+        }))
+    }
+
+    /// Starts a thread with a state that need not be serde.
+    ///
+    /// # Errors
+    /// As of [`spawn_local`](Nursery::spawn_local).
+    pub fn start_local<S: Send + 'static>(
+        &'scope self,
+        isolate: impl Into<Isolate>,
+        state: S,
+    ) -> Spawning<'scope, LocalPortal<S>> {
+        let isolate = isolate.into();
+        Spawning(Box::pin(async move {
+            let target = self
+                .core
+                .spawn_local(&isolate, Work::State(Box::new(move || Box::new(state))))?;
+            Ok(LocalPortal::new(target))
+        }))
+    }
+
+    /// Starts a task on this isolate. It may borrow from outside of the nursery's body, and runs
+    /// only while the nursery is awaited.
+    ///
+    /// The nursery waits for it. Dropping the handle changes nothing. A panic in it is a failure of
+    /// the nursery.
+    pub fn task<Fut>(&'scope self, future: Fut) -> TaskHandle<'scope, Fut::Output>
+    where
+        Fut: Future + 'scope,
+    {
+        let slot = Rc::new(Slot {
+            value: RefCell::new(None),
+            waker: RefCell::new(None),
+            over: Cell::new(false),
+        });
+        let filled = SlotGuard(slot.clone());
+        let future: Pin<Box<dyn Future<Output = ()> + 'scope>> = Box::pin(async move {
+            let value = future.await;
+            *filled.0.value.borrow_mut() = Some(value);
+        });
+        // SAFETY: Only the lifetime bound of the trait object changes. The future is put into
+        // `core.tasks`, polled only by `Core::poll`, which only the nursery's own future calls, and
+        // dropped by `Core::poll` or by `End`, both of which the nursery's future outlives. `'scope`
+        // is a lifetime that the borrow checker lets end only after that future's last use: the
+        // body's higher-ranked bound makes it cover every borrow of the nursery, and what the task
+        // borrows outlives it. `core` itself may live longer, but `End` has emptied and closed the
+        // list by then, and if the nursery's future is leaked instead, nothing polls or drops the
+        // list any more: wakers of tasks hold the ready list, not the tasks.
+        let future = unsafe {
+            std::mem::transmute::<
+                Pin<Box<dyn Future<Output = ()> + 'scope>>,
+                Pin<Box<dyn Future<Output = ()> + 'static>>,
+            >(future)
+        };
+        self.core.add_task(future);
+        TaskHandle {
+            slot,
+            scope: PhantomData,
+        }
+    }
+
+    /// Cancels all that was started in this nursery, and the body at its next checkpoint.
+    pub fn cancel(&self) {
+        let by = Canceller::Isolate(self.core.local.shared.life.origin());
+        self.core.cancel(&Cancel { by });
+        self.core.ready.parent.wake();
+    }
+}
+
+/// Where a task leaves its value.
+struct Slot<T> {
+    value: RefCell<Option<T>>,
+    waker: RefCell<Option<Waker>>,
+    over: Cell<bool>,
+}
+
+struct SlotGuard<T>(Rc<Slot<T>>);
+
+impl<T> Drop for SlotGuard<T> {
+    fn drop(&mut self) {
+        self.0.over.set(true);
+        let waker = self.0.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A task of a nursery; awaiting it gives its value.
+///
+/// # Errors
+/// Awaiting it fails with a cancelled error if the task was dropped or panicked; the panic itself
+/// is reported by the nursery.
+#[must_use = "the task runs in any case; await the handle for its value, or drop it with `let _ =`"]
+pub struct TaskHandle<'scope, T> {
+    slot: Rc<Slot<T>>,
+    scope: PhantomData<&'scope ()>,
+}
+
+impl<T> Future for TaskHandle<'_, T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        if let Some(value) = self.slot.value.borrow_mut().take() {
+            return Poll::Ready(Ok(value));
+        }
+        if self.slot.over.get() {
+            let by = Canceller::Runtime;
+            let by = Local::try_current()
+                .map_or(by, |local| Canceller::Nursery(local.shared.life.origin()));
+            return Poll::Ready(Err(cancelled_error(Cancel { by })));
+        }
+        *self.slot.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<T> std::fmt::Debug for TaskHandle<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskHandle")
+            .field("over", &self.slot.over.get())
+            .finish()
+    }
+}
+
+/// The tasks that are to be polled, and the waker of the nursery's future. Owns no task.
+#[derive(Default)]
+struct Ready {
+    queue: SegQueue<usize>,
+    parent: WakerCell,
+}
+
+struct TaskWaker {
+    ready: Arc<Ready>,
+    key: usize,
+    queued: AtomicBool,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.queue.push(self.key);
+            self.ready.parent.wake();
+        }
+    }
+}
+
+struct Task {
+    /// Out of its place while it is polled.
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    waker: Arc<TaskWaker>,
+}
+
+/// The nursery behind its handle.
+pub(crate) struct Core {
+    pub(crate) local: Rc<Local>,
+    pub(crate) key: NurseryKey,
+    pub(crate) scope: Rc<Scope>,
+    tasks: RefCell<Slab<Task>>,
+    ready: Arc<Ready>,
+    /// No task and no isolate may be started any more.
+    closed: Cell<bool>,
+    failures: RefCell<Vec<Error>>,
+    cancelling: Cell<bool>,
+    /// When the body and the tasks are dropped, once it is cancelled, and the timer for it.
+    grace: Cell<Option<(u64, Option<(u64, u64)>)>>,
+    /// Sees the enclosing scope, and what it saw.
+    above: RefCell<ScopeWatch>,
+    outside: RefCell<Option<Cancel>>,
+    children_closed: Cell<bool>,
+}
+
+/// Ends the nursery when its future ends, in whatever way.
+struct End<'a>(&'a Rc<Core>);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.closed.set(true);
+        self.0.drop_tasks();
+        if let Some((_, Some(timer))) = self.0.grace.take() {
+            self.0.local.remove_timer(timer);
+        }
+        self.0.local.close_nursery(self.0.key);
+    }
+}
+
+impl Core {
+    fn isolation(&self, isolate: &Isolate) -> Isolation {
+        isolate
+            .isolation
+            .unwrap_or(self.local.shared.runtime.settings.isolation)
+    }
+
+    /// Fails if nothing may be started any more.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if let Some(cancel) = self.scope.cancelled() {
+            return Err(cancelled_error(cancel));
+        }
+        if self.closed.get() || self.children_closed.get() {
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                "nothing can be spawned in a nursery that is ending",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn origin_of_child(&self, name: &str, pid: i32) -> Origin {
+        let shared = &self.local.shared;
+        let path = format!("{}/{name}", shared.life.identity().path);
+        Origin {
+            path,
+            id: shared.runtime.next_id(),
+            pid,
+        }
+    }
+
+    fn spawn_local(&self, isolate: &Isolate, work: Work) -> Result<Arc<Target>> {
+        if isolate.isolation == Some(Isolation::Process) {
+            let message = format!(
+                "isolate `{}` asks for a process, but `spawn_local` and `start_local` make threads: use `spawn` or `start`",
+                isolate.name
+            );
+            return Err(Error::new(ErrorKind::Misuse, message));
+        }
+        self.spawn_thread(isolate, work, Isolation::Thread)
+    }
+
+    fn spawn_thread(
+        &self,
+        isolate: &Isolate,
+        work: Work,
+        isolation: Isolation,
+    ) -> Result<Arc<Target>> {
+        self.check_open()?;
+        isolate.check()?;
+        isolate.check_thread()?;
+        let owner = &self.local.shared;
+        let runtime = &owner.runtime;
+        let settings = &runtime.settings;
+        let bounds = isolate.resolve_bounds(settings.bounds);
+        let life = Arc::new(Life::new(
+            self.origin_of_child(&isolate.name, owner.life.pid()),
+        ));
+        let status = Arc::new(Status::default());
+        let limits = (
+            isolate.messages.unwrap_or(settings.messages),
+            isolate.calls.unwrap_or(settings.calls),
+        );
+        let mut made = None;
+        let key = owner.family.lock().add(owner, |upward| {
+            let shared = Shared::new(
+                life.clone(),
+                runtime.clone(),
+                Some(upward.clone()),
+                status.clone(),
+            );
+            let route = Route::Thread(shared.clone());
+            let target = Target::new(
+                life.clone(),
+                runtime.clone(),
+                route,
+                limits,
+                isolation == Isolation::Serde,
+            );
+            made = Some((shared, target.clone()));
+            Member::new(
+                self.key,
+                target,
+                status.clone(),
+                upward.clone(),
+                bounds,
+                Body::Thread(None),
+            )
+        });
+        let (Some(key), Some((shared, target))) = (key, made) else {
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                "an isolate that was abandoned cannot spawn",
+            ));
+        };
+        let manner = match (
+            isolate.blocking,
+            isolate.main.map(crate::descriptor::Descriptor::run),
+        ) {
+            (true, Some(crate::descriptor::Run::Main(main))) => Manner::Blocking(main),
+            (true, _) => Manner::Blocking(serve_all),
+            (false, _) => Manner::Loop,
+        };
+        match thread::start(shared, work, manner, isolate.stack.or(settings.stack)) {
+            Ok(joiner) => {
+                if let Some(member) = owner.family.lock().member(key) {
+                    member.body = Body::Thread(Some(joiner));
+                }
+                Ok(target)
+            }
+            Err(error) => {
+                owner.family.lock().forget(key);
+                Err(error)
+            }
+        }
+    }
+
+    fn add_task(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+        if self.closed.get() {
+            // A destructor of another task started it, while all of them are dropped.
+            drop(future);
+            return;
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let waker = Arc::new(TaskWaker {
+            ready: self.ready.clone(),
+            key: entry.key(),
+            queued: AtomicBool::new(false),
+        });
+        entry.insert(Task {
+            future: Some(future),
+            waker: waker.clone(),
+        });
+        waker.wake_by_ref();
+    }
+
+    fn drop_tasks(&self) {
+        loop {
+            // Taken out first: the destructors may start or look at tasks.
+            let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+            if tasks.is_empty() {
+                return;
+            }
+            self.scope.enter(|| drop(tasks));
+        }
+    }
+
+    fn poll_tasks(&self) -> bool {
+        let mut any = false;
+        // As many as are ready now; those that wake themselves come again after the others.
+        for _ in 0..self.ready.queue.len() {
+            let Some(key) = self.ready.queue.pop() else {
+                break;
+            };
+            let taken = {
+                let mut tasks = self.tasks.borrow_mut();
+                tasks.get_mut(key).and_then(|task| {
+                    task.waker.queued.store(false, Ordering::Release);
+                    task.future
+                        .take()
+                        .map(|future| (future, task.waker.clone()))
+                })
+            };
+            let Some((mut future, waker)) = taken else {
+                continue;
+            };
+            any = true;
+            let waker = Waker::from(waker);
+            match poll_caught(
+                future.as_mut(),
+                &self.scope,
+                &mut Context::from_waker(&waker),
+            ) {
+                Poll::Pending => {
+                    if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
+                        task.future = Some(future);
+                    }
+                }
+                Poll::Ready(outcome) => {
+                    self.tasks.borrow_mut().try_remove(key);
+                    self.scope.enter(|| drop(future));
+                    if let Outcome::Panicked(panic) = outcome {
+                        let origin = self.local.shared.life.origin();
+                        let message = format!("a task of isolate `{origin}` panicked: {panic}");
+                        self.fail(Error::new(ErrorKind::Panicked(panic), message).leaving(&origin));
+                    }
+                }
+            }
+        }
+        any
+    }
+
+    /// Records a failure and cancels the rest.
+    fn fail(&self, error: Error) {
+        {
+            let mut failures = self.failures.borrow_mut();
+            // The same failure may be reported by a call and by the exit of its isolate.
+            match failures
+                .iter_mut()
+                .find(|other| other.id().is_some() && other.id() == error.id())
+            {
+                Some(other) => {
+                    if error.is_ended() {
+                        *other = error;
+                    }
+                }
+                None => failures.push(error),
+            }
+        }
+        let by = Canceller::Nursery(self.local.shared.life.origin());
+        self.cancel(&Cancel { by });
+    }
+
+    /// Cancels body, tasks and children. The first author counts.
+    fn cancel(&self, cancel: &Cancel) {
+        if self.cancelling.replace(true) {
+            return;
+        }
+        self.scope.cancel(cancel.clone());
+        let now = clock::now();
+        let own = now + nanos(self.local.shared.runtime.settings.bounds.grace);
+        let at = self.local.above().map_or(own, |(grace, _)| own.min(grace));
+        self.grace.set(Some((at, None)));
+        self.cancel_children(cancel);
+    }
+
+    fn cancel_children(&self, cancel: &Cancel) {
+        let mut family = self.local.shared.family.lock();
+        for key in family.keys_of(self.key) {
+            family.cancel(key, cancel, self.local.above());
+        }
+    }
+
+    fn children(&self) -> Vec<Key> {
+        self.local.shared.family.lock().keys_of(self.key)
+    }
+
+    fn read_news(&self, cx: &mut Context<'_>) -> bool {
+        let news: Vec<Departed> = self.local.nursery_news(self.key, cx.waker());
+        let any = !news.is_empty();
+        for departed in news {
+            if let Some(failure) = departed.failure() {
+                self.fail(failure);
+            }
+            for left in departed.left {
+                self.fail(left);
+            }
+        }
+        any
+    }
+
+    fn poll<R, B: Future<Output = Result<R>>>(
+        &self,
+        cx: &mut Context<'_>,
+        mut body: Pin<&mut Option<B>>,
+        value: &mut Option<R>,
+    ) -> Poll<Result<R>> {
+        self.ready.parent.register(cx.waker());
+        let mut body_ran = false;
+        loop {
+            let mut any = self.read_news(cx);
+            if let Poll::Ready(cancel) = self.above.borrow_mut().poll(cx)
+                && !self.cancelling.get()
+            {
+                let by =
+                    Canceller::Parent(self.local.shared.life.origin(), Box::new(cancel.by.clone()));
+                *self.outside.borrow_mut() = Some(cancel);
+                self.cancel(&Cancel { by });
+                any = true;
+            }
+            self.check_grace(cx, body.as_mut());
+            if !body_ran && let Some(running) = body.as_mut().as_pin_mut() {
+                body_ran = true;
+                if let Poll::Ready(result) = self.scope.enter(|| running.poll(cx)) {
+                    self.scope.enter(|| body.set(None));
+                    any = true;
+                    match result {
+                        Ok(result) => *value = Some(result),
+                        // What the nursery itself did to the body is no failure of the body.
+                        Err(error) if error.is_cancelled() && self.scope.cancelled().is_some() => {}
+                        Err(error) => self.fail(error),
+                    }
+                }
+            }
+            any |= self.poll_tasks();
+            let idle = body.is_none() && self.tasks.borrow().is_empty();
+            if idle {
+                let children = self.children();
+                if children.is_empty() {
+                    // News that came with the last child.
+                    if self.read_news(cx) {
+                        continue;
+                    }
+                    return Poll::Ready(self.result(value.take()));
+                }
+                if !self.children_closed.replace(true) {
+                    let mut family = self.local.shared.family.lock();
+                    children.iter().for_each(|key| family.close(*key));
+                }
+                self.local
+                    .shared
+                    .set_waiting("the children of a nursery to end");
+            }
+            if !any {
+                break;
+            }
+        }
+        if !self.ready.queue.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Drops body and tasks when the grace is over.
+    fn check_grace<B>(&self, cx: &mut Context<'_>, mut body: Pin<&mut Option<B>>) {
+        let Some((at, timer)) = self.grace.get() else {
+            return;
+        };
+        if body.is_none() && self.tasks.borrow().is_empty() {
+            return;
+        }
+        if clock::now() >= at {
+            self.scope.enter(|| body.set(None));
+            self.drop_tasks();
+            return;
+        }
+        match timer {
+            Some(timer) => self.local.set_timer(timer, cx.waker()),
+            None => {
+                let timer = self.local.add_timer(at, cx.waker().clone());
+                self.grace.set(Some((at, Some(timer))));
+            }
+        }
+    }
+
+    fn result<R>(&self, value: Option<R>) -> Result<R> {
+        let mut failures = std::mem::take(&mut *self.failures.borrow_mut());
+        // Cancelled from outside: that is the cause, and what had to be forced comes after it.
+        let outside = self.outside.borrow_mut().take();
+        if failures.is_empty() {
+            return match (value, self.scope.cancelled()) {
+                (Some(value), _) => Ok(value),
+                (None, Some(cancel)) => Err(cancelled_error(outside.unwrap_or(cancel))),
+                (None, None) => Err(Error::new(
+                    ErrorKind::Misuse,
+                    "a nursery's body was dropped",
+                )),
+            };
+        }
+        match outside {
+            Some(cancel) if failures.iter().all(was_forced) => {
+                Err(Error::several(cancelled_error(cancel), failures))
+            }
+            _ => {
+                let cause = failures.remove(0);
+                Err(Error::several(cause, failures))
+            }
+        }
+    }
+}
+
+/// True for what the ladder did to a child that did not come down.
+fn was_forced(error: &Error) -> bool {
+    use crate::Exit;
+    matches!(
+        error.exit(),
+        Some(Exit::Abandoned { .. } | Exit::Killed { .. } | Exit::Unkillable { .. })
+    )
+}

@@ -1,0 +1,1129 @@
+//! A handle to a running isolate: call its process's functions, ask its state, end it.
+//!
+//! What dropping means:
+//!
+//! | dropped | before it was accepted | accepted, not begun | begun |
+//! |---|---|---|---|
+//! | a `call` | never sent | never runs | its future is dropped at its next poll |
+//! | an `ask` | never sent | withdrawn | runs to its end, the answer is discarded |
+//! | an `ask_cancellable` | never sent | withdrawn | its future is dropped at its next poll |
+//! | a `tell` | never sent | runs | runs |
+//!
+//! Accepted means that the receiver had room for it; until then the sender waits.
+
+use crate::answer::{LocalAnswer, NoAnswer};
+use crate::credit::{Kind, Lane, Permit, Place};
+use crate::descriptor::{CallEntry, MethodEntry, captures_nothing};
+use crate::isolate::job::{CallJob, MethodJob, RunJob, WithJob};
+use crate::isolate::local::Local;
+use crate::isolate::shared::{Message, Route, Target};
+use crate::life::Watch;
+use crate::process::link::{Link, Pending};
+use crate::scope::{ScopeWatch, cancelled_error};
+use crate::{
+    Cancel, Canceller, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method, Origin,
+    Payload, Result,
+};
+use offshoot_mailbox::oneshot;
+use offshoot_wire::codec;
+use offshoot_wire::frame::{self, Entry};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+/// A handle to a running isolate with the state `S`, thread or process.
+///
+/// Cheap to clone, `Send` and `Sync` for any `S`. It does not keep the isolate alive: its nursery
+/// does, and a call to an isolate that has ended fails at once.
+pub struct Portal<S = ()> {
+    target: Arc<Target>,
+    marker: PhantomData<fn(S)>,
+}
+
+impl<S> Clone for Portal<S> {
+    fn clone(&self) -> Portal<S> {
+        Portal {
+            target: self.target.clone(),
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for Portal<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Portal")
+            .field(&self.target.life.origin())
+            .finish()
+    }
+}
+
+impl<S: 'static> Portal<S> {
+    pub(crate) fn new(target: Arc<Target>) -> Portal<S> {
+        Portal {
+            target,
+            marker: PhantomData,
+        }
+    }
+
+    /// Runs `function` on the isolate, as a new task beside the others, and answers with its result.
+    ///
+    /// Any function of 0 to 6 owned arguments, async or not; one argument is given as it is, more
+    /// as a tuple, none as `()`. To a thread the values are moved, to a process they are encoded.
+    ///
+    /// # Blocking
+    /// Never. The future waits for credit while `calls_max` calls of this isolate to that one run.
+    ///
+    /// # Cancellation
+    /// A checkpoint. Dropping the reply cancels the far task.
+    ///
+    /// # Errors
+    /// The isolate has ended or ends before it answers ([`Error::is_ended`]), the function panics
+    /// ([`Error::is_panic`], and the isolate ends by it), a value cannot be encoded. What the
+    /// function itself returns as `Result` arrives as a value, inside `Ok`.
+    pub fn call<M: 'static, F: Endpoint<M>>(&self, function: F, args: F::Args) -> Reply<F::Out>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        Reply::new(
+            &self.target,
+            Box::new(CallOut {
+                function,
+                args,
+                marker: PhantomData,
+            }),
+        )
+    }
+
+    /// Runs `method` on the isolate's state, after those that were accepted before it.
+    ///
+    /// # Cancellation
+    /// A checkpoint. Dropping the reply withdraws it while it is queued; once begun it runs to its
+    /// end, so that a timeout never leaves the state half-changed.
+    ///
+    /// # Errors
+    /// As of [`call`](Portal::call). A method that panics ends the isolate: its state is never
+    /// served again.
+    pub fn ask<M: 'static, F: Method<S, M>>(&self, method: F, args: F::Args) -> Reply<F::Out>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        Reply::new(
+            &self.target,
+            Box::new(MethodOut::<S, F, M, false> {
+                method,
+                args,
+                marker: PhantomData,
+            }),
+        )
+    }
+
+    /// As [`ask`](Portal::ask), but dropping the reply also drops a method that has begun, at its
+    /// next await. For methods that keep the state whole at each of theirs.
+    ///
+    /// # Errors
+    /// As of [`ask`](Portal::ask).
+    pub fn ask_cancellable<M: 'static, F: Method<S, M>>(
+        &self,
+        method: F,
+        args: F::Args,
+    ) -> Reply<F::Out>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        Reply::new(
+            &self.target,
+            Box::new(MethodOut::<S, F, M, true> {
+                method,
+                args,
+                marker: PhantomData,
+            }),
+        )
+    }
+
+    /// Has `method` run on the isolate's state and does not wait for it.
+    ///
+    /// Ready when the isolate has accepted it. A method that panics ends the isolate, which its
+    /// nursery reports.
+    ///
+    /// # Cancellation
+    /// A checkpoint. Dropped while it waits, it is not sent; once accepted it is.
+    ///
+    /// # Errors
+    /// The isolate has ended, or a value cannot be encoded.
+    pub fn tell<M: 'static, F: Method<S, M>>(&self, method: F, args: F::Args) -> Tell
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        let out = MethodOut::<S, F, M, false> {
+            method,
+            args,
+            marker: PhantomData,
+        };
+        Tell {
+            sending: Sending::new(&self.target),
+            out: Some(Box::new(out)),
+        }
+    }
+
+    /// As [`tell`](Portal::tell), but never waits.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the arguments, when the isolate has no room ([`Error::is_full`]) or has
+    /// ended.
+    pub fn try_tell<M: 'static, F: Method<S, M>>(
+        &self,
+        method: F,
+        args: F::Args,
+    ) -> Result<(), Rejected<F::Args>>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        if self.target.life.exit().is_some() {
+            return Err(Rejected {
+                error: self.target.gone(),
+                args,
+            });
+        }
+        let lane = current_lane(&self.target);
+        let room = match self.target.route() {
+            Route::Thread(_) => true,
+            Route::Process(process) => process.link.has_room(),
+        };
+        if !room || !lane.messages.try_take() {
+            let message = format!(
+                "isolate `{}` has no room for another message of this sender",
+                self.target.life.identity()
+            );
+            return Err(Rejected {
+                error: Error::new(ErrorKind::Full, message),
+                args,
+            });
+        }
+        let permit = Permit::Local(lane.clone(), Kind::Message);
+        let out = Box::new(MethodOut {
+            method,
+            args,
+            marker: PhantomData,
+        });
+        send_tell(&self.target, &lane, out, permit).map_err(|(error, out)| Rejected {
+            error,
+            args: out.args,
+        })
+    }
+
+    /// [`call`](Portal::call) for code that is not async.
+    ///
+    /// # Blocking
+    /// Until the answer is there. In a task of an isolate it blocks the whole isolate.
+    ///
+    /// # Errors
+    /// As of [`call`](Portal::call).
+    pub fn call_blocking<M: 'static, F: Endpoint<M>>(
+        &self,
+        function: F,
+        args: F::Args,
+    ) -> Result<F::Out>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        block_on(self.call(function, args))
+    }
+
+    /// [`ask`](Portal::ask) for code that is not async.
+    ///
+    /// # Blocking
+    /// Until the answer is there. In a task of an isolate it blocks the whole isolate.
+    ///
+    /// # Errors
+    /// As of [`ask`](Portal::ask).
+    pub fn ask_blocking<M: 'static, F: Method<S, M>>(
+        &self,
+        method: F,
+        args: F::Args,
+    ) -> Result<F::Out>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        block_on(self.ask(method, args))
+    }
+
+    /// [`tell`](Portal::tell) for code that is not async.
+    ///
+    /// # Blocking
+    /// Until there is room. In a task of an isolate it blocks the whole isolate.
+    ///
+    /// # Errors
+    /// As of [`tell`](Portal::tell).
+    pub fn tell_blocking<M: 'static, F: Method<S, M>>(&self, method: F, args: F::Args) -> Result<()>
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        captures_nothing!(F);
+        block_on(self.tell(method, args))
+    }
+
+    /// Cancels the isolate. Ready when it has seen it, or has ended.
+    ///
+    /// The request is made at once, also if the future is dropped; from then on its owner takes it
+    /// down within its bounds. Idempotent: the first author counts.
+    pub fn cancel(&self) -> Cancelling {
+        let by = match Local::try_current() {
+            Some(local) => Canceller::Isolate(local.shared.life.origin()),
+            None => Canceller::Runtime,
+        };
+        self.target.cancel(&Cancel { by });
+        Cancelling {
+            watch: Watch::new(self.target.life.clone()),
+        }
+    }
+
+    /// Waits until the isolate has ended and says how. Not a cancellation of anything.
+    pub fn ended(&self) -> Ended {
+        Ended {
+            watch: Watch::new(self.target.life.clone()),
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        self.target.life.exit().cloned()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.target.life.identity().name()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> IsolateId {
+        self.target.life.identity().id
+    }
+
+    /// Its path, id and process.
+    pub fn origin(&self) -> Origin {
+        self.target.life.origin()
+    }
+
+    /// What separates it from the others.
+    pub fn isolation(&self) -> Isolation {
+        match (self.target.route(), self.target.through_serde) {
+            (Route::Process(_), _) => Isolation::Process,
+            (Route::Thread(_), true) => Isolation::Serde,
+            (Route::Thread(_), false) => Isolation::Thread,
+        }
+    }
+}
+
+/// A portal to an isolate that is always a thread, so that closures which capture, and values
+/// without serde, can be given to it. Derefs to [`Portal`].
+pub struct LocalPortal<S = ()> {
+    portal: Portal<S>,
+}
+
+impl<S> Clone for LocalPortal<S> {
+    fn clone(&self) -> LocalPortal<S> {
+        LocalPortal {
+            portal: self.portal.clone(),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for LocalPortal<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.portal.fmt(f)
+    }
+}
+
+impl<S> Deref for LocalPortal<S> {
+    type Target = Portal<S>;
+
+    fn deref(&self) -> &Portal<S> {
+        &self.portal
+    }
+}
+
+impl<S: 'static> LocalPortal<S> {
+    pub(crate) fn new(target: Arc<Target>) -> LocalPortal<S> {
+        LocalPortal {
+            portal: Portal::new(target),
+        }
+    }
+
+    /// Runs a closure on the isolate, as a new task. It may capture, and need not be serde.
+    ///
+    /// # Errors
+    /// As of [`Portal::call`].
+    pub fn run<F, R>(&self, function: F) -> Reply<R>
+    where
+        F: AsyncFnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        Reply::new(&self.portal.target, Box::new(RunOut { function }))
+    }
+
+    /// Runs a closure on the isolate's state, in its turn. It may capture, and need not be serde.
+    ///
+    /// # Errors
+    /// As of [`Portal::ask`].
+    pub fn with<F, R>(&self, function: F) -> Reply<R>
+    where
+        F: AsyncFnOnce(&mut S) -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        Reply::new(
+            &self.portal.target,
+            Box::new(WithOut {
+                function,
+                marker: PhantomData,
+            }),
+        )
+    }
+}
+
+/// A message that was not accepted, with its arguments.
+#[derive(Debug)]
+pub struct Rejected<A> {
+    /// Why.
+    pub error: Error,
+    /// What was to be sent.
+    pub args: A,
+}
+
+impl<A> From<Rejected<A>> for Error {
+    fn from(rejected: Rejected<A>) -> Error {
+        rejected.error
+    }
+}
+
+// ---- what is to be sent ----
+
+/// A message before it is accepted, its function's type erased.
+trait Outgoing<T> {
+    /// Against which bound it counts.
+    fn kind(&self) -> Kind;
+    /// As a message within the process.
+    fn local(
+        self: Box<Self>,
+        sender: oneshot::Sender<Result<T>>,
+        target: &Target,
+        permit: Permit,
+    ) -> Result<Message>;
+    /// As a frame: appends the arguments, says what to run.
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)>;
+    /// The result from its encoding.
+    fn decode(&self) -> fn(&[u8]) -> Result<T>;
+}
+
+fn encode<T: Payload>(value: &T, out: &mut Vec<u8>) -> Result<()> {
+    codec::encode_into(value, out).map_err(|error| {
+        Error::new(
+            ErrorKind::Codec,
+            format!("a value of type `{}`: {error}", std::any::type_name::<T>()),
+        )
+    })
+}
+
+fn decode<T: Payload>(bytes: &[u8]) -> Result<T> {
+    codec::decode(bytes).map_err(|error| {
+        Error::new(
+            ErrorKind::Codec,
+            format!("a value of type `{}`: {error}", std::any::type_name::<T>()),
+        )
+    })
+}
+
+/// What a value is after it went through its encoding, where the tree asks for that.
+pub(crate) fn through_serde<T: Payload>(value: T, wanted: bool) -> Result<T> {
+    if !wanted {
+        return Ok(value);
+    }
+    let mut bytes = Vec::new();
+    encode(&value, &mut bytes)?;
+    decode(&bytes)
+}
+
+/// An answer whose value goes through its encoding first, where the tree asks for that.
+struct SerdeAnswer<T: Send + 'static>(LocalAnswer<T>);
+
+impl<T: Payload> crate::answer::Answer<T> for SerdeAnswer<T> {
+    fn send(self, result: Result<T>) {
+        self.0
+            .send(result.and_then(|value| through_serde(value, true)));
+    }
+
+    fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_unwanted(cx)
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.0.is_unwanted()
+    }
+}
+
+struct CallOut<F: Endpoint<M>, M> {
+    function: F,
+    args: F::Args,
+    marker: PhantomData<fn(M)>,
+}
+
+impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for CallOut<F, M>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    fn kind(&self) -> Kind {
+        Kind::Call
+    }
+
+    fn local(
+        self: Box<Self>,
+        sender: oneshot::Sender<Result<F::Out>>,
+        target: &Target,
+        permit: Permit,
+    ) -> Result<Message> {
+        let CallOut { function, args, .. } = *self;
+        let answer = LocalAnswer::new(sender, target.life.clone());
+        if target.through_serde {
+            let args = through_serde(args, true)?;
+            let job = CallJob::<F, M, _>::new(function, args, SerdeAnswer(answer), Some(permit));
+            return Ok(Message::Job(Box::new(job)));
+        }
+        Ok(Message::Job(Box::new(CallJob::<F, M, _>::new(
+            function,
+            args,
+            answer,
+            Some(permit),
+        ))))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+        encode(&self.args, out)?;
+        Ok((frame::Kind::Call, CallEntry::<F, M>::DESCRIPTOR.entry()?))
+    }
+
+    fn decode(&self) -> fn(&[u8]) -> Result<F::Out> {
+        decode::<F::Out>
+    }
+}
+
+struct MethodOut<S, F: Method<S, M>, M, const CANCELLABLE: bool> {
+    method: F,
+    args: F::Args,
+    marker: PhantomData<fn(S, M)>,
+}
+
+impl<S: 'static, F: Method<S, M>, M: 'static, const CANCELLABLE: bool> Outgoing<F::Out>
+    for MethodOut<S, F, M, CANCELLABLE>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    fn kind(&self) -> Kind {
+        Kind::Message
+    }
+
+    fn local(
+        self: Box<Self>,
+        sender: oneshot::Sender<Result<F::Out>>,
+        target: &Target,
+        permit: Permit,
+    ) -> Result<Message> {
+        let MethodOut { method, args, .. } = *self;
+        let answer = LocalAnswer::new(sender, target.life.clone());
+        if target.through_serde {
+            let args = through_serde(args, true)?;
+            let job = MethodJob::<S, F, M, _, CANCELLABLE>::new(
+                method,
+                args,
+                Some(SerdeAnswer(answer)),
+                Some(permit),
+            );
+            return Ok(Message::State(Box::new(job)));
+        }
+        let job =
+            MethodJob::<S, F, M, _, CANCELLABLE>::new(method, args, Some(answer), Some(permit));
+        Ok(Message::State(Box::new(job)))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+        encode(&self.args, out)?;
+        Ok((
+            frame::Kind::Ask,
+            MethodEntry::<S, F, M, CANCELLABLE>::DESCRIPTOR.entry()?,
+        ))
+    }
+
+    fn decode(&self) -> fn(&[u8]) -> Result<F::Out> {
+        decode::<F::Out>
+    }
+}
+
+struct RunOut<F> {
+    function: F,
+}
+
+fn never_crosses<T>(_: &[u8]) -> Result<T> {
+    Err(Error::new(
+        ErrorKind::Misuse,
+        "a closure that captures cannot cross to a process",
+    ))
+}
+
+impl<F, R> Outgoing<R> for RunOut<F>
+where
+    F: AsyncFnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    fn kind(&self) -> Kind {
+        Kind::Call
+    }
+
+    fn local(
+        self: Box<Self>,
+        sender: oneshot::Sender<Result<R>>,
+        target: &Target,
+        permit: Permit,
+    ) -> Result<Message> {
+        let answer = LocalAnswer::new(sender, target.life.clone());
+        Ok(Message::Job(Box::new(RunJob {
+            function: self.function,
+            answer,
+            permit: Some(permit),
+        })))
+    }
+
+    fn encode(&self, _: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+        never_crosses(&[])
+    }
+
+    fn decode(&self) -> fn(&[u8]) -> Result<R> {
+        never_crosses
+    }
+}
+
+struct WithOut<S, F> {
+    function: F,
+    marker: PhantomData<fn(S)>,
+}
+
+impl<S: 'static, F, R> Outgoing<R> for WithOut<S, F>
+where
+    F: AsyncFnOnce(&mut S) -> R + Send + 'static,
+    R: Send + 'static,
+{
+    fn kind(&self) -> Kind {
+        Kind::Message
+    }
+
+    fn local(
+        self: Box<Self>,
+        sender: oneshot::Sender<Result<R>>,
+        target: &Target,
+        permit: Permit,
+    ) -> Result<Message> {
+        let answer = LocalAnswer::new(sender, target.life.clone());
+        let job = WithJob::<S, F, _> {
+            function: self.function,
+            answer,
+            permit: Some(permit),
+            marker: PhantomData,
+        };
+        Ok(Message::State(Box::new(job)))
+    }
+
+    fn encode(&self, _: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+        never_crosses(&[])
+    }
+
+    fn decode(&self) -> fn(&[u8]) -> Result<R> {
+        never_crosses
+    }
+}
+
+// ---- sending ----
+
+fn current_lane(target: &Target) -> Arc<Lane> {
+    match Local::try_current() {
+        Some(local) => local.lane(target),
+        None => target.foreign_lane(),
+    }
+}
+
+/// The wait for credit and for room on the link, and what all sends look at first.
+struct Sending {
+    target: Arc<Target>,
+    lane: Option<Arc<Lane>>,
+    place: Place,
+    kind: Kind,
+    scope: ScopeWatch,
+    life: Watch,
+}
+
+impl Sending {
+    fn new(target: &Arc<Target>) -> Sending {
+        Sending {
+            target: target.clone(),
+            lane: None,
+            place: Place::default(),
+            kind: Kind::Message,
+            scope: ScopeWatch::default(),
+            life: Watch::new(target.life.clone()),
+        }
+    }
+
+    /// Fails once the scope is cancelled.
+    fn check_scope(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        match self.scope.poll(cx) {
+            Poll::Ready(cancel) => Err(cancelled_error(cancel)),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll_permit(
+        &mut self,
+        kind: Kind,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Arc<Lane>, Permit)>> {
+        if self.target.life.exit().is_some() {
+            return Poll::Ready(Err(self.target.gone()));
+        }
+        self.kind = kind;
+        let lane = self
+            .lane
+            .get_or_insert_with(|| current_lane(&self.target))
+            .clone();
+        if let Route::Process(process) = self.target.route()
+            && process.link.poll_room(cx).is_pending()
+        {
+            return self.or_gone(cx);
+        }
+        match lane.credit(kind).poll_take(cx, &mut self.place) {
+            Poll::Ready(()) => Poll::Ready(Ok((lane.clone(), Permit::Local(lane, kind)))),
+            Poll::Pending => self.or_gone(cx),
+        }
+    }
+
+    /// Pending, unless the target has ended: then nothing is worth waiting for.
+    fn or_gone<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        match self.life.poll(cx, |life| life.exit().is_some()) {
+            Poll::Ready(()) => Poll::Ready(Err(self.target.gone())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(lane) = &self.lane {
+            lane.credit(self.kind).leave(&mut self.place);
+        }
+    }
+}
+
+/// A tell whose function's type is known, and which comes back whole if it is not accepted.
+type TellOut<S, F, M> = Box<MethodOut<S, F, M, false>>;
+
+fn send_tell<S: 'static, F: Method<S, M>, M: 'static>(
+    target: &Arc<Target>,
+    lane: &Arc<Lane>,
+    mut out: TellOut<S, F, M>,
+    permit: Permit,
+) -> Result<(), (Error, TellOut<S, F, M>)>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    match target.route() {
+        Route::Thread(shared) => {
+            if target.through_serde {
+                let mut bytes = Vec::new();
+                match encode(&out.args, &mut bytes).and_then(|()| decode(&bytes)) {
+                    Ok(args) => out.args = args,
+                    Err(error) => return Err((error, out)),
+                }
+            }
+            let MethodOut { method, args, .. } = *out;
+            let job = MethodJob::<S, F, M, NoAnswer, false>::new(method, args, None, Some(permit));
+            match shared.post(Message::State(Box::new(job))) {
+                Ok(()) => {
+                    lane.next_sequence();
+                    Ok(())
+                }
+                Err(message) => {
+                    let args = message.into_args::<S, F, M>();
+                    Err((
+                        target.gone(),
+                        Box::new(MethodOut {
+                            method,
+                            args,
+                            marker: PhantomData,
+                        }),
+                    ))
+                }
+            }
+        }
+        Route::Process(process) => {
+            match process
+                .link
+                .send_invoke(frame::Kind::Tell, 0, lane, |bytes| Ok(out.encode(bytes)?.1))
+            {
+                Ok(()) => {
+                    // Given back by the other side, when the method has begun.
+                    std::mem::forget(permit);
+                    Ok(())
+                }
+                Err(error) => Err((error, out)),
+            }
+        }
+    }
+}
+
+impl Message {
+    /// The arguments of a tell that was just made and has come back.
+    fn into_args<S: 'static, F: Method<S, M>, M: 'static>(self) -> F::Args
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        if let Message::State(job) = self
+            && let Ok(job) =
+                (job as Box<dyn std::any::Any>).downcast::<MethodJob<S, F, M, NoAnswer, false>>()
+        {
+            return job.into_args();
+        }
+        unreachable!("a mailbox gives back the message that it was given")
+    }
+}
+
+/// The erased form of a tell, for [`Tell`].
+trait OutgoingTell {
+    fn send(self: Box<Self>, target: &Arc<Target>, lane: &Arc<Lane>, permit: Permit) -> Result<()>;
+}
+
+impl<S: 'static, F: Method<S, M>, M: 'static> OutgoingTell for MethodOut<S, F, M, false>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    fn send(self: Box<Self>, target: &Arc<Target>, lane: &Arc<Lane>, permit: Permit) -> Result<()> {
+        send_tell(target, lane, self, permit).map_err(|(error, _)| error)
+    }
+}
+
+/// The future of [`Portal::tell`]: ready when the message was accepted.
+#[must_use = "nothing is sent unless it is awaited"]
+pub struct Tell {
+    sending: Sending,
+    out: Option<Box<dyn OutgoingTell>>,
+}
+
+impl Future for Tell {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        if let Err(error) = this.sending.check_scope(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let (lane, permit) = match this.sending.poll_permit(Kind::Message, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(granted)) => granted,
+        };
+        let Some(out) = this.out.take() else {
+            return Poll::Ready(Err(polled_again()));
+        };
+        Poll::Ready(out.send(&this.sending.target, &lane, permit))
+    }
+}
+
+impl Unpin for Tell {}
+
+impl std::fmt::Debug for Tell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tell")
+            .field("to", self.sending.target.life.identity())
+            .finish_non_exhaustive()
+    }
+}
+
+fn polled_again() -> Error {
+    Error::new(
+        ErrorKind::Misuse,
+        "a reply was polled again after it was ready",
+    )
+}
+
+enum State<T> {
+    Unsent(Box<dyn Outgoing<T>>),
+    Local(oneshot::Receiver<Result<T>>),
+    Remote(Remote<T>),
+    Over,
+}
+
+/// An answer that is awaited over a link.
+struct Remote<T> {
+    link: Arc<Link>,
+    correlation: u64,
+    receiver: oneshot::Receiver<Result<Vec<u8>>>,
+    decode: fn(&[u8]) -> Result<T>,
+    answered: bool,
+}
+
+impl<T> Drop for Remote<T> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.link.send_drop(self.correlation);
+        }
+    }
+}
+
+/// The future of a call, an ask, a `run` or a `with`: its result.
+///
+/// Nothing is sent before it is first polled. What dropping it means stands in the
+/// module's table: see [`Portal::call`] and [`Portal::ask`].
+#[must_use = "nothing is sent unless it is awaited"]
+pub struct Reply<T> {
+    sending: Sending,
+    state: State<T>,
+}
+
+impl<T> Unpin for Reply<T> {}
+
+impl<T> std::fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply")
+            .field("from", self.sending.target.life.identity())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Reply<T> {
+    fn new(target: &Arc<Target>, out: Box<dyn Outgoing<T>>) -> Reply<T> {
+        Reply {
+            sending: Sending::new(target),
+            state: State::Unsent(out),
+        }
+    }
+
+    /// Sends it, with this credit.
+    fn send(&mut self, lane: &Arc<Lane>, permit: Permit) -> Result<State<T>> {
+        let State::Unsent(out) = std::mem::replace(&mut self.state, State::Over) else {
+            return Err(polled_again());
+        };
+        match self.sending.target.route() {
+            Route::Thread(shared) => {
+                let (sender, receiver) = oneshot::channel();
+                let message = out.local(sender, &self.sending.target, permit)?;
+                lane.next_sequence();
+                // One that is refused is dropped, and its answer then says why.
+                drop(shared.post(message));
+                Ok(State::Local(receiver))
+            }
+            Route::Process(process) => {
+                let decode = out.decode();
+                let (sender, receiver) = oneshot::channel();
+                let correlation = process.link.pend(Pending { sender, permit });
+                let sent = process
+                    .link
+                    .send_invoke_as(correlation, lane, |bytes| out.encode(bytes));
+                if let Err(error) = sent {
+                    process.link.unpend(correlation);
+                    return Err(error);
+                }
+                Ok(State::Remote(Remote {
+                    link: process.link.clone(),
+                    correlation,
+                    receiver,
+                    decode,
+                    answered: false,
+                }))
+            }
+        }
+    }
+
+    /// The answer, if it is there.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        match &mut self.state {
+            State::Local(receiver) => match Pin::new(receiver).poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(result)) => Poll::Ready(result),
+                Poll::Ready(Err(oneshot::Dropped)) => Poll::Ready(Err(self.sending.target.gone())),
+            },
+            State::Remote(remote) => match Pin::new(&mut remote.receiver).poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(result) => {
+                    remote.answered = true;
+                    let decode = remote.decode;
+                    Poll::Ready(match result {
+                        Ok(Ok(bytes)) => decode(&bytes),
+                        Ok(Err(error)) => Err(error),
+                        Err(oneshot::Dropped) => Err(self.sending.target.gone()),
+                    })
+                }
+            },
+            State::Unsent(_) | State::Over => Poll::Ready(Err(polled_again())),
+        }
+    }
+}
+
+impl<T> Future for Reply<T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let this = self.get_mut();
+        if let Err(error) = this.sending.check_scope(cx) {
+            // An answer that is there already is not thrown away for a cancellation.
+            if let State::Local(_) | State::Remote(_) = this.state
+                && let Poll::Ready(result) = this.poll_answer(cx)
+            {
+                this.state = State::Over;
+                return Poll::Ready(result);
+            }
+            this.state = State::Over;
+            return Poll::Ready(Err(error));
+        }
+        if let State::Unsent(out) = &this.state {
+            let kind = out.kind();
+            let (lane, permit) = match this.sending.poll_permit(kind, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(granted)) => granted,
+            };
+            match this.send(&lane, permit) {
+                Ok(state) => this.state = state,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if let Poll::Ready(result) = this.poll_answer(cx) {
+            this.state = State::Over;
+            return Poll::Ready(result);
+        }
+        // Whoever ends an isolate says so; an abandoned thread will never answer.
+        if this
+            .sending
+            .life
+            .poll(cx, |life| life.exit().is_some())
+            .is_pending()
+        {
+            return Poll::Pending;
+        }
+        // What was answered before the end counts.
+        let result = match this.poll_answer(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(this.sending.target.gone()),
+        };
+        this.state = State::Over;
+        Poll::Ready(result)
+    }
+}
+
+/// The future of [`Portal::cancel`]: ready when the isolate has seen it or has ended.
+#[must_use = "the cancellation is under way; await this to know that it was seen"]
+pub struct Cancelling {
+    watch: Watch,
+}
+
+impl Future for Cancelling {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.watch
+            .poll(cx, |life| life.is_acknowledged() || life.exit().is_some())
+    }
+}
+
+impl std::fmt::Debug for Cancelling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cancelling")
+            .field(self.watch.life().identity())
+            .finish()
+    }
+}
+
+/// The future of [`Portal::ended`]: how the isolate ended.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Ended {
+    watch: Watch,
+}
+
+impl Future for Ended {
+    type Output = Exit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {
+        match self.watch.poll(cx, |life| life.exit().is_some()) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                let lost = || Exit::Lost {
+                    why: "it left no word".to_owned(),
+                };
+                Poll::Ready(self.watch.life().exit().cloned().unwrap_or_else(lost))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Ended")
+            .field(self.watch.life().identity())
+            .finish()
+    }
+}
+
+/// Waits for a future on this thread: on the isolate's own loop where a blocking isolate runs,
+/// otherwise by parking the thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut future = std::pin::pin!(future);
+    if let Some(local) = Local::try_current().filter(|local| local.is_blocking()) {
+        let waker = Waker::from(Arc::new(WakeIsolate(local.shared.clone())));
+        let mut cx = Context::from_waker(&waker);
+        return local.run_until(|| match future.as_mut().poll(&mut cx) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        });
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+struct WakeIsolate(Arc<crate::isolate::shared::Shared>);
+
+impl Wake for WakeIsolate {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
+}

@@ -1,0 +1,370 @@
+//! What a new process runs: it is told who it is, says that it is ready, and lives its first isolate.
+//!
+//! The first isolate runs on the process's main thread and reads the link to its owner in its own
+//! loop, so that no thread has to be started before the first answer.
+
+use super::decode_body;
+use super::link::{Link, Read, read_frames};
+use crate::answer::RemoteAnswer;
+use crate::credit::Permit;
+use crate::descriptor::{Descriptor, Run};
+use crate::family::Status;
+use crate::isolate::inbox::serve_all;
+use crate::isolate::local::Local;
+use crate::isolate::shared::{Message, Shared};
+use crate::isolate::thread::{self, Manner, Work};
+use crate::life::Life;
+use crate::reactor::Readiness;
+use crate::runtime::{ChildSettings, Runtime};
+use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Result};
+use offshoot_sys::{clock, fork, image, process, socket};
+use offshoot_wire::codec;
+use offshoot_wire::frame::{
+    BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Invoke, Kind, Ready,
+};
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a new process waits for its first frame, which lies in its socket already.
+const BOOT_BOUND: Duration = Duration::from_secs(10);
+/// How long the last frames may take to be written.
+const LAST_WORDS: u64 = 5_000_000_000;
+/// How long a process has whose owner is gone; the forkserver kills it anyway.
+const ORPHANED: u64 = 500_000_000;
+
+/// The exit code of a process that refused to start.
+const EXIT_REFUSED: i32 = 78;
+
+/// The main function of a forked process.
+pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
+    let link = Link::new(link, BODY_MAX);
+    let mut reader = FrameReader::new(BODY_MAX);
+    let boot = match read_boot(&link, &mut reader) {
+        Ok(Some(boot)) => boot,
+        // The owner has gone before it said anything.
+        Ok(None) => fork::exit_now(EXIT_REFUSED),
+        Err(error) => refuse(&link, &error),
+    };
+    match prepare(boot, control) {
+        Err(error) => refuse(&link, &error),
+        Ok((shared, work, manner)) => {
+            link.send_value(
+                Kind::Ready,
+                0,
+                &Ready {
+                    pid: process::id(),
+                    build_id: image::build_id().to_vec(),
+                },
+            );
+            crate::fault::point("S5");
+            let uplink_of = link.clone();
+            let (exit, left) = thread::live(&shared, work, manner, |local| {
+                begin(local, uplink_of, reader)
+            });
+            let left = flat(left);
+            if let Err(error) = link.try_send_value(
+                Kind::Ended,
+                0,
+                &Ended {
+                    exit: exit.clone(),
+                    left,
+                },
+            ) {
+                // Too deep or too long to cross: the same as text.
+                let exit = crate::Exit::Lost {
+                    why: format!("{} ({error})", exit),
+                };
+                link.send_value(
+                    Kind::Ended,
+                    0,
+                    &Ended {
+                        exit,
+                        left: Vec::new(),
+                    },
+                );
+            }
+            thread::end(&shared, exit, Vec::new());
+            shared.runtime.shut_down();
+            link.flush_until(clock::now() + LAST_WORDS);
+            fork::exit_now(0)
+        }
+    }
+}
+
+/// Errors that are too deep to cross, as text.
+fn flat(errors: Vec<Error>) -> Vec<Error> {
+    errors
+        .into_iter()
+        .map(|error| {
+            let mut bytes = Vec::new();
+            match codec::encode_into(&error, &mut bytes) {
+                Ok(()) => error,
+                Err(_) => Error::new(ErrorKind::Other, error.report()),
+            }
+        })
+        .collect()
+}
+
+fn refuse(link: &Link, error: &Error) -> ! {
+    link.send_value(Kind::Refused, 0, error);
+    link.flush_until(clock::now() + LAST_WORDS);
+    fork::exit_now(EXIT_REFUSED)
+}
+
+/// Waits for the first frame.
+fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<Boot>> {
+    let deadline = clock::now() + u64::try_from(BOOT_BOUND.as_nanos()).unwrap_or(u64::MAX);
+    loop {
+        match reader.next() {
+            Ok(Some((
+                Header {
+                    kind: Kind::Boot, ..
+                },
+                body,
+            ))) => return decode_body(Kind::Boot, body).map(Some),
+            Ok(Some((header, _))) => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("the first frame is {:?} instead of Boot", header.kind),
+                ));
+            }
+            Ok(None) => {}
+            Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
+        }
+        let left = deadline.saturating_sub(clock::now());
+        if left == 0 {
+            return Err(Error::new(
+                ErrorKind::TimedOut(10_000),
+                "the owner said nothing for 10 s",
+            ));
+        }
+        let readable = socket::wait_readable(&link.fd(), Some(Duration::from_nanos(left)))?;
+        if !readable {
+            continue;
+        }
+        match socket::recv(&link.fd(), reader.space()) {
+            Ok(0) => return Ok(None),
+            Ok(n) => reader.filled(n),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes this process what the owner asked for.
+fn prepare(boot: Boot, control: OwnedFd) -> Result<(Arc<Shared>, Work, Manner)> {
+    crate::fault::point("S3");
+    if boot.build_id != image::build_id() {
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            format!(
+                "the owner runs build {}, this process {}: all processes of a tree must be the same executable",
+                hex(&boot.build_id),
+                hex(image::build_id())
+            ),
+        ));
+    }
+    for (key, value) in &boot.environment {
+        match value {
+            Some(value) => process::set_env(key, value)?,
+            None => process::remove_env(key)?,
+        }
+    }
+    let settings: ChildSettings = codec::decode(&boot.settings)
+        .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
+    let runtime = Runtime::of_child(boot.tree, &settings, control)?;
+    if let Some(hook) = boot.on_start {
+        match Descriptor::find(hook)?.run() {
+            Run::Hook(hook) => hook(),
+            _ => return Err(Error::new(ErrorKind::Protocol, "the start hook is no hook")),
+        }
+    }
+    let work = match boot.entry {
+        None => Work::Serve,
+        Some(entry) => match Descriptor::find(entry)?.run() {
+            // Decoded here, so that a state that cannot be decoded fails the spawn.
+            Run::State(decode) => {
+                let state = decode(&boot.state)?;
+                Work::State(Box::new(move || state))
+            }
+            _ => return Err(Error::new(ErrorKind::Protocol, "the state is no state")),
+        },
+    };
+    let manner = match (settings.blocking, settings.main) {
+        (false, _) => Manner::Loop,
+        (true, None) => Manner::Blocking(serve_all),
+        (true, Some(main)) => match Descriptor::find(main)?.run() {
+            Run::Main(main) => Manner::Blocking(main),
+            _ => return Err(Error::new(ErrorKind::Protocol, "the main function is none")),
+        },
+    };
+    let origin = Origin {
+        pid: process::id(),
+        ..boot.origin
+    };
+    let life = Arc::new(Life::new(origin));
+    let shared = Shared::new(life, runtime, None, Arc::new(Status::default()));
+    Ok((shared, work, manner))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Registers the link with the isolate's poll and keeps what came behind the first frame.
+fn begin(local: &Rc<Local>, link: Arc<Link>, reader: FrameReader) {
+    let registered = local.reactor().and_then(|reactor| {
+        let fd = link.fd().as_raw_fd();
+        reactor.register(&mut mio::unix::SourceFd(&fd))
+    });
+    match registered {
+        Ok((_, readiness)) => {
+            let uplink = Uplink {
+                link,
+                readiness,
+                reader: RefCell::new(reader),
+                ended: Cell::new(false),
+            };
+            let set = local.uplink.set(uplink);
+            debug_assert!(set.is_ok(), "a process has one owner");
+        }
+        Err(error) => local.fail(crate::Exit::Failed(error.into())),
+    }
+}
+
+/// The link to the owner, as the first isolate of a process reads it.
+pub(crate) struct Uplink {
+    link: Arc<Link>,
+    readiness: Rc<Readiness>,
+    reader: RefCell<FrameReader>,
+    ended: Cell<bool>,
+}
+
+impl Uplink {
+    /// Reads what has come and writes what is queued. True if anything came.
+    pub(crate) fn pump(&self, local: &Rc<Local>) -> bool {
+        if self.readiness.is_writable() && !self.link.flush() {
+            self.readiness.clear_writable();
+        }
+        if self.ended.get() || !self.readiness.is_readable() {
+            return false;
+        }
+        let mut any = false;
+        let read = read_frames(&self.link, &mut self.reader.borrow_mut(), |header, body| {
+            any = true;
+            self.take(local, header, body)
+        });
+        match read {
+            Read::Drained => self.readiness.clear_readable(),
+            Read::Ended => self.orphaned(local, "its owner has gone"),
+            Read::Wrong(error) => {
+                tracing::error!(%error, "the owner sent something wrong");
+                self.orphaned(local, "its owner sent something wrong");
+            }
+        }
+        any
+    }
+
+    fn orphaned(&self, local: &Local, why: &str) {
+        self.ended.set(true);
+        tracing::debug!(isolate = %local.shared.life.identity(), why, "coming down");
+        let now = clock::now();
+        let by = Canceller::Dropped(local.shared.life.origin());
+        local.cancel(CancelOrder {
+            cancel: Cancel { by },
+            grace_at: now,
+            hard_at: now + ORPHANED,
+        });
+    }
+
+    fn take(&self, local: &Rc<Local>, header: Header, body: &[u8]) -> Result<()> {
+        let Header {
+            kind, correlation, ..
+        } = header;
+        match kind {
+            Kind::Call | Kind::Ask | Kind::Tell => {
+                let Some((invoke, arguments)) = Invoke::split(body) else {
+                    return Err(Error::new(
+                        ErrorKind::Protocol,
+                        format!("a frame {kind:?} of {} bytes", body.len()),
+                    ));
+                };
+                // Decoding runs code of the user's; it must not take the link down.
+                let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                    self.invoke(local, kind, correlation, invoke, arguments);
+                }));
+                if decoded.is_err() {
+                    tracing::error!(?kind, "decoding a message panicked");
+                }
+                Ok(())
+            }
+            Kind::Drop => {
+                self.link.drop_expected(correlation);
+                Ok(())
+            }
+            Kind::Cancel => {
+                local.cancel(decode_body(kind, body)?);
+                Ok(())
+            }
+            Kind::Close => {
+                local.close();
+                Ok(())
+            }
+            _ => Err(Error::new(
+                ErrorKind::Protocol,
+                format!("a frame {kind:?} is not for a child"),
+            )),
+        }
+    }
+
+    fn invoke(
+        &self,
+        local: &Rc<Local>,
+        kind: Kind,
+        correlation: u64,
+        invoke: Invoke,
+        arguments: &[u8],
+    ) {
+        let answer =
+            || RemoteAnswer::new(self.link.clone(), correlation, local.shared.life.clone());
+        let run = Descriptor::find(invoke.entry).map(Descriptor::run);
+        let message = match (kind, run) {
+            (Kind::Call, Ok(Run::Call(decode))) => decode(arguments, answer()).map(Message::Job),
+            (Kind::Ask, Ok(Run::Method(decode))) => {
+                decode(arguments, Some(answer()), None).map(Message::State)
+            }
+            (Kind::Tell, Ok(Run::Method(decode))) => {
+                let permit = Permit::Remote(self.link.clone(), invoke.lane);
+                decode(arguments, None, Some(permit)).map(Message::State)
+            }
+            (kind, run) => {
+                let error = run.err().unwrap_or_else(|| {
+                    Error::new(
+                        ErrorKind::Protocol,
+                        format!("what a frame {kind:?} names is not of that kind"),
+                    )
+                });
+                if kind != Kind::Tell {
+                    answer().fail(error.leaving(&local.shared.life.origin()));
+                }
+                None
+            }
+        };
+        if let Some(message) = message {
+            local.deliver(message);
+        }
+    }
+
+    pub(crate) fn acknowledge(&self) {
+        self.link.send_acknowledgement();
+    }
+
+    pub(crate) fn before_sleep(&self) {
+        self.link.flush_credit();
+    }
+}

@@ -1,0 +1,550 @@
+//! The forkserver: one process per tree, one thread, no code of users.
+//!
+//! It forks on request, and it is what remains when everything else is killed: the parent of every
+//! process of the tree, who reaps each and kills what a dead one owned; and the janitor, who sweeps
+//! what the dead had bound. It ends when the root does, after all others.
+//!
+//! It never blocks but in its poll, never holds a lock, and never makes a `HashMap`, whose random
+//! keys would become every child's.
+
+use super::child;
+use super::protocol::{self, Event, Request};
+use crate::janitor::{GrantedDir, ProcessKey, TreeDir};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use offshoot_sys::fork::{self, Prelude};
+use offshoot_sys::pidfd::{Pidfd, Status};
+use offshoot_sys::{clock, image, process, signal, socket};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+offshoot_sys::forkserver_entry!(serve);
+
+/// How long the processes of a tree whose root is gone have to die before it gives up on them.
+const LAST_BOUND: Duration = Duration::from_secs(10);
+
+const ROOT_PIDFD: Token = Token(0);
+
+/// A process of the tree that may ask: the root, or one that was forked here.
+struct Peer {
+    socket: OwnedFd,
+    /// What could not be sent yet; a stopped process must not stop the forkserver.
+    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// The child that asks; none for the root.
+    child: Option<usize>,
+    key: Option<ProcessKey>,
+    grants: Vec<GrantedDir>,
+}
+
+struct Child {
+    pid: i32,
+    pidfd: Pidfd,
+    request: u64,
+    /// Who asked for it, and is told of its end.
+    owner: usize,
+    /// It has ended so, but something that it owned has not.
+    ended: Option<Status>,
+    peer: usize,
+}
+
+struct Server {
+    poll: Poll,
+    peers: BTreeMap<usize, Peer>,
+    children: BTreeMap<usize, Child>,
+    next: usize,
+    tree: Option<TreeDir>,
+}
+
+/// What the executable runs instead of its `main` when it was started to be a forkserver.
+fn serve(socket: OwnedFd) -> ! {
+    match run(socket) {
+        Ok(()) => fork::exit_at_once(0),
+        Err(error) => {
+            eprintln!("offshoot: the forkserver ends: {error}");
+            fork::exit_at_once(1)
+        }
+    }
+}
+
+fn run(socket: OwnedFd) -> io::Result<()> {
+    if !process::is_single_threaded()? {
+        return Err(io::Error::other(
+            "it is not alone: something in this executable starts threads before `main`, and a fork beside them would \
+             copy locks that nobody releases; remove that constructor, or keep to thread isolates",
+        ));
+    }
+    // The root decides about these; the forkserver must outlive it to clean up.
+    process::block_signals(&[
+        signal::SIGINT,
+        signal::SIGTERM,
+        signal::SIGHUP,
+        signal::SIGQUIT,
+    ])?;
+    process::become_subreaper()?;
+    let root = Pidfd::open(socket::peer(&socket)?.pid)?;
+    let poll = Poll::new()?;
+    poll.registry().register(
+        &mut SourceFd(&root.as_fd().as_raw_fd()),
+        ROOT_PIDFD,
+        Interest::READABLE,
+    )?;
+    let mut server = Server {
+        poll,
+        peers: BTreeMap::new(),
+        children: BTreeMap::new(),
+        next: 1,
+        tree: None,
+    };
+    let root_peer = server.add_peer(socket, None)?;
+    let mut events = Events::with_capacity(64);
+    let mut buffer = Vec::new();
+    // Until the root's socket ends or the root does: a copy of the socket may be held elsewhere.
+    while server.peers.contains_key(&root_peer) && !root.is_dead() {
+        // Rarely anything is queued; then a short bound, as the readiness to write is not watched.
+        let queued = server.peers.values().any(|peer| !peer.queue.is_empty());
+        let timeout = queued.then_some(Duration::from_millis(5));
+        match server.poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        }
+        let tokens: Vec<usize> = events.iter().map(|event| event.token().0).collect();
+        for token in tokens {
+            if server.peers.contains_key(&token) {
+                server.read(token, &mut buffer);
+            } else if server.children.contains_key(&token) {
+                server.child_died(token);
+            }
+        }
+        server.flush();
+    }
+    server.end();
+    Ok(())
+}
+
+impl Server {
+    fn token(&mut self) -> usize {
+        self.next += 1;
+        self.next
+    }
+
+    fn add_peer(&mut self, socket: OwnedFd, child: Option<usize>) -> io::Result<usize> {
+        let token = self.token();
+        self.poll.registry().register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            Token(token),
+            Interest::READABLE,
+        )?;
+        let peer = Peer {
+            socket,
+            queue: VecDeque::new(),
+            child,
+            key: None,
+            grants: Vec::new(),
+        };
+        self.peers.insert(token, peer);
+        Ok(token)
+    }
+
+    fn remove_peer(&mut self, token: usize) -> Option<Peer> {
+        let peer = self.peers.remove(&token)?;
+        // Closing it would do, but for copies that a fork may have made.
+        let _ = self
+            .poll
+            .registry()
+            .deregister(&mut SourceFd(&peer.socket.as_raw_fd()));
+        Some(peer)
+    }
+
+    /// Reads all that a peer has asked.
+    fn read(&mut self, token: usize, buffer: &mut Vec<u8>) {
+        while let Some(peer) = self.peers.get(&token) {
+            match protocol::receive::<Request>(&peer.socket, buffer) {
+                Ok(Some((request, fds))) => self.handle(token, request, fds),
+                Ok(None) => {
+                    // A child's connection also ends with the child, whose own end is waited for;
+                    // the root's is its end.
+                    if peer.child.is_none() {
+                        self.remove_peer(token);
+                    }
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // Costs its sender the connection, hence its processes; nobody else anything.
+                    eprintln!("offshoot: the forkserver got a wrong packet: {error}");
+                    match peer.child {
+                        Some(child) => self.kill(child),
+                        None => drop(self.remove_peer(token)),
+                    }
+                    return;
+                }
+                Err(_) => {
+                    if peer.child.is_none() {
+                        self.remove_peer(token);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, token: usize, request: Request, mut fds: Vec<OwnedFd>) {
+        match request {
+            Request::Hello { build_id } => {
+                let is_root = self
+                    .peers
+                    .get(&token)
+                    .is_some_and(|peer| peer.child.is_none());
+                if !is_root || build_id != image::build_id() {
+                    // Another executable; the requester sees the end of the connection.
+                    self.remove_peer(token);
+                    return;
+                }
+                let lock = (fds.len() > 1).then(|| fds.remove(1));
+                if let Some(dir) = fds.into_iter().next() {
+                    match TreeDir::from_fds(dir, lock) {
+                        Ok(tree) => self.tree = Some(tree),
+                        Err(error) => {
+                            eprintln!("offshoot: the forkserver has no tree directory: {error}")
+                        }
+                    }
+                }
+                self.send(token, &Event::Welcome, Vec::new());
+            }
+            Request::Spawn {
+                request,
+                name,
+                umask,
+                limits,
+                directory,
+                stdio,
+            } => {
+                let limits = limits.into_iter().map(|(number, soft, hard)| {
+                    protocol::limit_of(number)
+                        .map(|limit| (limit, soft, hard))
+                        .ok_or(number)
+                });
+                let made = match limits.collect::<Result<Vec<_>, u8>>() {
+                    Err(number) => {
+                        Err(io::Error::other(format!("unknown resource limit {number}")))
+                    }
+                    Ok(limits) => {
+                        self.fork(token, request, name, umask, limits, directory, stdio, fds)
+                    }
+                };
+                match made {
+                    Ok((pid, pidfd)) => {
+                        self.send(token, &Event::Spawned { request, pid }, vec![pidfd])
+                    }
+                    Err(error) => {
+                        let errno = error.raw_os_error();
+                        self.send(
+                            token,
+                            &Event::Failed {
+                                request,
+                                error: error.to_string(),
+                                errno,
+                            },
+                            Vec::new(),
+                        );
+                    }
+                }
+            }
+            Request::Enroll { grant } => {
+                let granted = if grant {
+                    fds.into_iter().next().map(GrantedDir::from_fd)
+                } else {
+                    None
+                };
+                let (event, fds) = match self.enroll(token, granted.transpose()) {
+                    Ok((key, fds)) => (Event::Enrolled { key, error: None }, fds),
+                    Err(error) => (
+                        Event::Enrolled {
+                            key: 0,
+                            error: Some(error.to_string()),
+                        },
+                        Vec::new(),
+                    ),
+                };
+                self.send(token, &event, fds);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one packet, taken apart once.
+    fn fork(
+        &mut self,
+        owner: usize,
+        request: u64,
+        name: String,
+        umask: Option<u32>,
+        limits: Vec<(fork::Limit, u64, u64)>,
+        directory: bool,
+        stdio: [bool; 3],
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<(i32, OwnedFd)> {
+        let mut fds = fds.into_iter();
+        let missing = || io::Error::other("a spawn request lacks descriptors");
+        let link = fds.next().ok_or_else(missing)?;
+        let cwd = if directory {
+            Some(fds.next().ok_or_else(missing)?)
+        } else {
+            None
+        };
+        let mut replaced = [None, None, None];
+        for (slot, wanted) in replaced.iter_mut().zip(stdio) {
+            if wanted {
+                *slot = Some(fds.next().ok_or_else(missing)?);
+            }
+        }
+        let (ours, theirs) = socket::packet_pair()?;
+        let prelude = Prelude {
+            expected_parent: process::id(),
+            keep: vec![link.as_raw_fd(), theirs.as_raw_fd()],
+            name,
+            umask,
+            limits,
+            cwd,
+            stdio: replaced,
+            new_session_group: true,
+        };
+        let (pid, pidfd) = fork::fork_child(prelude, move || child::main(link, theirs))?;
+        let token = self.token();
+        let peer = self.add_peer(ours, Some(token)).inspect_err(|_| {
+            let _ = pidfd.kill();
+        });
+        let registered = self.poll.registry().register(
+            &mut SourceFd(&pidfd.as_fd().as_raw_fd()),
+            Token(token),
+            Interest::READABLE,
+        );
+        let copy = pidfd.as_fd().try_clone_to_owned();
+        match (peer, registered, copy) {
+            (Ok(peer), Ok(()), Ok(copy)) => {
+                self.children.insert(
+                    token,
+                    Child {
+                        pid,
+                        pidfd,
+                        request,
+                        owner,
+                        ended: None,
+                        peer,
+                    },
+                );
+                Ok((pid, copy))
+            }
+            (peer, registered, copy) => {
+                // Out of descriptors between the fork and here. It is killed and reaped on the spot.
+                if let Ok(peer) = &peer {
+                    self.remove_peer(*peer);
+                }
+                let _ = pidfd.kill();
+                let _ = pidfd.wait_dead(LAST_BOUND);
+                let _ = pidfd.reap();
+                Err(peer
+                    .err()
+                    .or(registered.err())
+                    .or(copy.err())
+                    .unwrap_or_else(missing))
+            }
+        }
+    }
+
+    /// Makes the bind table of a peer, or lets its sweep touch one more directory.
+    fn enroll(
+        &mut self,
+        token: usize,
+        grant: io::Result<Option<GrantedDir>>,
+    ) -> io::Result<(u64, Vec<OwnedFd>)> {
+        let tree = self
+            .tree
+            .as_ref()
+            .ok_or_else(|| io::Error::other("the tree has no directory"))?;
+        let peer = self
+            .peers
+            .get_mut(&token)
+            .ok_or_else(|| io::Error::other("the asking process has gone"))?;
+        if let Some(grant) = grant?
+            && !peer.grants.iter().any(|known| known.is_same(&grant))
+        {
+            peer.grants.push(grant);
+        }
+        if let Some(key) = peer.key {
+            tree.write_grants(key, &peer.grants)
+                .map_err(io::Error::other)?;
+            return Ok((key.number(), Vec::new()));
+        }
+        let key = ProcessKey::random()?;
+        let enrolment = tree.enroll(key, &peer.grants).map_err(io::Error::other)?;
+        peer.key = Some(key);
+        Ok((key.number(), vec![enrolment.table, enrolment.private]))
+    }
+
+    fn kill(&self, child: usize) {
+        if let Some(child) = self.children.get(&child)
+            && let Err(error) = child.pidfd.kill()
+        {
+            eprintln!(
+                "offshoot: the forkserver cannot kill process {}: {error}",
+                child.pid
+            );
+        }
+    }
+
+    /// A child's pidfd says that it is dead.
+    fn child_died(&mut self, token: usize) {
+        let Some(child) = self.children.get_mut(&token) else {
+            return;
+        };
+        if child.ended.is_some() || !child.pidfd.is_dead() {
+            return;
+        }
+        // What it started and left in its process group goes with it. The group's number cannot
+        // have been reused: its leader is not reaped yet.
+        process::kill_group(child.pid);
+        let status = match child.pidfd.reap() {
+            Ok(Some(status)) => status,
+            Ok(None) => return,
+            // Nobody else reaps here; if it happened all the same, the kernel may still know.
+            Err(_) => child.pidfd.status().unwrap_or(Status::Signaled {
+                signal: signal::SIGKILL,
+                core: false,
+            }),
+        };
+        child.ended = Some(status);
+        let _ = self
+            .poll
+            .registry()
+            .deregister(&mut SourceFd(&child.pidfd.as_fd().as_raw_fd()));
+        let peer = child.peer;
+        // What it owned ends with it.
+        let owned: Vec<usize> = self
+            .children
+            .iter()
+            .filter(|(_, other)| other.owner == peer && other.ended.is_none())
+            .map(|(token, _)| *token)
+            .collect();
+        owned.into_iter().for_each(|token| self.kill(token));
+        self.settle(token);
+    }
+
+    /// Tells the owner of a dead child, once nothing is left of it; then perhaps of the owner.
+    fn settle(&mut self, token: usize) {
+        let mut next = Some(token);
+        while let Some(token) = next.take() {
+            let Some(child) = self.children.get(&token) else {
+                return;
+            };
+            let Some(status) = child.ended else { return };
+            if self
+                .children
+                .values()
+                .any(|other| other.owner == child.peer)
+            {
+                return;
+            }
+            let (peer, owner, request) = (child.peer, child.owner, child.request);
+            if let (Some(tree), Some(key)) =
+                (&self.tree, self.peers.get(&peer).and_then(|peer| peer.key))
+            {
+                tree.sweep(key);
+            }
+            self.remove_peer(peer);
+            self.children.remove(&token);
+            self.kill_strays();
+            let event = match status {
+                Status::Exited(code) => Event::Exited {
+                    request,
+                    signal: false,
+                    code,
+                    core: false,
+                },
+                Status::Signaled { signal, core } => Event::Exited {
+                    request,
+                    signal: true,
+                    code: signal,
+                    core,
+                },
+            };
+            self.send(owner, &event, Vec::new());
+            // The owner may have waited only for this one.
+            next = self.peers.get(&owner).and_then(|peer| peer.child);
+        }
+    }
+
+    /// Kills what was started by an isolate that is no more, and has become a child of ours: once
+    /// no process of the tree is left, every child that is not known is such a one.
+    fn kill_strays(&self) {
+        if !self.children.is_empty() {
+            return;
+        }
+        for pid in process::children_of(process::id()) {
+            if let Ok(pidfd) = Pidfd::open(pid) {
+                let _ = pidfd.kill();
+                if pidfd.wait_dead(Duration::from_secs(1)).unwrap_or(false) {
+                    let _ = pidfd.reap();
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, token: usize, event: &Event, fds: Vec<OwnedFd>) {
+        let Some(peer) = self.peers.get_mut(&token) else {
+            return;
+        };
+        match protocol::encode(event) {
+            Ok(bytes) => peer.queue.push_back((bytes, fds)),
+            Err(error) => eprintln!("offshoot: the forkserver cannot say {event:?}: {error}"),
+        }
+        peer.flush();
+    }
+
+    fn flush(&mut self) {
+        self.peers.values_mut().for_each(Peer::flush);
+    }
+
+    /// The root has gone: everything goes.
+    fn end(&mut self) {
+        let deadline = clock::now() + u64::try_from(LAST_BOUND.as_nanos()).unwrap_or(u64::MAX);
+        for child in self.children.values() {
+            let _ = child.pidfd.kill();
+        }
+        for child in self.children.values() {
+            let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
+            if child.ended.is_none() && child.pidfd.wait_dead(left).unwrap_or(false) {
+                process::kill_group(child.pid);
+                let _ = child.pidfd.reap();
+            }
+        }
+        self.children.clear();
+        // What is left of foreign descendants, again and again while new ones come to us.
+        for _ in 0..16 {
+            if process::children_of(process::id()).is_empty() {
+                break;
+            }
+            self.kill_strays();
+        }
+        if let Some(tree) = &self.tree {
+            tree.remove();
+        }
+    }
+}
+
+impl Peer {
+    fn flush(&mut self) {
+        while let Some((bytes, fds)) = self.queue.front() {
+            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match socket::send_packet(&self.socket, bytes, &borrowed) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It has gone; its end is seen elsewhere.
+                Err(_) => self.queue.clear(),
+                Ok(()) => {
+                    self.queue.pop_front();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! The socket between an owner and its process: what is on its way out, and who waits for what.
+//!
+//! Any thread may send. A frame is encoded outside of the lock, then written at once if nothing is
+//! queued before it, and queued otherwise; whoever reads the link flushes it when it is writable
+//! again. The queue is bounded by the senders' credit, and senders also wait while it is longer
+//! than [`HIGH`].
+
+use crate::credit::{Lane, Permit};
+use crate::life::Life;
+use crate::{Error, ErrorKind, Payload, Result};
+use offshoot_mailbox::{WakerCell, oneshot};
+use offshoot_sys::socket;
+use offshoot_wire::codec;
+use offshoot_wire::frame::{self, Credit, Entry, HEADER, Header, Invoke, Kind};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+
+/// Queued bytes above which senders wait.
+const HIGH: usize = 1 << 20;
+
+/// How much credit of a lane is gathered before it is returned without being asked.
+const CREDIT_BATCH: u32 = 256;
+
+/// A call or ask of ours that the other side has.
+pub(crate) struct Pending {
+    pub(crate) sender: oneshot::Sender<Result<Vec<u8>>>,
+    /// Held until the answer is here.
+    pub(crate) permit: Permit,
+}
+
+/// Whether a caller at the other end still waits.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    unwanted: AtomicBool,
+    waker: WakerCell,
+}
+
+impl Wanted {
+    pub(crate) fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_unwanted() {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        // Looked at again after registering, so that no change between the two is missed.
+        if self.is_unwanted() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    pub(crate) fn is_unwanted(&self) -> bool {
+        self.unwanted.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Default)]
+struct Out {
+    /// What could not be written yet, from `start` on.
+    queued: Vec<u8>,
+    start: usize,
+    closed: bool,
+    /// Senders that wait for room.
+    waiting: Vec<Waker>,
+}
+
+pub(crate) struct Link {
+    fd: OwnedFd,
+    out: Mutex<Out>,
+    limit: usize,
+    next_correlation: AtomicU64,
+    pending: Mutex<HashMap<u64, Pending>>,
+    lanes: Mutex<HashMap<u32, Weak<Lane>>>,
+    /// Callers at the other end, by correlation.
+    expected: Mutex<HashMap<u64, Arc<Wanted>>>,
+    /// Credit that is to be returned, by lane.
+    credit: Mutex<HashMap<u32, u32>>,
+}
+
+impl Link {
+    /// Takes our end of a socket pair, which must not block.
+    pub(crate) fn new(fd: OwnedFd, limit: usize) -> Arc<Link> {
+        Arc::new(Link {
+            fd,
+            out: Mutex::default(),
+            limit,
+            next_correlation: AtomicU64::new(1),
+            pending: Mutex::default(),
+            lanes: Mutex::default(),
+            expected: Mutex::default(),
+            credit: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The longest body that may be sent or received, in bytes.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    // ---- out ----
+
+    /// Sends one frame whose body `fill` appends.
+    fn send(
+        &self,
+        kind: Kind,
+        correlation: u64,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let mut bytes = vec![0; HEADER];
+        fill(&mut bytes)?;
+        let len = bytes.len() - HEADER;
+        if len > self.limit {
+            let message = format!(
+                "a message of {len} bytes exceeds the limit of {} bytes: send bulk data in chunks, or raise the limit by `Builder::frame_max`",
+                self.limit
+            );
+            return Err(Error::new(ErrorKind::Codec, message));
+        }
+        // In range: the limit is far below 4 GiB.
+        let header = Header {
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+            kind,
+            correlation,
+        };
+        bytes[..HEADER].copy_from_slice(&header.to_bytes());
+        self.write(&bytes);
+        Ok(())
+    }
+
+    fn write(&self, mut bytes: &[u8]) {
+        let mut out = self.out.lock();
+        if out.closed {
+            // Whoever waits for an answer is told by the end of the process.
+            return;
+        }
+        if out.start == out.queued.len() {
+            while !bytes.is_empty() {
+                match socket::send(&self.fd, bytes) {
+                    Ok(n) => bytes = &bytes[n..],
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        Link::close_out(&mut out, &error);
+                        return;
+                    }
+                }
+            }
+        }
+        out.queued.extend_from_slice(bytes);
+    }
+
+    fn close_out(out: &mut Out, error: &io::Error) {
+        tracing::debug!(%error, "a link ended");
+        out.closed = true;
+        out.queued = Vec::new();
+        out.start = 0;
+        // Their isolate's end tells them; here they only must not wait for room for ever.
+        out.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// Writes what is queued, as far as that goes. True if nothing is left.
+    pub(crate) fn flush(&self) -> bool {
+        let mut out = self.out.lock();
+        while out.start < out.queued.len() {
+            match socket::send(&self.fd, &out.queued[out.start..]) {
+                Ok(n) => out.start += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    Link::close_out(&mut out, &error);
+                    return true;
+                }
+            }
+        }
+        if out.start == out.queued.len() {
+            out.start = 0;
+            if out.queued.capacity() > HIGH {
+                out.queued = Vec::new();
+            } else {
+                out.queued.clear();
+            }
+        } else if out.start > HIGH {
+            let start = out.start;
+            out.queued.drain(..start);
+            out.start = 0;
+        }
+        let waiting = if out.queued.len() - out.start < HIGH {
+            std::mem::take(&mut out.waiting)
+        } else {
+            Vec::new()
+        };
+        let empty = out.queued.is_empty();
+        drop(out);
+        waiting.into_iter().for_each(Waker::wake);
+        empty
+    }
+
+    /// Writes all that is queued, waiting for room until `deadline` (ns). For a process that ends.
+    pub(crate) fn flush_until(&self, deadline: u64) {
+        while !self.flush() {
+            let now = offshoot_sys::clock::now();
+            if now >= deadline {
+                return;
+            }
+            let left = std::time::Duration::from_nanos(deadline - now)
+                .min(std::time::Duration::from_millis(10));
+            // Readability is all that can be waited for here; the short bound makes up for that.
+            let _ = socket::wait_readable(&self.fd, Some(left));
+        }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        let out = self.out.lock();
+        out.queued.len() - out.start < HIGH
+    }
+
+    /// Ready when a sender may add to the queue.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut out = self.out.lock();
+        if out.closed || out.queued.len() - out.start < HIGH {
+            return Poll::Ready(());
+        }
+        if !out.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            out.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Sends a control frame. Its body is ours and small, so that it always fits.
+    pub(crate) fn send_value<T: Serialize>(&self, kind: Kind, correlation: u64, value: &T) {
+        let sent = self.send(kind, correlation, |out| {
+            codec::encode_into(value, out)
+                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
+        });
+        if let Err(error) = sent {
+            tracing::error!(?kind, %error, "cannot send a control frame");
+        }
+    }
+
+    /// As [`Link::send_value`], for a body that carries a value of the user.
+    pub(crate) fn try_send_value<T: Serialize>(
+        &self,
+        kind: Kind,
+        correlation: u64,
+        value: &T,
+    ) -> Result<()> {
+        self.send(kind, correlation, |out| {
+            codec::encode_into(value, out)
+                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
+        })
+    }
+
+    pub(crate) fn send_close(&self) {
+        let _ = self.send(Kind::Close, 0, |_| Ok(()));
+    }
+
+    pub(crate) fn send_acknowledgement(&self) {
+        let _ = self.send(Kind::CancelAck, 0, |_| Ok(()));
+    }
+
+    /// Tells the other side that nobody waits for this correlation any more.
+    pub(crate) fn send_drop(&self, correlation: u64) {
+        // The credit stays in use until the other side has answered.
+        if self.pending.lock().contains_key(&correlation) {
+            let _ = self.send(Kind::Drop, correlation, |_| Ok(()));
+        }
+    }
+
+    pub(crate) fn send_reply<T: Payload>(&self, correlation: u64, value: &T) {
+        let sent = self.send(Kind::Reply, correlation, |out| {
+            codec::encode_into(value, out).map_err(|error| {
+                let name = std::any::type_name::<T>();
+                Error::new(
+                    ErrorKind::Codec,
+                    format!("the result of type `{name}`: {error}"),
+                )
+            })
+        });
+        if let Err(error) = sent {
+            self.send_failure(correlation, &error);
+        }
+    }
+
+    pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
+        if self
+            .try_send_value(Kind::Failure, correlation, error)
+            .is_err()
+        {
+            // Too deep or too long to cross: the same as text.
+            self.send_value(
+                Kind::Failure,
+                correlation,
+                &Error::new(ErrorKind::Other, error.report()),
+            );
+        }
+    }
+
+    /// Sends a Call or Ask with the number of a pending one.
+    pub(crate) fn send_invoke_as(
+        &self,
+        correlation: u64,
+        lane: &Lane,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(Kind, Entry)>,
+    ) -> Result<()> {
+        // The kind is known only to who encodes; the arguments lie behind the fixed part.
+        let mut arguments = Vec::new();
+        let (kind, entry) = encode(&mut arguments)?;
+        self.send(kind, correlation, |out| {
+            let invoke = Invoke {
+                entry,
+                sequence: lane.next_sequence(),
+                lane: lane.number,
+            };
+            out.extend_from_slice(&invoke.to_bytes());
+            out.extend_from_slice(&arguments);
+            Ok(())
+        })
+    }
+
+    /// Sends a message of this kind.
+    pub(crate) fn send_invoke(
+        &self,
+        kind: Kind,
+        correlation: u64,
+        lane: &Lane,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Entry>,
+    ) -> Result<()> {
+        self.send_invoke_as(correlation, lane, |out| Ok((kind, encode(out)?)))
+    }
+
+    // ---- who waits ----
+
+    /// Notes a call or ask that is about to be sent; its number.
+    pub(crate) fn pend(&self, pending: Pending) -> u64 {
+        let correlation = self.next_correlation.fetch_add(1, Ordering::Relaxed);
+        self.pending.lock().insert(correlation, pending);
+        correlation
+    }
+
+    /// Forgets one that could not be sent.
+    pub(crate) fn unpend(&self, correlation: u64) {
+        drop(self.pending.lock().remove(&correlation));
+    }
+
+    /// Hands an answer to whoever waits for it. An unknown number is ignored: its caller has gone.
+    pub(crate) fn answer(&self, correlation: u64, result: Result<Vec<u8>>) {
+        let pending = self.pending.lock().remove(&correlation);
+        if let Some(Pending { sender, permit }) = pending {
+            let _ = sender.send(result);
+            drop(permit);
+        }
+    }
+
+    /// Answers everybody that the other side has ended.
+    pub(crate) fn fail_pending(&self, life: &Life) {
+        let pending = std::mem::take(&mut *self.pending.lock());
+        for (_, Pending { sender, permit }) in pending {
+            let _ = sender.send(Err(life.gone()));
+            drop(permit);
+        }
+        let mut out = self.out.lock();
+        out.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// Notes a caller at the other end.
+    pub(crate) fn expect(&self, correlation: u64) -> Arc<Wanted> {
+        let wanted = Arc::new(Wanted::default());
+        self.expected.lock().insert(correlation, wanted.clone());
+        wanted
+    }
+
+    /// Its answer is on its way.
+    pub(crate) fn forget(&self, correlation: u64) {
+        self.expected.lock().remove(&correlation);
+    }
+
+    /// The caller at the other end has gone.
+    pub(crate) fn drop_expected(&self, correlation: u64) {
+        let wanted = self.expected.lock().get(&correlation).cloned();
+        if let Some(wanted) = wanted {
+            wanted.unwanted.store(true, Ordering::Release);
+            wanted.waker.wake();
+        }
+    }
+
+    // ---- credit ----
+
+    pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
+        self.lanes.lock().insert(lane.number, Arc::downgrade(lane));
+    }
+
+    /// The other side has room again.
+    pub(crate) fn credited(&self, credit: Credit) {
+        let lane = self.lanes.lock().get(&credit.lane).and_then(Weak::upgrade);
+        if let Some(lane) = lane {
+            lane.messages.give(credit.messages);
+            lane.calls.give(credit.calls);
+        }
+    }
+
+    /// A message of this lane has been begun.
+    pub(crate) fn return_credit(&self, lane: u32) {
+        let due = {
+            let mut credit = self.credit.lock();
+            let gathered = credit.entry(lane).or_default();
+            *gathered += 1;
+            (*gathered >= CREDIT_BATCH).then(|| std::mem::take(gathered))
+        };
+        if let Some(messages) = due {
+            self.send_value(
+                Kind::Credit,
+                0,
+                &Credit {
+                    lane,
+                    messages,
+                    calls: 0,
+                },
+            );
+        }
+    }
+
+    /// Returns what has been gathered, before the isolate goes to sleep.
+    pub(crate) fn flush_credit(&self) {
+        let gathered: Vec<(u32, u32)> = {
+            let mut credit = self.credit.lock();
+            credit
+                .iter_mut()
+                .filter(|(_, n)| **n > 0)
+                .map(|(lane, n)| (*lane, std::mem::take(n)))
+                .collect()
+        };
+        for (lane, messages) in gathered {
+            self.send_value(
+                Kind::Credit,
+                0,
+                &Credit {
+                    lane,
+                    messages,
+                    calls: 0,
+                },
+            );
+        }
+    }
+}
+
+/// How a read of a link went.
+pub(crate) enum Read {
+    /// All that was there has been read.
+    Drained,
+    /// The other end is closed.
+    Ended,
+    /// The other side sent something wrong.
+    Wrong(Error),
+}
+
+/// Reads all that is there and hands each frame to `take`, until one of them is wrong.
+pub(crate) fn read_frames(
+    link: &Link,
+    reader: &mut frame::FrameReader,
+    mut take: impl FnMut(Header, &[u8]) -> Result<()>,
+) -> Read {
+    loop {
+        let read = socket::recv(&link.fd, reader.space());
+        match read {
+            Ok(0) => return Read::Ended,
+            Ok(n) => reader.filled(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
+            // A reset connection has ended like a closed one.
+            Err(_) => return Read::Ended,
+        }
+        loop {
+            match reader.next() {
+                Ok(None) => break,
+                Ok(Some((header, body))) => {
+                    if let Err(error) = take(header, body) {
+                        return Read::Wrong(error);
+                    }
+                }
+                Err(error) => {
+                    return Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! An isolate that is a process, as its owner sees it.
+//!
+//! `forkserver` is the process that forks; `spawn` asks it; `child` is what the new process runs;
+//! `link` is the socket between an owner and its child; `warden` is the thread of an owner that
+//! reads all of its links and watches all of its processes, so that a blocked isolate holds up
+//! neither a reply to another one nor a kill.
+
+pub(crate) mod child;
+pub(crate) mod forkserver;
+pub(crate) mod link;
+pub(crate) mod protocol;
+pub(crate) mod spawn;
+pub(crate) mod warden;
+
+use crate::family::{Status, Upward};
+use crate::life::Life;
+use crate::{Error, ErrorKind, Exit, Result};
+use link::Link;
+use offshoot_mailbox::oneshot;
+use offshoot_sys::pidfd::{self, Pidfd};
+use offshoot_sys::signal;
+use offshoot_wire::frame::{CancelOrder, Ended, Kind};
+use offshoot_wire::{FailureId, codec};
+use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+/// A process isolate of ours.
+pub(crate) struct Process {
+    pub(crate) life: Arc<Life>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) upward: Arc<Upward>,
+    /// Names it between us and the forkserver.
+    pub(crate) request: u64,
+    status: Arc<Status>,
+    pidfd: OnceLock<Pidfd>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whoever waits for it to be ready.
+    starting: Option<oneshot::Sender<Result<()>>>,
+    ready: bool,
+    spawned: bool,
+    /// Its own last word.
+    ended: Option<Ended>,
+    /// Why we killed it, if we did.
+    killed: Option<String>,
+    over: bool,
+}
+
+impl Process {
+    pub(crate) fn new(
+        life: Arc<Life>,
+        link: Arc<Link>,
+        upward: Arc<Upward>,
+        request: u64,
+        status: Arc<Status>,
+        starting: oneshot::Sender<Result<()>>,
+    ) -> Arc<Process> {
+        let state = State {
+            starting: Some(starting),
+            ..State::default()
+        };
+        Arc::new(Process {
+            life,
+            link,
+            upward,
+            request,
+            status,
+            pidfd: OnceLock::new(),
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(crate) fn pidfd(&self) -> Option<&Pidfd> {
+        self.pidfd.get()
+    }
+
+    /// True once the forkserver has said that it exists.
+    pub(crate) fn is_spawned(&self) -> bool {
+        self.state.lock().spawned
+    }
+
+    /// True once its end has been told.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.lock().over
+    }
+
+    /// The forkserver has forked it.
+    pub(crate) fn set_spawned(&self, pid: i32, pidfd: Pidfd) {
+        self.life.set_pid(pid);
+        // One request is answered once; a second answer would be the forkserver's bug.
+        let _ = self.pidfd.set(pidfd);
+        let (kill, ready) = {
+            let mut state = self.state.lock();
+            state.spawned = true;
+            (
+                state.killed.is_some(),
+                state.ready.then(|| state.starting.take()).flatten(),
+            )
+        };
+        if kill {
+            self.signal_kill();
+        }
+        if let Some(starting) = ready {
+            let _ = starting.send(Ok(()));
+        }
+    }
+
+    /// It has said that it serves.
+    pub(crate) fn set_ready(&self) {
+        let starting = {
+            let mut state = self.state.lock();
+            state.ready = true;
+            // A portal whose process could not be killed yet would be half a portal.
+            state.spawned.then(|| state.starting.take()).flatten()
+        };
+        if let Some(starting) = starting {
+            let _ = starting.send(Ok(()));
+        }
+    }
+
+    /// It has said how it ended; its process is about to.
+    pub(crate) fn set_ended(&self, ended: Ended) {
+        self.state.lock().ended = Some(ended);
+    }
+
+    /// It has said that it cannot start, or the forkserver that it cannot fork it.
+    pub(crate) fn fail_start(&self, error: Error) {
+        let starting = self.state.lock().starting.take();
+        if let Some(starting) = starting {
+            let _ = starting.send(Err(error));
+        }
+    }
+
+    pub(crate) fn send_order(&self, order: &CancelOrder) {
+        self.link.send_value(Kind::Cancel, 0, order);
+    }
+
+    fn signal_kill(&self) {
+        if let Some(pidfd) = self.pidfd.get()
+            && let Err(error) = pidfd.kill()
+        {
+            tracing::error!(isolate = %self.life.identity(), %error, "cannot kill a process");
+        }
+    }
+
+    /// Kills it and says so at once. Returns how long its memory may take to be freed, in ns.
+    pub(crate) fn kill(&self, why: &str) -> u64 {
+        let resident = self.resident_bytes();
+        {
+            let mut state = self.state.lock();
+            if state.over || state.ended.is_some() {
+                // It has said its last word; only its process is left to end.
+                drop(state);
+                self.signal_kill();
+                return 0;
+            }
+            state.killed.get_or_insert_with(|| why.to_owned());
+        }
+        self.signal_kill();
+        let why = Some(why.to_owned());
+        self.life.announce(Exit::Killed {
+            signal: signal::SIGKILL,
+            name: signal::name(signal::SIGKILL),
+            core: false,
+            why,
+        });
+        self.link.fail_pending(&self.life);
+        // 100 ms per GiB was measured; four times that leaves room for a loaded machine.
+        resident / (1 << 20) * 400_000
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let statm =
+            std::fs::read_to_string(format!("/proc/{}/statm", self.life.pid())).unwrap_or_default();
+        let pages: u64 = statm
+            .split_whitespace()
+            .nth(1)
+            .and_then(|pages| pages.parse().ok())
+            .unwrap_or(0);
+        pages * 4096
+    }
+
+    /// It does not end though it was killed.
+    pub(crate) fn give_up(&self) {
+        let exit = Exit::Unkillable {
+            pid: self.life.pid(),
+        };
+        tracing::error!(isolate = %self.life.origin(), %exit, "process does not end");
+        self.finish(exit, Vec::new());
+    }
+
+    /// The forkserver has reaped it and swept what it had bound.
+    pub(crate) fn reaped(&self, status: pidfd::Status) {
+        let (ended, killed) = {
+            let mut state = self.state.lock();
+            (state.ended.take(), state.killed.clone())
+        };
+        let (exit, left) = match (ended, status) {
+            // Its own word counts, also if it was killed while it ended.
+            (Some(ended), _) => (ended.exit, ended.left),
+            (None, pidfd::Status::Signaled { signal, core }) => {
+                let why = killed.filter(|_| signal == signal::SIGKILL);
+                (
+                    Exit::Killed {
+                        signal,
+                        name: signal::name(signal),
+                        core,
+                        why,
+                    },
+                    Vec::new(),
+                )
+            }
+            (None, pidfd::Status::Exited(code)) => (Exit::Exited { code }, Vec::new()),
+        };
+        self.finish(exit, left);
+    }
+
+    /// It is dead, and nobody is there who could say how.
+    pub(crate) fn lost(&self, why: &str) {
+        let ended = self.state.lock().ended.take();
+        match ended {
+            Some(ended) => self.finish(ended.exit, ended.left),
+            None => {
+                let exit = Exit::Killed {
+                    signal: signal::SIGKILL,
+                    name: signal::name(signal::SIGKILL),
+                    core: false,
+                    why: Some(why.to_owned()),
+                };
+                self.finish(exit, Vec::new());
+            }
+        }
+    }
+
+    fn finish(&self, exit: Exit, left: Vec<Error>) {
+        let starting = {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.over, true) {
+                return;
+            }
+            state.starting.take()
+        };
+        if let Some(starting) = starting {
+            let origin = self.life.origin();
+            let message = format!("isolate `{origin}` did not start: {exit}");
+            let error = Error::new(ErrorKind::Spawn("before it was ready".to_owned()), message);
+            let _ = starting.send(Err(error.leaving(&origin)));
+        }
+        // Written before it is announced: who sees the end finds the whole report.
+        let _ = self.status.ended.set((exit.clone(), left));
+        self.life.announce(exit);
+        self.link.fail_pending(&self.life);
+        self.status.gone.store(true, Ordering::Release);
+        self.upward.nudge();
+    }
+
+    /// Nothing was forked for it, and nothing will be.
+    pub(crate) fn never_was(&self, error: Error) {
+        self.fail_start(error);
+        self.finish(
+            Exit::Lost {
+                why: "it was never forked".to_owned(),
+            },
+            Vec::new(),
+        );
+    }
+
+    /// The reason with which errors of this process are marked.
+    pub(crate) fn failure_id(&self) -> FailureId {
+        self.life.failure_id()
+    }
+}
+
+/// Decodes the body of a control frame.
+pub(crate) fn decode_body<T: serde::de::DeserializeOwned>(kind: Kind, body: &[u8]) -> Result<T> {
+    codec::decode(body)
+        .map_err(|error| Error::new(ErrorKind::Protocol, format!("a frame {kind:?}: {error}")))
+}

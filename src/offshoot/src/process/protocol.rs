@@ -1,0 +1,107 @@
+//! What a process and the forkserver say to each other: one packet, one value, some descriptors.
+
+use crate::{Error, ErrorKind, Result};
+use offshoot_sys::fork::Limit;
+use offshoot_sys::socket;
+use offshoot_wire::codec;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The argument by which `ps` shows the forkserver.
+pub(crate) const NAME: &str = "offshoot-forkserver";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// The root's first: the tree's directory and its lock follow as descriptors.
+    Hello { build_id: Vec<u8> },
+    /// Fork. Descriptors: the link, then as `directory` and `stdio` say.
+    Spawn {
+        request: u64,
+        name: String,
+        umask: Option<u32>,
+        limits: Vec<(u8, u64, u64)>,
+        directory: bool,
+        stdio: [bool; 3],
+    },
+    /// Make a bind table for the asking process, or extend its grants; the directory follows.
+    Enroll { grant: bool },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Event {
+    /// It serves.
+    Welcome,
+    /// It is forked; its pidfd follows.
+    Spawned { request: u64, pid: i32 },
+    /// It is not forked.
+    Failed {
+        request: u64,
+        error: String,
+        errno: Option<i32>,
+    },
+    /// It is dead, reaped and swept; so is all that it owned.
+    Exited {
+        request: u64,
+        signal: bool,
+        code: i32,
+        core: bool,
+    },
+    /// The bind table and the private directory follow, if this was the first time.
+    Enrolled { key: u64, error: Option<String> },
+}
+
+/// The limits by the numbers that cross.
+const LIMITS: [Limit; 9] = [
+    Limit::AddressSpace,
+    Limit::Core,
+    Limit::Cpu,
+    Limit::Data,
+    Limit::FileSize,
+    Limit::LockedMemory,
+    Limit::OpenFiles,
+    Limit::Processes,
+    Limit::Stack,
+];
+
+pub(crate) fn limit_number(limit: Limit) -> u8 {
+    // `Limit` may grow in a later version of `sys`; an unknown one is refused by the other side.
+    LIMITS
+        .iter()
+        .position(|known| *known == limit)
+        .and_then(|at| u8::try_from(at).ok())
+        .unwrap_or(u8::MAX)
+}
+
+pub(crate) fn limit_of(number: u8) -> Option<Limit> {
+    LIMITS.get(usize::from(number)).copied()
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    codec::encode_into(value, &mut bytes)
+        .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
+    Ok(bytes)
+}
+
+pub(crate) fn send<T: Serialize>(
+    fd: &impl AsFd,
+    value: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = encode(value).map_err(io::Error::other)?;
+    socket::send_packet(fd, &bytes, fds)
+}
+
+/// The next value and its descriptors; `None` at the end of the connection.
+pub(crate) fn receive<T: DeserializeOwned>(
+    fd: &impl AsFd,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let Some(packet) = socket::recv_packet(fd, buffer)? else {
+        return Ok(None);
+    };
+    let value = codec::decode(&buffer[..packet.len])
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Some((value, packet.fds)))
+}

@@ -1,0 +1,263 @@
+//! Starting an isolate that is a process, from the owner's side.
+
+use super::Process;
+use super::link::Link;
+use super::warden::SpawnFds;
+use crate::descriptor::StateEntry;
+use crate::family::{Body, Key, Member, Status};
+use crate::isolate::shared::{Route, Shared, Target};
+use crate::life::Life;
+use crate::nursery::Core;
+use crate::runtime::ChildSettings;
+use crate::scope::{ScopeWatch, cancelled_error};
+use crate::spec::{Isolate, Stdio};
+use crate::time::sleep;
+use crate::{Error, ErrorKind, Payload, Result};
+use offshoot_mailbox::oneshot;
+use offshoot_sys::{image, socket};
+use offshoot_wire::codec;
+use offshoot_wire::frame::{Boot, Entry, Kind};
+use std::fs::File;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+/// What the process is there for.
+pub(crate) enum Start {
+    Serve,
+    State(Entry, Vec<u8>),
+}
+
+impl Start {
+    pub(crate) fn state<S: Payload>(state: &S) -> Result<Start> {
+        let mut bytes = Vec::new();
+        codec::encode_into(state, &mut bytes).map_err(|error| {
+            Error::new(
+                ErrorKind::Codec,
+                format!(
+                    "the state of type `{}`: {error}",
+                    std::any::type_name::<S>()
+                ),
+            )
+        })?;
+        Ok(Start::State(StateEntry::<S>::DESCRIPTOR.entry()?, bytes))
+    }
+}
+
+fn failed(stage: &str, name: &str, error: impl std::fmt::Display, hint: &str) -> Error {
+    let message = format!("cannot start a process for isolate `{name}`: {stage}: {error}{hint}");
+    Error::new(ErrorKind::Spawn(stage.to_owned()), message)
+}
+
+/// Takes a process down whose spawn was given up, in whatever way.
+struct Abort {
+    owner: Arc<Shared>,
+    key: Key,
+    process: Arc<Process>,
+    armed: bool,
+}
+
+impl Abort {
+    /// It has failed and was reported; its end is no failure of the nursery, too.
+    fn silence(&self) {
+        let mut family = self.owner.family.lock();
+        if let Some(member) = family.member(self.key) {
+            member.silent = true;
+        }
+        drop(family);
+        // It may be gone already, and then nobody else will say so.
+        self.owner.nudge(self.key);
+    }
+}
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        if self.armed {
+            self.silence();
+            self.process.kill("its spawn was given up");
+        }
+    }
+}
+
+/// Forks a process and waits until it serves.
+pub(crate) async fn spawn_process(
+    core: &Core,
+    isolate: Isolate,
+    start: Start,
+) -> Result<Arc<Target>> {
+    core.check_open()?;
+    isolate.check()?;
+    let owner = core.local.shared.clone();
+    let runtime = owner.runtime.clone();
+    let settings = &runtime.settings;
+    let bounds = isolate.resolve_bounds(settings.bounds);
+    let name = isolate.name.as_str();
+    let warden = runtime
+        .warden()
+        .map_err(|error| failed("forkserver", name, error, ""))?;
+    let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
+    let (ours, theirs) =
+        socket::stream_pair().map_err(|error| failed("socket pair", name, error, fds_hint))?;
+    let fds = open_fds(&isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
+
+    let origin = core.origin_of_child(name, 0);
+    let life = Arc::new(Life::new(origin.clone()));
+    let status = Arc::new(Status::default());
+    let link = Link::new(ours, settings.frame_max);
+    let limits = (
+        isolate.messages.unwrap_or(settings.messages),
+        isolate.calls.unwrap_or(settings.calls),
+    );
+    let (sender, mut ready) = oneshot::channel();
+    let request = warden.next_request();
+    let mut made = None;
+    let key = owner.family.lock().add(&owner, |upward| {
+        let process = Process::new(
+            life.clone(),
+            link.clone(),
+            upward.clone(),
+            request,
+            status.clone(),
+            sender,
+        );
+        let target = Target::new(
+            life.clone(),
+            runtime.clone(),
+            Route::Process(process.clone()),
+            limits,
+            false,
+        );
+        made = Some((process.clone(), target.clone()));
+        Member::new(
+            core.key,
+            target,
+            status.clone(),
+            upward.clone(),
+            bounds,
+            Body::Process(process),
+        )
+    });
+    let (Some(key), Some((process, target))) = (key, made) else {
+        return Err(Error::new(
+            ErrorKind::Misuse,
+            "an isolate that was abandoned cannot spawn",
+        ));
+    };
+    let mut abort = Abort {
+        owner: owner.clone(),
+        key,
+        process: process.clone(),
+        armed: true,
+    };
+
+    let (entry, state) = match start {
+        Start::Serve => (None, Vec::new()),
+        Start::State(entry, bytes) => (Some(entry), bytes),
+    };
+    let main = isolate
+        .main
+        .map(crate::descriptor::Descriptor::entry)
+        .transpose();
+    let child = main.and_then(|main| {
+        let settings = ChildSettings {
+            settings: settings.clone(),
+            blocking: isolate.blocking,
+            main,
+            bounds,
+        };
+        let mut bytes = Vec::new();
+        codec::encode_into(&settings, &mut bytes)
+            .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
+        let boot = Boot {
+            build_id: image::build_id().to_vec(),
+            tree: runtime.tree,
+            origin,
+            parent: owner.life.origin(),
+            settings: bytes,
+            entry,
+            state,
+            on_start: settings.settings.on_start,
+            environment: isolate.process.environment.clone(),
+        };
+        link.try_send_value(Kind::Boot, 0, &boot)
+    });
+    if let Err(error) = child {
+        process.never_was(error.clone());
+        return Err(error);
+    }
+    if let Err(error) = warden.spawn(&process, &isolate, fds) {
+        let error = failed("request", name, error, "");
+        process.never_was(error.clone());
+        return Err(error);
+    }
+
+    owner.set_waiting("a process to start");
+    let mut bound = pin!(sleep(bounds.start));
+    let mut scope = ScopeWatch::default();
+    let started = poll_fn(|cx| {
+        if let Poll::Ready(result) = Pin::new(&mut ready).poll(cx) {
+            return Poll::Ready(result.unwrap_or_else(|oneshot::Dropped| Err(life.gone())));
+        }
+        if let Poll::Ready(cancel) = scope.poll(cx) {
+            return Poll::Ready(Err(cancelled_error(cancel)));
+        }
+        // Its own watch of the scope is behind ours, so that it can only be the time.
+        if bound.as_mut().poll(cx).is_ready() {
+            warden.start_timed_out(&process);
+            let error = failed(
+                "start",
+                name,
+                format_args!("it was not ready within {:?}", bounds.start),
+                "",
+            );
+            return Poll::Ready(Err(error));
+        }
+        Poll::Pending
+    })
+    .await;
+    started?;
+    abort.armed = false;
+    Ok(target)
+}
+
+/// Opens what the process gets beside its link.
+fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<SpawnFds, (String, std::io::Error)> {
+    let null = |stdio: Stdio, write: bool| -> Result<Option<OwnedFd>, (String, std::io::Error)> {
+        match stdio {
+            Stdio::Inherit => Ok(None),
+            Stdio::Null => {
+                let file = File::options().read(!write).write(write).open("/dev/null");
+                file.map(|file| Some(file.into()))
+                    .map_err(|error| ("/dev/null".to_owned(), error))
+            }
+        }
+    };
+    let process = &isolate.process;
+    let directory = match &process.directory {
+        None => None,
+        Some(path) => Some(
+            open_directory(path)
+                .map_err(|error| (format!("working directory `{}`", path.display()), error))?,
+        ),
+    };
+    Ok(SpawnFds {
+        link,
+        directory,
+        stdio: [
+            null(process.stdin, false)?,
+            null(process.stdout, true)?,
+            null(process.stderr, true)?,
+        ],
+    })
+}
+
+fn open_directory(path: &Path) -> std::io::Result<OwnedFd> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_dir() {
+        return Err(std::io::Error::from(std::io::ErrorKind::NotADirectory));
+    }
+    Ok(file.into())
+}

@@ -1,0 +1,742 @@
+//! The warden: the thread of a process that has process isolates of its own.
+//!
+//! It reads the links to all of them, watches their pidfds, and talks with the forkserver. It runs
+//! no code of users and never blocks but in its poll, so that a reply, a death and a kill are never
+//! behind a blocked isolate. It is started with the first process isolate.
+
+use super::link::{Read, read_frames};
+use super::protocol::{self, Event, Request};
+use super::{Process, decode_body};
+use crate::janitor::TreeDir;
+use crate::runtime::Runtime;
+use crate::spec::Isolate;
+use crate::{Error, ErrorKind, Result};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use offshoot_mailbox::oneshot;
+use offshoot_sys::pidfd::{Pidfd, Status};
+use offshoot_sys::thread::Joiner;
+use offshoot_sys::{clock, image, premain, socket, spawn};
+use offshoot_wire::frame::{Ended, FrameReader, Header, Kind, Ready};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+const WAKE: Token = Token(0);
+const CONTROL: Token = Token(1);
+const SERVER: Token = Token(2);
+/// Tokens of process `n` are `FIRST + 2n` for its link and the next for its pidfd.
+const FIRST: usize = 4;
+
+/// How long the forkserver has to serve; 0.7 ms were measured.
+const SERVER_START: Duration = Duration::from_secs(10);
+/// How long it has to end when its work is done.
+const SERVER_END: Duration = Duration::from_secs(12);
+/// How long the forkserver has to report a death that its pidfd has told us already.
+const REPORT: u64 = 1_000_000_000;
+/// How long a process has to die whose link has ended.
+const LINK_ENDED: u64 = 200_000_000;
+
+/// The descriptors of one spawn.
+pub(crate) struct SpawnFds {
+    pub(crate) link: OwnedFd,
+    pub(crate) directory: Option<OwnedFd>,
+    pub(crate) stdio: [Option<OwnedFd>; 3],
+}
+
+/// The forkserver, as far as this process has to do with it.
+struct Server {
+    control: OwnedFd,
+    /// Only the root watches and reaps it.
+    pidfd: Option<Pidfd>,
+}
+
+struct Watched {
+    process: Arc<Process>,
+    reader: FrameReader,
+    link_ended: bool,
+    /// When something has to be done about it, and what.
+    due: Option<(u64, Due)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Its link has ended and it should be dead.
+    Dead,
+    /// It is dead and should have been reported.
+    Reported,
+}
+
+/// An answer that is awaited from the forkserver.
+type Enrolling = oneshot::Sender<Result<(u64, Vec<OwnedFd>)>>;
+
+pub(crate) struct Warden {
+    runtime: Weak<Runtime>,
+    registry: Registry,
+    waker: mio::Waker,
+    server: Mutex<Option<Server>>,
+    /// New ones, which the thread takes over.
+    arrived: Mutex<Vec<Arc<Process>>>,
+    enrolling: Mutex<Vec<Enrolling>>,
+    next_request: AtomicU64,
+    /// The forkserver is to be replaced: it did not answer.
+    wedged: AtomicBool,
+    stopping: AtomicBool,
+    thread: Mutex<Option<Joiner>>,
+}
+
+impl Warden {
+    /// Starts the thread. With `control`, this process was forked and has its own connection.
+    pub(crate) fn start(runtime: &Arc<Runtime>, control: Option<OwnedFd>) -> Result<Arc<Warden>> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let waker = mio::Waker::new(&registry, WAKE)?;
+        if let Some(control) = &control {
+            registry.register(
+                &mut SourceFd(&control.as_raw_fd()),
+                CONTROL,
+                Interest::READABLE,
+            )?;
+        }
+        let warden = Arc::new(Warden {
+            runtime: Arc::downgrade(runtime),
+            registry,
+            waker,
+            server: Mutex::new(control.map(|control| Server {
+                control,
+                pidfd: None,
+            })),
+            arrived: Mutex::default(),
+            enrolling: Mutex::default(),
+            next_request: AtomicU64::new(1),
+            wedged: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        let this = warden.clone();
+        let thread = std::thread::Builder::new()
+            .name("offshoot-warden".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                Loop {
+                    warden: this,
+                    poll,
+                    watched: BTreeMap::new(),
+                    buffer: Vec::new(),
+                }
+                .run()
+            })?;
+        *warden.thread.lock() = Some(Joiner::from(thread));
+        Ok(warden)
+    }
+
+    pub(crate) fn next_request(&self) -> u64 {
+        self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake the warden");
+        }
+    }
+
+    /// Makes sure that there is a forkserver.
+    ///
+    /// # Blocking
+    /// For the start of one, in the order of a millisecond, when there is none.
+    pub(crate) fn ensure_server(&self) -> Result<()> {
+        let mut server = self.server.lock();
+        if server.is_some() {
+            return Ok(());
+        }
+        let runtime = self.runtime.upgrade().filter(|runtime| runtime.is_root());
+        let Some(runtime) = runtime else {
+            let message = "the tree's forkserver has ended, and with it this process is about to";
+            return Err(Error::new(
+                ErrorKind::Spawn("forkserver".to_owned()),
+                message,
+            ));
+        };
+        let dir = runtime.tree_dir()?;
+        *server = Some(start_server(&dir, &self.registry)?);
+        Ok(())
+    }
+
+    /// Asks for a process. Its link is read from here on.
+    pub(crate) fn spawn(
+        &self,
+        process: &Arc<Process>,
+        isolate: &Isolate,
+        fds: SpawnFds,
+    ) -> io::Result<()> {
+        self.arrived.lock().push(process.clone());
+        let options = &isolate.process;
+        let request = Request::Spawn {
+            request: process.request,
+            name: isolate.name.clone(),
+            umask: options.umask,
+            limits: options
+                .limits
+                .iter()
+                .map(|(limit, soft, hard)| (protocol::limit_number(*limit), *soft, *hard))
+                .collect(),
+            directory: fds.directory.is_some(),
+            stdio: [
+                fds.stdio[0].is_some(),
+                fds.stdio[1].is_some(),
+                fds.stdio[2].is_some(),
+            ],
+        };
+        let all: Vec<BorrowedFd<'_>> = std::iter::once(&fds.link)
+            .chain(&fds.directory)
+            .chain(fds.stdio.iter().flatten())
+            .map(AsFd::as_fd)
+            .collect();
+        let sent = self.send(&request, &all);
+        // In any case: the thread either reads its link or finds that it never was.
+        self.wake();
+        sent
+    }
+
+    fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let deadline = clock::now() + 1_000_000_000;
+        loop {
+            let sent = match &*self.server.lock() {
+                None => Err(io::Error::other("the tree's forkserver has ended")),
+                Some(server) => protocol::send(&server.control, request, fds),
+            };
+            match sent {
+                // Its queue is full; it reads fast, unless it is stopped.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline =>
+                {
+                    std::thread::yield_now();
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Asks the forkserver for this process's bind table, or to let its sweep touch `directory`.
+    pub(crate) fn enroll(&self, directory: Option<BorrowedFd<'_>>) -> Result<(u64, Vec<OwnedFd>)> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            // Answers come in the order of the requests, which this lock makes that of the senders.
+            let mut enrolling = self.enrolling.lock();
+            let fds: Vec<BorrowedFd<'_>> = directory.into_iter().collect();
+            self.send(
+                &Request::Enroll {
+                    grant: !fds.is_empty(),
+                },
+                &fds,
+            )?;
+            enrolling.push(sender);
+        }
+        crate::portal::block_on(receiver).unwrap_or_else(|oneshot::Dropped| {
+            Err(Error::new(
+                ErrorKind::Io(None),
+                "the tree's forkserver ended before it had made a bind table",
+            ))
+        })
+    }
+
+    /// A process was not ready in time. If it was not even forked, the forkserver does not answer.
+    pub(crate) fn start_timed_out(&self, process: &Process) {
+        if !process.is_spawned() {
+            self.wedged.store(true, Ordering::Release);
+            self.wake();
+        }
+    }
+
+    /// Ends the thread and, in the root, the forkserver. All processes have ended before.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+        if let Some(mut thread) = self.thread.lock().take() {
+            let bound = u64::try_from((SERVER_END * 2).as_nanos()).unwrap_or(u64::MAX);
+            if !thread.join_until(clock::now() + bound) {
+                tracing::error!("the warden does not end");
+            }
+        }
+    }
+}
+
+/// Starts the forkserver and waits until it serves.
+fn start_server(tree: &TreeDir, registry: &Registry) -> Result<Server> {
+    let failed = |stage: &str, error: &dyn std::fmt::Display| {
+        Error::new(
+            ErrorKind::Spawn("forkserver".to_owned()),
+            format!("cannot start the forkserver: {stage}: {error}"),
+        )
+    };
+    let (ours, theirs) = socket::packet_pair().map_err(|error| failed("socket pair", &error))?;
+    let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV)
+        .map_err(|error| failed("exec of this executable", &error))?;
+    drop(theirs);
+    let abort = |error: Error| {
+        let _ = pidfd.kill();
+        let _ = pidfd.wait_dead(SERVER_END);
+        let _ = pidfd.reap();
+        error
+    };
+    let lock = tree.lock_fd();
+    let fds: Vec<BorrowedFd<'_>> = std::iter::once(tree.dir_fd()).chain(lock).collect();
+    let hello = Request::Hello {
+        build_id: image::build_id().to_vec(),
+    };
+    protocol::send(&ours, &hello, &fds).map_err(|error| abort(failed("first request", &error)))?;
+    let served = socket::wait_readable(&ours, Some(SERVER_START))
+        .map_err(|error| abort(failed("first answer", &error)))?;
+    if !served {
+        return Err(abort(failed(
+            "first answer",
+            &format_args!("none within {SERVER_START:?}"),
+        )));
+    }
+    match protocol::receive::<Event>(&ours, &mut Vec::new()) {
+        Ok(Some((Event::Welcome, _))) => {}
+        Ok(Some((event, _))) => {
+            return Err(abort(failed("first answer", &format_args!("{event:?}"))));
+        }
+        Ok(None) => {
+            let hint = "it ended at once: its reason is on the standard error. An executable that is not this Rust \
+                        program (an interpreter that loaded it as a library) cannot be a forkserver; use thread isolates";
+            return Err(abort(failed("first answer", &hint)));
+        }
+        Err(error) => return Err(abort(failed("first answer", &error))),
+    }
+    let watched = registry
+        .register(
+            &mut SourceFd(&ours.as_raw_fd()),
+            CONTROL,
+            Interest::READABLE,
+        )
+        .and_then(|()| {
+            registry.register(
+                &mut SourceFd(&pidfd.as_fd().as_raw_fd()),
+                SERVER,
+                Interest::READABLE,
+            )
+        });
+    watched.map_err(|error| abort(failed("watching it", &error)))?;
+    tracing::debug!(pid, "forkserver started");
+    Ok(Server {
+        control: ours,
+        pidfd: Some(pidfd),
+    })
+}
+
+/// The thread's own half.
+struct Loop {
+    warden: Arc<Warden>,
+    poll: Poll,
+    watched: BTreeMap<u64, Watched>,
+    buffer: Vec<u8>,
+}
+
+fn link_token(request: u64) -> Token {
+    Token(FIRST + 2 * usize::try_from(request).unwrap_or(usize::MAX / 4))
+}
+
+fn pidfd_token(request: u64) -> Token {
+    Token(link_token(request).0 + 1)
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "the warden cannot wait");
+            }
+            self.take_arrived();
+            let mut control = false;
+            for event in events.iter() {
+                match event.token() {
+                    WAKE => {}
+                    CONTROL => control = true,
+                    SERVER => self.server_ended("it died"),
+                    Token(token) => {
+                        let request = ((token - FIRST) / 2) as u64;
+                        if (token - FIRST).is_multiple_of(2) {
+                            self.link_ready(request, event.is_writable());
+                        } else {
+                            self.died(request);
+                        }
+                    }
+                }
+            }
+            if control {
+                self.read_control();
+            }
+            if self.warden.wedged.swap(false, Ordering::AcqRel) {
+                self.server_ended("it did not answer");
+            }
+            self.look_at_clock();
+            if self.warden.stopping.load(Ordering::Acquire) {
+                self.stop();
+                return;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let next = self
+            .watched
+            .values()
+            .filter_map(|watched| watched.due.map(|(at, _)| at))
+            .min()?;
+        Some(Duration::from_nanos(next.saturating_sub(clock::now())))
+    }
+
+    /// Takes over the processes that were asked for since.
+    fn take_arrived(&mut self) {
+        let arrived = std::mem::take(&mut *self.warden.arrived.lock());
+        for process in arrived {
+            let request = process.request;
+            let registered = self.warden.registry.register(
+                &mut SourceFd(&process.link.fd().as_raw_fd()),
+                link_token(request),
+                Interest::READABLE | Interest::WRITABLE,
+            );
+            if let Err(error) = registered {
+                process.never_was(error.into());
+                continue;
+            }
+            let reader = FrameReader::new(process.link.limit());
+            self.watched.insert(
+                request,
+                Watched {
+                    process,
+                    reader,
+                    link_ended: false,
+                    due: None,
+                },
+            );
+            // What came before it was registered makes no edge of its own on every kernel.
+            self.link_ready(request, true);
+        }
+    }
+
+    fn link_ready(&mut self, request: u64, writable: bool) {
+        let Some(watched) = self.watched.get_mut(&request) else {
+            return;
+        };
+        if writable {
+            watched.process.link.flush();
+        }
+        if watched.link_ended {
+            return;
+        }
+        let process = watched.process.clone();
+        let read = read_frames(&process.link, &mut watched.reader, |header, body| {
+            take(&process, header, body)
+        });
+        match read {
+            Read::Drained => {}
+            Read::Ended => {
+                watched.link_ended = true;
+                if watched.due.is_none() {
+                    watched.due = Some((clock::now() + LINK_ENDED, Due::Dead));
+                }
+            }
+            Read::Wrong(error) => {
+                watched.link_ended = true;
+                tracing::error!(isolate = %process.life.origin(), %error, "a process sent something wrong");
+                process.fail_start(error.clone());
+                process.kill(&format!("it broke the protocol: {error}"));
+            }
+        }
+    }
+
+    /// Its pidfd says that it is dead.
+    fn died(&mut self, request: u64) {
+        // What it had said before counts.
+        self.link_ready(request, false);
+        let Some(watched) = self.watched.get_mut(&request) else {
+            return;
+        };
+        let Some(pidfd) = watched.process.pidfd() else {
+            return;
+        };
+        if !pidfd.is_dead() || matches!(watched.due, Some((_, Due::Reported))) {
+            return;
+        }
+        let _ = self
+            .warden
+            .registry
+            .deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
+        watched.due = Some((clock::now() + REPORT, Due::Reported));
+        let served = self.warden.server.lock().is_some();
+        if !served {
+            self.finish(request, |process| {
+                process.lost("the tree's forkserver had ended, and every process with it")
+            });
+        }
+    }
+
+    fn finish(&mut self, request: u64, how: impl FnOnce(&Process)) {
+        let Some(watched) = self.watched.remove(&request) else {
+            return;
+        };
+        let registry = &self.warden.registry;
+        let _ = registry.deregister(&mut SourceFd(&watched.process.link.fd().as_raw_fd()));
+        if let Some(pidfd) = watched.process.pidfd() {
+            let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
+        }
+        how(&watched.process);
+    }
+
+    fn look_at_clock(&mut self) {
+        let now = clock::now();
+        let due: Vec<(u64, Due)> = self
+            .watched
+            .iter()
+            .filter_map(|(request, watched)| {
+                watched
+                    .due
+                    .filter(|(at, _)| *at <= now)
+                    .map(|(_, due)| (*request, due))
+            })
+            .collect();
+        for (request, due) in due {
+            match due {
+                Due::Dead => {
+                    if let Some(watched) = self.watched.get_mut(&request) {
+                        watched.due = None;
+                        watched
+                            .process
+                            .kill("it had closed its connection and not ended");
+                    }
+                }
+                Due::Reported => self.finish(request, |process| {
+                    // The kernel may know what the forkserver has not said.
+                    match process.pidfd().and_then(Pidfd::status) {
+                        Some(status) => process.reaped(status),
+                        None => process.lost("the forkserver did not report its end"),
+                    }
+                }),
+            }
+        }
+        // Those that were given up as unkillable, or never forked.
+        let over: Vec<u64> = self
+            .watched
+            .iter()
+            .filter(|(_, watched)| watched.process.is_over())
+            .map(|(request, _)| *request)
+            .collect();
+        over.into_iter()
+            .for_each(|request| self.finish(request, |_| {}));
+    }
+
+    fn read_control(&mut self) {
+        loop {
+            let received = match &*self.warden.server.lock() {
+                None => return,
+                Some(server) => protocol::receive::<Event>(&server.control, &mut self.buffer),
+            };
+            match received {
+                Ok(Some((event, fds))) => self.take_event(event, fds),
+                Ok(None) => return self.server_ended("its connection ended"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // Descriptors that this process had no room for: that spawn fails by its bound.
+                    tracing::error!(%error, "a packet of the forkserver is lost");
+                }
+                Err(error) => return self.server_ended(&error.to_string()),
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
+        match event {
+            Event::Welcome => {}
+            Event::Spawned { request, pid } => {
+                self.take_arrived();
+                let Some(pidfd) = fds.into_iter().next().map(Pidfd::from_fd) else {
+                    return;
+                };
+                let Some(watched) = self.watched.get(&request) else {
+                    // Nobody waits for it any more; its end of the link is closed, so it ends, too.
+                    let _ = pidfd.kill();
+                    return;
+                };
+                let registered = self.warden.registry.register(
+                    &mut SourceFd(&pidfd.as_fd().as_raw_fd()),
+                    pidfd_token(request),
+                    Interest::READABLE,
+                );
+                if let Err(error) = registered {
+                    tracing::error!(%error, "cannot watch a process");
+                }
+                let process = watched.process.clone();
+                process.set_spawned(pid, pidfd);
+                // It may have died before it was watched.
+                self.died(request);
+            }
+            Event::Failed {
+                request,
+                error,
+                errno,
+            } => {
+                self.take_arrived();
+                self.finish(request, |process| {
+                    let name = process.life.identity().name().to_owned();
+                    let message = format!(
+                        "cannot fork a process for isolate `{name}`: {error}; the limits are RLIMIT_NPROC, \
+                         the pids limit of the cgroup and memory"
+                    );
+                    let stage = format!("fork{}", errno.map(|errno| format!(" (errno {errno})")).unwrap_or_default());
+                    process.never_was(Error::new(ErrorKind::Spawn(stage), message));
+                });
+            }
+            Event::Exited {
+                request,
+                signal,
+                code,
+                core,
+            } => {
+                // All that it had said is in its link.
+                self.link_ready(request, false);
+                let status = if signal {
+                    Status::Signaled { signal: code, core }
+                } else {
+                    Status::Exited(code)
+                };
+                self.finish(request, |process| process.reaped(status));
+            }
+            Event::Enrolled { key, error } => {
+                let sender = {
+                    let mut enrolling = self.warden.enrolling.lock();
+                    if enrolling.is_empty() {
+                        return;
+                    }
+                    enrolling.remove(0)
+                };
+                let result = match error {
+                    None => Ok((key, fds)),
+                    Some(error) => Err(Error::new(
+                        ErrorKind::Io(None),
+                        format!("cannot make a bind table: {error}"),
+                    )),
+                };
+                let _ = sender.send(result);
+            }
+        }
+    }
+
+    /// The forkserver is no more, or is of no use any more. Every process of the tree ends with it.
+    fn server_ended(&mut self, why: &str) {
+        // Its last reports first.
+        let Some(server) = self.warden.server.lock().take() else {
+            return;
+        };
+        while let Ok(Some((event, fds))) =
+            protocol::receive::<Event>(&server.control, &mut self.buffer)
+        {
+            self.take_event(event, fds);
+        }
+        let registry = &self.warden.registry;
+        let _ = registry.deregister(&mut SourceFd(&server.control.as_raw_fd()));
+        self.warden.enrolling.lock().clear();
+        let Some(pidfd) = server.pidfd else { return };
+        tracing::error!(
+            why,
+            "the forkserver has ended; every process isolate ends with it"
+        );
+        let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
+        let _ = pidfd.kill();
+        let _ = pidfd.wait_dead(SERVER_END);
+        // A host program that waits for every child may have reaped it; that is no loss.
+        let _ = pidfd.reap();
+        let requests: Vec<u64> = self.watched.keys().copied().collect();
+        for request in &requests {
+            let Some(watched) = self.watched.get(request) else {
+                continue;
+            };
+            match watched.process.pidfd() {
+                // The kernel has killed it with its parent; this is for one that undid that.
+                Some(pidfd) => drop(pidfd.kill()),
+                None => {
+                    let error = Error::new(
+                        ErrorKind::Spawn("forkserver".to_owned()),
+                        format!("the forkserver ended: {why}"),
+                    );
+                    self.finish(*request, |process| process.never_was(error));
+                }
+            }
+        }
+        for request in requests {
+            let Some(watched) = self.watched.get(&request) else {
+                continue;
+            };
+            if let Some(pidfd) = watched.process.pidfd() {
+                let _ = pidfd.wait_dead(Duration::from_secs(2));
+            }
+            self.died(request);
+        }
+        if let Some(runtime) = self.warden.runtime.upgrade() {
+            runtime.sweep_others();
+        }
+    }
+
+    fn stop(&mut self) {
+        let Some(server) = self.warden.server.lock().take() else {
+            return;
+        };
+        let Server { control, pidfd } = server;
+        drop(control);
+        let Some(pidfd) = pidfd else { return };
+        if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {
+            tracing::error!("the forkserver does not end");
+            let _ = pidfd.kill();
+            let _ = pidfd.wait_dead(SERVER_END);
+        }
+        let _ = pidfd.reap();
+    }
+}
+
+/// One frame of a child.
+fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
+    let Header {
+        kind, correlation, ..
+    } = header;
+    match kind {
+        Kind::Ready => {
+            let ready: Ready = decode_body(kind, body)?;
+            if ready.build_id != image::build_id() {
+                return Err(Error::new(ErrorKind::Protocol, "it is another build"));
+            }
+            process.set_ready();
+        }
+        Kind::Refused => {
+            let error: Error = decode_body(kind, body)?;
+            let origin = process.life.origin();
+            let message = format!("isolate `{origin}` refused to start: {error}");
+            let error = Error::new(ErrorKind::Spawn("start of the isolate".to_owned()), message);
+            process.fail_start(error.leaving(&origin));
+        }
+        Kind::Reply => process.link.answer(correlation, Ok(body.to_vec())),
+        Kind::Failure => {
+            let error: Error = decode_body(kind, body)?;
+            process.link.answer(correlation, Err(error.arrived()));
+        }
+        Kind::Credit => process.link.credited(decode_body(kind, body)?),
+        Kind::CancelAck => process.life.acknowledge(),
+        Kind::Ended => process.set_ended(decode_body::<Ended>(kind, body)?.arrived()),
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!("a frame {kind:?} is not for an owner"),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,689 @@
+//! One tree in one process: its settings, its ids, what it shares, and how it starts and ends.
+//!
+//! There is no process-wide runtime: any number of trees can live in one process, one after the
+//! other or at once. What stands here belongs to one of them.
+
+use crate::blocking::Pool;
+use crate::descriptor::{HookEntry, captures_nothing};
+use crate::family::{Body, Departed, Family, Key, Member, Status};
+use crate::isolate::job::{Outcome, poll_caught};
+use crate::isolate::local::Local;
+use crate::isolate::panics;
+use crate::isolate::shared::{Control, PollWaker, Route, Shared, Target};
+use crate::isolate::thread::{self, Manner, Work};
+use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
+use crate::life::{Life, ended};
+use crate::process::warden::Warden;
+use crate::scope::cancelled_error;
+use crate::spec::{Bounds, Isolation};
+use crate::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, Result, TreeId};
+use dashmap::DashMap;
+use offshoot_mailbox::{Parker, Sleep};
+use offshoot_sys::event::EventFd;
+use offshoot_sys::signal::{self, Signals};
+use offshoot_sys::{clock, fork, fsx, futex, poll, process};
+use offshoot_wire::frame::{self, Entry};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::future::poll_fn;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// What holds for the whole tree.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) isolation: Isolation,
+    pub(crate) bounds: Bounds,
+    pub(crate) messages: u32,
+    pub(crate) calls: u32,
+    pub(crate) stack: Option<usize>,
+    pub(crate) frame_max: usize,
+    pub(crate) on_start: Option<Entry>,
+}
+
+/// What a new process is told of it, and of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ChildSettings {
+    pub(crate) settings: Settings,
+    pub(crate) blocking: bool,
+    pub(crate) main: Option<Entry>,
+    pub(crate) bounds: Bounds,
+}
+
+/// Where in the tree this process is.
+enum Place {
+    Root,
+    /// Forked; with its connection to the forkserver, until the warden takes it.
+    Child(Mutex<Option<OwnedFd>>),
+}
+
+pub(crate) struct Runtime {
+    pub(crate) tree: TreeId,
+    pub(crate) settings: Settings,
+    pub(crate) pool: Pool,
+    /// Part of the ids that are given out here.
+    process_key: u32,
+    next_slot: AtomicU32,
+    place: Place,
+    isolates: DashMap<IsolateId, Weak<Shared>>,
+    warden: Mutex<Option<Arc<Warden>>>,
+    tree_dir: Mutex<Option<Arc<TreeDir>>>,
+    pub(crate) binder: crate::binder::Binder,
+    abandoned: AtomicUsize,
+}
+
+fn random() -> Result<u64> {
+    // The upper half is as good as the lower.
+    Ok(u64::try_from(fsx::random()? >> 64).unwrap_or(0))
+}
+
+impl Runtime {
+    /// Settings for a tree: its default isolation, its bounds, its limits.
+    #[allow(clippy::new_ret_no_self)] // As of `Builder::default`, but found where one looks for it.
+    fn new(tree: TreeId, settings: Settings, place: Place) -> Result<Arc<Runtime>> {
+        panics::install();
+        Ok(Arc::new(Runtime {
+            tree,
+            settings,
+            pool: Pool::default(),
+            process_key: u32::try_from(random()? >> 32).unwrap_or(0),
+            next_slot: AtomicU32::new(0),
+            place,
+            isolates: DashMap::new(),
+            warden: Mutex::new(None),
+            tree_dir: Mutex::new(None),
+            binder: crate::binder::Binder::default(),
+            abandoned: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The runtime of a forked process.
+    pub(crate) fn of_child(
+        tree: TreeId,
+        settings: &ChildSettings,
+        control: OwnedFd,
+    ) -> Result<Arc<Runtime>> {
+        let mut settings_here = settings.settings.clone();
+        settings_here.bounds = settings.bounds;
+        Runtime::new(tree, settings_here, Place::Child(Mutex::new(Some(control))))
+    }
+
+    pub(crate) fn is_root(&self) -> bool {
+        matches!(self.place, Place::Root)
+    }
+
+    pub(crate) fn next_id(&self) -> IsolateId {
+        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+        IsolateId {
+            process: self.process_key,
+            slot,
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn register(&self, shared: &Arc<Shared>) {
+        self.isolates
+            .insert(shared.life.identity().id, Arc::downgrade(shared));
+    }
+
+    pub(crate) fn unregister(&self, shared: &Shared) {
+        self.isolates.remove(&shared.life.identity().id);
+    }
+
+    /// One line per isolate of this process.
+    pub(crate) fn dump(&self) -> Vec<String> {
+        // Collected first: describing an isolate takes other locks, and never under a map's.
+        let isolates: Vec<Arc<Shared>> = self
+            .isolates
+            .iter()
+            .filter_map(|entry| entry.value().upgrade())
+            .collect();
+        let mut lines: Vec<String> = isolates.iter().map(|shared| shared.dump()).collect();
+        lines.sort();
+        lines
+    }
+
+    pub(crate) fn count_abandoned(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The warden, with a forkserver behind it.
+    pub(crate) fn warden(self: &Arc<Runtime>) -> Result<Arc<Warden>> {
+        let warden = {
+            let mut slot = self.warden.lock();
+            match &*slot {
+                Some(warden) => warden.clone(),
+                None => {
+                    let control = match &self.place {
+                        Place::Root => None,
+                        Place::Child(control) => control.lock().take(),
+                    };
+                    let warden = Warden::start(self, control)?;
+                    *slot = Some(warden.clone());
+                    warden
+                }
+            }
+        };
+        warden.ensure_server()?;
+        Ok(warden)
+    }
+
+    /// The tree's own directory, made on first use by the root. What dead trees have left is swept
+    /// before.
+    pub(crate) fn tree_dir(&self) -> Result<Arc<TreeDir>> {
+        let mut slot = self.tree_dir.lock();
+        if let Some(dir) = &*slot {
+            return Ok(dir.clone());
+        }
+        match sweep_dead_trees(None) {
+            Ok(report) => tracing::debug!(?report, "swept dead trees"),
+            Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),
+        }
+        let dir = TreeDir::create(None)
+            .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
+        Ok(slot.insert(Arc::new(dir)).clone())
+    }
+
+    /// Sweeps what every process of the tree but this one has left. All of them are dead.
+    pub(crate) fn sweep_others(&self) {
+        let dir = self.tree_dir.lock().clone();
+        if let Some(dir) = dir {
+            let own: Vec<ProcessKey> = self.binder.key().into_iter().collect();
+            let swept = dir.sweep_except(&own);
+            tracing::debug!(?swept, "swept after the forkserver");
+        }
+    }
+
+    /// Ends what the tree shares in this process. All its isolates have ended before.
+    pub(crate) fn shut_down(&self) {
+        let warden = self.warden.lock().take();
+        if let Some(warden) = warden {
+            warden.stop();
+        }
+        self.pool.stop();
+        self.binder.clear();
+        let dir = self.tree_dir.lock().take();
+        if let Some(dir) = dir {
+            let swept = dir.remove();
+            tracing::debug!(?swept, "removed the tree's directory");
+        }
+    }
+}
+
+/// The settings of a tree, and how to run it.
+///
+/// # Examples
+/// ```
+/// use offshoot::prelude::*;
+/// use std::time::Duration;
+///
+/// let name = offshoot::Builder::new()
+///     .grace(Duration::from_millis(500))
+///     .run(async || Ok(offshoot::current().name()))?;
+/// assert_eq!(name, "root");
+/// # Ok::<(), offshoot::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it runs a tree"]
+pub struct Builder {
+    isolation: Option<Isolation>,
+    bounds: Bounds,
+    messages: u32,
+    calls: u32,
+    stack: Option<usize>,
+    frame_max: usize,
+    on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
+    signals: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder::new()
+    }
+}
+
+impl Builder {
+    /// The defaults: threads (or what `OFFSHOOT_ISOLATION` says), 1.6 s of grace, 3 s until force,
+    /// 10 s for a start, 1,024 messages and calls per sender and receiver, frames of 16 MiB.
+    pub fn new() -> Builder {
+        Builder {
+            isolation: None,
+            bounds: Bounds::default(),
+            messages: 1_024,
+            calls: 1_024,
+            stack: None,
+            frame_max: frame::BODY_MAX,
+            on_start: None,
+            signals: false,
+        }
+    }
+
+    /// Sets what isolates are that do not say it. Goes before `OFFSHOOT_ISOLATION`.
+    pub fn isolation(mut self, isolation: Isolation) -> Builder {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// Sets the bounds of isolates that do not bring their own.
+    pub fn bounds(mut self, bounds: Bounds) -> Builder {
+        self.bounds = bounds;
+        self
+    }
+
+    /// Sets the time from a cancellation until user futures are dropped.
+    pub fn grace(mut self, grace: Duration) -> Builder {
+        self.bounds.grace = grace;
+        self
+    }
+
+    /// Sets the time from a cancellation until a process is killed and a thread abandoned.
+    pub fn hard_kill(mut self, hard_kill: Duration) -> Builder {
+        self.bounds.hard_kill = hard_kill;
+        self
+    }
+
+    /// Sets the time that a start may take.
+    pub fn start_within(mut self, start: Duration) -> Builder {
+        self.bounds.start = start;
+        self
+    }
+
+    /// Sets how many messages of one sender may wait for one receiver. At least 1.
+    pub fn mailbox(mut self, messages: u32) -> Builder {
+        self.messages = messages.max(1);
+        self
+    }
+
+    /// Sets how many calls of one sender may run on one receiver. At least 1.
+    pub fn calls_max(mut self, calls: u32) -> Builder {
+        self.calls = calls.max(1);
+        self
+    }
+
+    /// Sets the size of the stack of threads in bytes.
+    pub fn stack_size(mut self, bytes: usize) -> Builder {
+        self.stack = Some(bytes);
+        self
+    }
+
+    /// Sets the longest message between processes in bytes; from 4 KiB to 16 MiB, the default.
+    pub fn frame_max(mut self, bytes: usize) -> Builder {
+        self.frame_max = bytes.clamp(4 << 10, frame::BODY_MAX);
+        self
+    }
+
+    /// Has `hook` run in every process of the tree, the root's included, before its first isolate.
+    ///
+    /// The program's `main` never runs in a process isolate: this is the place for a tracing
+    /// subscriber, a panic hook, or whatever else `main` sets up for the whole process.
+    pub fn on_process_start<F: Fn() + Copy + Send + 'static>(mut self, hook: F) -> Builder {
+        captures_nothing!(F);
+        let _ = hook;
+        let descriptor = HookEntry::<F>::DESCRIPTOR;
+        if let crate::descriptor::Run::Hook(run) = descriptor.run() {
+            self.on_start = Some((run, descriptor));
+        }
+        self
+    }
+
+    /// Lets SIGINT and SIGTERM cancel the tree, a second one at once. Off by default; on in
+    /// [`main`]. One tree of a process at a time can have it.
+    pub fn signals(mut self, on: bool) -> Builder {
+        self.signals = on;
+        self
+    }
+
+    /// Runs `root` as the first isolate of a new tree, on a thread of its own, and waits until the
+    /// whole tree has ended.
+    ///
+    /// # Blocking
+    /// Until then. Works on any thread, any number of times, also at once.
+    ///
+    /// # Errors
+    /// What `root` returns; its panic or its cancellation; what stopped the start of the tree.
+    pub fn run<F, T>(self, root: F) -> Result<T>
+    where
+        F: AsyncFnOnce() -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.run_tree(root).result
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let isolation = match (self.isolation, std::env::var("OFFSHOOT_ISOLATION")) {
+            (Some(isolation), _) => isolation,
+            (None, Ok(text)) => text.parse().map_err(|error: Error| {
+                Error::new(
+                    ErrorKind::Misuse,
+                    format!("the environment variable OFFSHOOT_ISOLATION: {error}"),
+                )
+            })?,
+            (None, Err(_)) => Isolation::Thread,
+        };
+        let on_start = match self.on_start {
+            None => None,
+            Some((_, descriptor)) => Some(descriptor.entry()?),
+        };
+        Ok(Settings {
+            isolation,
+            bounds: self.bounds,
+            messages: self.messages,
+            calls: self.calls,
+            stack: self.stack,
+            frame_max: self.frame_max,
+            on_start,
+        })
+    }
+
+    fn run_tree<F, T>(self, root: F) -> Ran<T>
+    where
+        F: AsyncFnOnce() -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let started = self.start_tree(root);
+        match started {
+            Err(error) => Ran {
+                result: Err(error),
+                signal: None,
+                abandoned: 0,
+            },
+            Ok(tree) => tree.wait(),
+        }
+    }
+
+    fn start_tree<F, T>(&self, root: F) -> Result<Tree<T>>
+    where
+        F: AsyncFnOnce() -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let settings = self.settings()?;
+        let signals = if self.signals {
+            Some(Signals::install(&[signal::SIGINT, signal::SIGTERM])?)
+        } else {
+            None
+        };
+        let runtime = Runtime::new(TreeId(random()?), settings, Place::Root)?;
+        if let Some((hook, _)) = self.on_start {
+            hook();
+        }
+        let pid = process::id();
+        let origin = |path: &str| Origin {
+            path: path.to_owned(),
+            id: runtime.next_id(),
+            pid,
+        };
+        let root_life = Arc::new(Life::new(origin("root")));
+        let outside_life = Arc::new(Life::new(origin("")));
+        let outside = Shared::new(outside_life, runtime.clone(), None, Arc::default());
+        if signals.is_some() {
+            // To be woken while waiting for signals, too.
+            let set = outside.poll_waker.set(PollWaker::Event(EventFd::new()?));
+            debug_assert!(set.is_ok(), "nobody else waits here");
+        }
+        let status = Arc::new(Status::default());
+        let mut made = None;
+        let key = outside.family.lock().add(&outside, |upward| {
+            let shared = Shared::new(
+                root_life.clone(),
+                runtime.clone(),
+                Some(upward.clone()),
+                status.clone(),
+            );
+            let settings = &runtime.settings;
+            let limits = (settings.messages, settings.calls);
+            let route = Route::Thread(shared.clone());
+            let target = Target::new(root_life, runtime.clone(), route, limits, false);
+            made = Some(shared);
+            Member::new(
+                crate::family::ADOPTED,
+                target,
+                status,
+                upward.clone(),
+                settings.bounds,
+                Body::Thread(None),
+            )
+        });
+        let (Some(key), Some(shared)) = (key, made) else {
+            unreachable!("a new family takes members")
+        };
+        let slot = Arc::new(Mutex::new(None));
+        let into = slot.clone();
+        let work = Work::Main(Box::new(move |local| begin_root(local, root, into)));
+        let joiner = thread::start(shared, work, Manner::Loop, runtime.settings.stack)?;
+        if let Some(member) = outside.family.lock().member(key) {
+            member.body = Body::Thread(Some(joiner));
+        }
+        Ok(Tree {
+            runtime,
+            outside,
+            key,
+            signals,
+            slot,
+        })
+    }
+}
+
+/// Where the root's result lies when it has returned.
+type RootSlot<T> = Arc<Mutex<Option<Result<T>>>>;
+
+fn begin_root<F, T>(local: &std::rc::Rc<Local>, root: F, slot: RootSlot<T>)
+where
+    F: AsyncFnOnce() -> Result<T> + 'static,
+    T: Send + 'static,
+{
+    let this = local.clone();
+    local.spawn(async move {
+        let scope = this.root_scope.clone();
+        let outcome = {
+            let mut future = pin!(root());
+            poll_fn(|cx| poll_caught(future.as_mut(), &scope, cx)).await
+        };
+        match outcome {
+            Outcome::Panicked(panic) => this.fail(Exit::Panicked(panic)),
+            Outcome::Unwanted => {}
+            Outcome::Done(result) => {
+                let error = result.as_ref().err().cloned();
+                *slot.lock() = Some(result);
+                match error {
+                    Some(error) if !(error.is_cancelled() && this.above().is_some()) => {
+                        this.fail(Exit::Failed(error))
+                    }
+                    _ => this.close(),
+                }
+            }
+        }
+    });
+}
+
+/// A tree that runs, as its caller waits for it.
+struct Tree<T> {
+    runtime: Arc<Runtime>,
+    outside: Arc<Shared>,
+    key: Key,
+    signals: Option<Signals>,
+    slot: RootSlot<T>,
+}
+
+/// A tree that has ended.
+struct Ran<T> {
+    result: Result<T>,
+    /// The first signal that cancelled it.
+    signal: Option<i32>,
+    abandoned: usize,
+}
+
+impl<T> Tree<T> {
+    /// Looks after the root as an isolate does after a child, without being one.
+    fn wait(self) -> Ran<T> {
+        let mut first_signal = None;
+        let departed = loop {
+            for control in self.outside.control.take_all() {
+                // A heir of an abandoned root is a member like the root.
+                if let Control::Child(key) = control
+                    && key != self.key
+                {
+                    self.family(|family| drop(family.collect(key)));
+                }
+            }
+            if let Some(signals) = &self.signals {
+                for number in signals.drain() {
+                    let cancel = Cancel {
+                        by: Canceller::Signal(signal::name(number)),
+                    };
+                    self.family(|family| match first_signal {
+                        None => family.cancel(self.key, &cancel, None),
+                        Some(_) => family.cancel_now(self.key, &cancel, 0),
+                    });
+                    first_signal.get_or_insert(number);
+                }
+            }
+            let gone = {
+                let now = clock::now();
+                let mut family = self.outside.family.lock();
+                family.advance(&self.outside, now)
+            };
+            for key in gone.into_iter().filter(|key| *key != self.key) {
+                self.family(|family| drop(family.collect(key)));
+            }
+            // The root last: what it left must have ended before.
+            let departed = self.family(|family| {
+                if family.keys().len() > 1 {
+                    None
+                } else {
+                    family.collect(self.key)
+                }
+            });
+            if let Some(departed) = departed {
+                break departed;
+            }
+            self.sleep();
+        };
+        self.runtime.shut_down();
+        let abandoned = self.runtime.abandoned.load(Ordering::Relaxed);
+        let result = result_of(departed, self.slot.lock().take());
+        Ran {
+            result,
+            signal: first_signal,
+            abandoned,
+        }
+    }
+
+    fn family<R>(&self, f: impl FnOnce(&mut Family) -> R) -> R {
+        f(&mut self.outside.family.lock())
+    }
+
+    fn sleep(&self) {
+        let due = self.family(|family| family.next_due());
+        let timeout = due.map(|at| Duration::from_nanos(at.saturating_sub(clock::now())));
+        let parker = &self.outside.parker;
+        match (&self.signals, self.outside.poll_waker.get()) {
+            (Some(signals), Some(PollWaker::Event(event))) => {
+                if parker.prepare(Sleep::Poll) {
+                    if let Err(error) = poll::wait(&[signals.fd(), event.as_fd()], timeout) {
+                        tracing::error!(%error, "cannot wait for signals");
+                    }
+                    parker.finish();
+                }
+                event.drain();
+            }
+            _ => {
+                if parker.prepare(Sleep::Futex) {
+                    futex::wait(parker.word(), Parker::ASLEEP, timeout);
+                    parker.finish();
+                }
+            }
+        }
+    }
+}
+
+fn result_of<T>(departed: Departed, returned: Option<Result<T>>) -> Result<T> {
+    let Departed {
+        exit, origin, left, ..
+    } = departed;
+    let result = match (exit, returned) {
+        (exit @ (Exit::Panicked(_) | Exit::Abandoned { .. } | Exit::Lost { .. }), _) => {
+            Err(ended(exit, &origin))
+        }
+        (_, Some(result)) => result,
+        (Exit::Cancelled(cancel), None) => Err(cancelled_error(cancel)),
+        (exit, None) => Err(ended(exit, &origin)),
+    };
+    // What had to be forced is in the root's own error already, unless that error got lost.
+    let known: Vec<_> = match &result {
+        Ok(_) => Vec::new(),
+        Err(error) => error
+            .failures()
+            .iter()
+            .filter_map(|error| error.id())
+            .collect(),
+    };
+    let mut left: Vec<Error> = left
+        .into_iter()
+        .filter(|error| error.id().is_none_or(|id| !known.contains(&id)))
+        .collect();
+    match result {
+        Err(error) => Err(Error::several(error, left)),
+        Ok(value) if left.is_empty() => Ok(value),
+        Ok(_) => {
+            let first = left.remove(0);
+            Err(Error::several(first, left))
+        }
+    }
+}
+
+/// Runs `root` as the first isolate of a new tree with the default settings; see [`Builder::run`].
+///
+/// # Errors
+/// As of [`Builder::run`].
+pub fn run<F, T>(root: F) -> Result<T>
+where
+    F: AsyncFnOnce() -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    Builder::new().run(root)
+}
+
+/// A program that is a tree: runs `root`, lets SIGINT and SIGTERM cancel it, prints its error.
+///
+/// The exit code is 0 for `Ok`, 1 for an error (its report goes to the standard error), and
+/// 128 + n if the signal n cancelled the tree. If a thread had to be abandoned, the process ends
+/// here at once, since it cannot be waited for.
+pub fn main<F>(root: F) -> ExitCode
+where
+    F: AsyncFnOnce() -> Result<()> + Send + 'static,
+{
+    Builder::new().main(root)
+}
+
+impl Builder {
+    /// As [`main`], with these settings.
+    pub fn main<F>(self, root: F) -> ExitCode
+    where
+        F: AsyncFnOnce() -> Result<()> + Send + 'static,
+    {
+        let ran = self.signals(true).run_tree(root);
+        let code = match (&ran.result, ran.signal) {
+            (Ok(()), None) => 0,
+            (result, Some(number)) => {
+                if let Err(error) = result
+                    && !error.is_cancelled()
+                {
+                    eprint!("error: {}", error.report());
+                }
+                128 + number
+            }
+            (Err(error), None) => {
+                eprint!("error: {}", error.report());
+                1
+            }
+        };
+        if ran.abandoned > 0 {
+            fork::exit_now(code);
+        }
+        ExitCode::from(u8::try_from(code).unwrap_or(1))
+    }
+}

@@ -1,0 +1,200 @@
+//! Cancellation inside an isolate: a tree of scopes, and the checkpoints that look at it.
+//!
+//! An isolate has a root scope; every call, task and nursery has one below. Cancelling a scope
+//! cancels what is below it. Nothing is torn out of the program's hands: each checkpoint (a
+//! [`sleep`](crate::sleep), a call, a [`checkpoint`](crate::checkpoint)) that is awaited inside of
+//! a cancelled scope returns an error that says who cancelled, again and again, until the code has
+//! come to its end. What has not ended when the grace is over is dropped.
+
+use crate::{Cancel, Error, ErrorKind};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+pub(crate) struct Scope {
+    parent: Option<Rc<Scope>>,
+    cancel: RefCell<Option<Cancel>>,
+    wakers: RefCell<Slab<Waker>>,
+    children: RefCell<Slab<Weak<Scope>>>,
+    place: Cell<usize>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Scope>>> = const { RefCell::new(None) };
+}
+
+impl Scope {
+    pub(crate) fn root() -> Rc<Scope> {
+        Rc::new(Scope {
+            parent: None,
+            cancel: RefCell::new(None),
+            wakers: RefCell::new(Slab::new()),
+            children: RefCell::new(Slab::new()),
+            place: Cell::new(0),
+        })
+    }
+
+    pub(crate) fn child(self: &Rc<Scope>) -> Rc<Scope> {
+        let child = Rc::new(Scope {
+            parent: Some(self.clone()),
+            cancel: RefCell::new(None),
+            wakers: RefCell::new(Slab::new()),
+            children: RefCell::new(Slab::new()),
+            place: Cell::new(0),
+        });
+        child
+            .place
+            .set(self.children.borrow_mut().insert(Rc::downgrade(&child)));
+        child
+    }
+
+    /// The scope in which code is being polled, if any.
+    pub(crate) fn current() -> Option<Rc<Scope>> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    /// Runs `f` inside of this scope.
+    pub(crate) fn enter<R>(self: &Rc<Scope>, f: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Rc<Scope>>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _restore = Restore(CURRENT.replace(Some(self.clone())));
+        f()
+    }
+
+    /// The cancellation that is in force here, if any: its own or one from above.
+    pub(crate) fn cancelled(&self) -> Option<Cancel> {
+        let mut scope = self;
+        loop {
+            if let Some(cancel) = &*scope.cancel.borrow() {
+                return Some(cancel.clone());
+            }
+            scope = scope.parent.as_deref()?;
+        }
+    }
+
+    /// Cancels it and all below. The first cancellation counts.
+    pub(crate) fn cancel(&self, cancel: Cancel) {
+        {
+            let mut slot = self.cancel.borrow_mut();
+            if slot.is_some() {
+                return;
+            }
+            *slot = Some(cancel);
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let wakers: Vec<Waker> = self
+            .wakers
+            .borrow()
+            .iter()
+            .map(|(_, waker)| waker.clone())
+            .collect();
+        wakers.iter().for_each(Waker::wake_by_ref);
+        let children: Vec<Rc<Scope>> = self
+            .children
+            .borrow()
+            .iter()
+            .filter_map(|(_, child)| child.upgrade())
+            .collect();
+        children.iter().for_each(|child| child.wake());
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if let Some(parent) = &self.parent {
+            parent.children.borrow_mut().try_remove(self.place.get());
+        }
+    }
+}
+
+/// The error of a checkpoint inside of a cancelled scope.
+pub(crate) fn cancelled_error(cancel: Cancel) -> Error {
+    let message = cancel.to_string();
+    Error::new(ErrorKind::Cancelled(cancel), message)
+}
+
+/// A place among those who are woken when the scope is cancelled. Gone when dropped.
+///
+/// It belongs to the scope in which it is first polled.
+#[derive(Default)]
+pub(crate) struct ScopeWatch {
+    place: Option<(Rc<Scope>, usize)>,
+}
+
+impl ScopeWatch {
+    /// Ready with the cancellation once there is one.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cancel> {
+        if let Some((scope, key)) = &self.place {
+            if let Some(cancel) = scope.cancelled() {
+                return Poll::Ready(cancel);
+            }
+            scope.wakers.borrow_mut()[*key].clone_from(cx.waker());
+            return Poll::Pending;
+        }
+        let Some(scope) = Scope::current() else {
+            return Poll::Pending;
+        };
+        if let Some(cancel) = scope.cancelled() {
+            return Poll::Ready(cancel);
+        }
+        let key = scope.wakers.borrow_mut().insert(cx.waker().clone());
+        self.place = Some((scope, key));
+        Poll::Pending
+    }
+}
+
+impl Drop for ScopeWatch {
+    fn drop(&mut self) {
+        if let Some((scope, key)) = &self.place {
+            scope.wakers.borrow_mut().try_remove(*key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Canceller;
+
+    fn cancel() -> Cancel {
+        Cancel {
+            by: Canceller::Deadline,
+        }
+    }
+
+    #[test]
+    fn a_cancellation_reaches_what_is_below_and_nothing_else() {
+        let root = Scope::root();
+        let (left, right) = (root.child(), root.child());
+        let below = left.child();
+        left.cancel(cancel());
+        assert!(below.cancelled().is_some() && left.cancelled().is_some());
+        assert!(right.cancelled().is_none() && root.cancelled().is_none());
+        below.enter(|| assert!(Scope::current().unwrap().cancelled().is_some()));
+        assert!(Scope::current().is_none());
+    }
+
+    #[test]
+    fn scopes_and_watches_leave_nothing_in_their_parents() {
+        let root = Scope::root();
+        root.enter(|| {
+            let mut watch = ScopeWatch::default();
+            assert!(
+                watch
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            );
+            assert_eq!(root.wakers.borrow().len(), 1);
+        });
+        drop(root.child());
+        assert!(root.wakers.borrow().is_empty() && root.children.borrow().is_empty());
+    }
+}

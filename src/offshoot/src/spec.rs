@@ -1,0 +1,350 @@
+//! What an isolate is to be: its name, its isolation, its bounds.
+
+use crate::descriptor::{Descriptor, MainEntry, captures_nothing};
+use crate::isolate::inbox::Inbox;
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What separates an isolate from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// An OS thread of the spawning process. Values move; a crash takes the process down.
+    Thread,
+    /// A forked process of its own. Values are encoded; a crash is an [`Exit`](crate::Exit).
+    Process,
+    /// A thread whose payloads are encoded and decoded all the same, to find what would differ.
+    Serde,
+}
+
+impl std::str::FromStr for Isolation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Isolation> {
+        match text {
+            "thread" => Ok(Isolation::Thread),
+            "process" => Ok(Isolation::Process),
+            "serde" => Ok(Isolation::Serde),
+            other => Err(Error::new(
+                ErrorKind::Misuse,
+                format!("unknown isolation `{other}`: use `thread`, `process` or `serde`"),
+            )),
+        }
+    }
+}
+
+/// The bounds of an isolate's start and end. Each is counted from its own request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// From the cancellation until user futures are dropped. Default 1.6 s.
+    pub grace: Duration,
+    /// From the cancellation until a process is killed and a thread abandoned. Default 3 s.
+    pub hard_kill: Duration,
+    /// From the request to spawn until it fails. Default 10 s.
+    pub start: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            grace: Duration::from_millis(1_600),
+            hard_kill: Duration::from_secs(3),
+            start: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What becomes of a process isolate's standard streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// The root process's own.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+}
+
+/// A limit on what a process isolate may use, as `setrlimit` counts it.
+pub use offshoot_sys::fork::Limit;
+
+/// The main function of a blocking isolate.
+pub(crate) type Main = &'static Descriptor;
+
+/// An isolate that is to be spawned. A name alone is one, too: `nursery.spawn("farm")`.
+///
+/// ```
+/// use offshoot::prelude::*;
+/// use std::time::Duration;
+///
+/// let spec = Isolate::named("vault").process().grace(Duration::from_millis(200));
+/// assert_eq!(spec.name(), "vault");
+/// ```
+#[derive(Clone)]
+#[must_use = "a specification does nothing until it is given to a nursery"]
+pub struct Isolate {
+    pub(crate) name: String,
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) bounds: Option<Bounds>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) hard_kill: Option<Duration>,
+    pub(crate) start: Option<Duration>,
+    pub(crate) messages: Option<u32>,
+    pub(crate) calls: Option<u32>,
+    pub(crate) stack: Option<usize>,
+    pub(crate) blocking: bool,
+    pub(crate) main: Option<Main>,
+    pub(crate) process: ProcessOptions,
+}
+
+/// What only a process can have.
+#[derive(Clone, Default)]
+pub(crate) struct ProcessOptions {
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) environment: Vec<(String, Option<String>)>,
+    pub(crate) limits: Vec<(Limit, u64, u64)>,
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout: Stdio,
+    pub(crate) stderr: Stdio,
+}
+
+impl Isolate {
+    /// An isolate of this name, with the tree's default isolation and bounds.
+    pub fn named(name: impl Into<String>) -> Isolate {
+        Isolate {
+            name: name.into(),
+            isolation: None,
+            bounds: None,
+            grace: None,
+            hard_kill: None,
+            start: None,
+            messages: None,
+            calls: None,
+            stack: None,
+            blocking: false,
+            main: None,
+            process: ProcessOptions::default(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes it a thread, whatever the tree's default is.
+    pub fn thread(self) -> Isolate {
+        self.isolation(Isolation::Thread)
+    }
+
+    /// Makes it a process, whatever the tree's default is.
+    pub fn process(self) -> Isolate {
+        self.isolation(Isolation::Process)
+    }
+
+    /// Sets its isolation, whatever the tree's default is.
+    pub fn isolation(mut self, isolation: Isolation) -> Isolate {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// Sets all of its bounds.
+    pub fn bounds(mut self, bounds: Bounds) -> Isolate {
+        self.bounds = Some(bounds);
+        self
+    }
+
+    /// Sets the time from a cancellation until user futures are dropped.
+    pub fn grace(mut self, grace: Duration) -> Isolate {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// Sets the time from a cancellation until it is killed or abandoned.
+    pub fn hard_kill(mut self, hard_kill: Duration) -> Isolate {
+        self.hard_kill = Some(hard_kill);
+        self
+    }
+
+    /// Sets the time that its start may take.
+    pub fn start_within(mut self, start: Duration) -> Isolate {
+        self.start = Some(start);
+        self
+    }
+
+    /// Sets how many messages of one sender may wait for it. Default 1,024; at least 1.
+    pub fn mailbox(mut self, messages: u32) -> Isolate {
+        self.messages = Some(messages.max(1));
+        self
+    }
+
+    /// Sets how many calls of one sender may run on it. Default 1,024; at least 1.
+    pub fn calls_max(mut self, calls: u32) -> Isolate {
+        self.calls = Some(calls.max(1));
+        self
+    }
+
+    /// Sets the size of its thread's stack in bytes. Default 2 MiB. No effect on a process, whose
+    /// first isolate runs on the main thread.
+    pub fn stack_size(mut self, bytes: usize) -> Isolate {
+        self.stack = Some(bytes);
+        self
+    }
+
+    /// Lets it serve one message at a time, each to its end, so that code which blocks is at home.
+    pub fn blocking(mut self) -> Isolate {
+        self.blocking = true;
+        self
+    }
+
+    /// Gives it a main function of its own, which receives in a loop and may block.
+    ///
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// fn careful(inbox: &mut Inbox) -> Result<()> {
+    ///     while inbox.serve()? { /* between two messages */ }
+    ///     Ok(())
+    /// }
+    /// let spec = Isolate::named("disk").blocking_main(careful);
+    /// ```
+    pub fn blocking_main<F>(mut self, main: F) -> Isolate
+    where
+        F: Fn(&mut Inbox) -> Result<()> + Copy + Send + 'static,
+    {
+        captures_nothing!(F);
+        let _ = main;
+        self.blocking = true;
+        self.main = Some(MainEntry::<F>::DESCRIPTOR);
+        self
+    }
+
+    /// Sets the working directory of a process isolate. Opened at the spawn, in this process.
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Isolate {
+        self.process.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Sets the file mode creation mask of a process isolate.
+    pub fn umask(mut self, umask: u32) -> Isolate {
+        self.process.umask = Some(umask);
+        self
+    }
+
+    /// Sets an environment variable of a process isolate.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Isolate {
+        self.process
+            .environment
+            .push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Removes an environment variable from a process isolate.
+    pub fn env_remove(mut self, key: impl Into<String>) -> Isolate {
+        self.process.environment.push((key.into(), None));
+        self
+    }
+
+    /// Limits what a process isolate may use: `soft` and `hard` as of `setrlimit`.
+    pub fn limit(mut self, limit: Limit, soft: u64, hard: u64) -> Isolate {
+        self.process.limits.push((limit, soft, hard));
+        self
+    }
+
+    /// Sets the standard input of a process isolate.
+    pub fn stdin(mut self, stdio: Stdio) -> Isolate {
+        self.process.stdin = stdio;
+        self
+    }
+
+    /// Sets the standard output of a process isolate.
+    pub fn stdout(mut self, stdio: Stdio) -> Isolate {
+        self.process.stdout = stdio;
+        self
+    }
+
+    /// Sets the standard error of a process isolate.
+    pub fn stderr(mut self, stdio: Stdio) -> Isolate {
+        self.process.stderr = stdio;
+        self
+    }
+
+    pub(crate) fn resolve_bounds(&self, default: Bounds) -> Bounds {
+        let base = self.bounds.unwrap_or(default);
+        Bounds {
+            grace: self.grace.unwrap_or(base.grace),
+            hard_kill: self.hard_kill.unwrap_or(base.hard_kill),
+            start: self.start.unwrap_or(base.start),
+        }
+    }
+
+    /// The same as a value, checked.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.name.is_empty() || self.name.contains(['/', '\0', '\n']) {
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                format!(
+                    "`{}` is no name for an isolate: it must not be empty nor contain `/`, NUL or a line break",
+                    self.name.escape_debug()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// An error if something is set that only a process can have.
+    pub(crate) fn check_thread(&self) -> Result<()> {
+        let process = &self.process;
+        let set = [
+            (process.directory.is_some(), "current_dir"),
+            (process.umask.is_some(), "umask"),
+            (!process.environment.is_empty(), "env"),
+            (!process.limits.is_empty(), "limit"),
+            (process.stdin != Stdio::Inherit, "stdin"),
+            (process.stdout != Stdio::Inherit, "stdout"),
+            (process.stderr != Stdio::Inherit, "stderr"),
+        ];
+        match set.into_iter().find(|(set, _)| *set) {
+            None => Ok(()),
+            Some((_, what)) => Err(Error::new(
+                ErrorKind::Misuse,
+                format!(
+                    "isolate `{}` sets `{what}`, which belongs to a whole process, but is a thread: add `.process()`",
+                    self.name
+                ),
+            )),
+        }
+    }
+}
+
+impl std::fmt::Debug for Isolate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Isolate")
+            .field("name", &self.name)
+            .field("isolation", &self.isolation)
+            .field("bounds", &self.resolve_bounds(Bounds::default()))
+            .field("blocking", &self.blocking)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<&str> for Isolate {
+    fn from(name: &str) -> Isolate {
+        Isolate::named(name)
+    }
+}
+
+impl From<String> for Isolate {
+    fn from(name: String) -> Isolate {
+        Isolate::named(name)
+    }
+}
+
+impl From<&String> for Isolate {
+    fn from(name: &String) -> Isolate {
+        Isolate::named(name.as_str())
+    }
+}

@@ -1,0 +1,241 @@
+//! Waiting: sleeps, bounds, and the checkpoints at which a cancellation is seen.
+//!
+//! Everything here works on an isolate only and ends with an error, not a panic, elsewhere.
+//! Deadlines are of the monotonic clock.
+
+use crate::isolate::local::Local;
+use crate::scope::{ScopeWatch, cancelled_error};
+use crate::{Cancel, Canceller, Error, ErrorKind, Result};
+use offshoot_sys::clock;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    // A bound of five centuries, far from overflowing when it is added to now.
+    u64::try_from(duration.as_nanos())
+        .unwrap_or(u64::MAX)
+        .min(u64::MAX / 4)
+}
+
+pub(crate) fn off_isolate(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Misuse,
+        format!(
+            "`{what}` works on an isolate only: inside of `offshoot::run`, a call, a method or a nursery; \
+             elsewhere use the blocking twins"
+        ),
+    )
+}
+
+/// Waits for `duration`. A checkpoint.
+///
+/// # Errors
+/// A cancelled error as soon as the enclosing scope is cancelled; misuse outside of an isolate.
+///
+/// # Cancellation
+/// Nothing is lost if the future is dropped.
+pub fn sleep(duration: Duration) -> Sleep {
+    Sleep {
+        at: clock::now().saturating_add(nanos(duration)),
+        timer: None,
+        watch: ScopeWatch::default(),
+    }
+}
+
+/// The future of [`sleep`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Sleep {
+    at: u64,
+    timer: Option<(Rc<Local>, (u64, u64))>,
+    watch: ScopeWatch,
+}
+
+impl Future for Sleep {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if let Poll::Ready(cancel) = self.watch.poll(cx) {
+            return Poll::Ready(Err(cancelled_error(cancel)));
+        }
+        self.poll_elapsed(cx)
+    }
+}
+
+impl Sleep {
+    /// Ready when the time has come, whether the scope is cancelled or not.
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if clock::now() >= self.at {
+            return Poll::Ready(Ok(()));
+        }
+        match &self.timer {
+            Some((local, key)) => local.set_timer(*key, cx.waker()),
+            None => {
+                let Some(local) = Local::try_current() else {
+                    return Poll::Ready(Err(off_isolate("sleep")));
+                };
+                let key = local.add_timer(self.at, cx.waker().clone());
+                self.timer = Some((local, key));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some((local, key)) = &self.timer {
+            local.remove_timer(*key);
+        }
+    }
+}
+
+impl std::fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sleep")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Awaits `future` for no longer than `duration`, then drops it.
+///
+/// # Errors
+/// A timeout error when the bound passed first; see [`Error::is_timeout`].
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// # use std::time::Duration;
+/// # offshoot::run(async || {
+/// let late = offshoot::timeout(Duration::from_millis(5), offshoot::sleep(Duration::from_secs(60))).await;
+/// assert!(late.unwrap_err().is_timeout());
+/// # Ok(())
+/// # }).unwrap();
+/// ```
+pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output> {
+    let mut future = pin!(future);
+    let mut bound = sleep(duration);
+    std::future::poll_fn(|cx| {
+        // The future first: a result that is there counts also at the last moment. It sees a
+        // cancellation by its own checkpoints.
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        match bound.poll_elapsed(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(timed_out("it", duration))),
+        }
+    })
+    .await
+}
+
+pub(crate) fn timed_out(what: &str, after: Duration) -> Error {
+    let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    Error::new(
+        ErrorKind::TimedOut(millis),
+        format!("{what} did not end within {after:?}"),
+    )
+}
+
+/// Lets other tasks of this isolate run, and fails if the enclosing scope is cancelled.
+///
+/// Put it into long computations, so that the isolate stays responsive and can be cancelled.
+///
+/// # Errors
+/// A cancelled error.
+pub async fn checkpoint() -> Result<()> {
+    let mut watch = ScopeWatch::default();
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(cancel) = watch.poll(cx) {
+            return Poll::Ready(Err(cancelled_error(cancel)));
+        }
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits until the enclosing scope is cancelled and says by whom.
+///
+/// Outside of an isolate it never ends.
+pub async fn cancelled() -> Cancel {
+    let mut watch = ScopeWatch::default();
+    std::future::poll_fn(|cx| watch.poll(cx)).await
+}
+
+/// The isolate on which this runs.
+///
+/// # Panics
+/// If it runs on none; [`try_current`] does not.
+pub fn current() -> Current {
+    try_current().unwrap_or_else(|| panic!("{}", off_isolate("current").message()))
+}
+
+/// The isolate on which this runs, if it runs on one.
+pub fn try_current() -> Option<Current> {
+    Local::try_current().map(|local| Current { local })
+}
+
+/// The isolate on which code runs, see [`current`].
+pub struct Current {
+    local: Rc<Local>,
+}
+
+impl Current {
+    /// Its name, its id, its process.
+    pub fn origin(&self) -> crate::Origin {
+        self.local.shared.life.origin()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.local.shared.life.identity().name().to_owned()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> crate::IsolateId {
+        self.local.shared.life.identity().id
+    }
+
+    /// The tree that it belongs to.
+    pub fn tree(&self) -> crate::TreeId {
+        self.local.shared.runtime.tree
+    }
+
+    /// Who cancelled the scope that this runs in, if anybody did.
+    pub fn cancelled(&self) -> Option<Cancel> {
+        crate::scope::Scope::current()
+            .and_then(|scope| scope.cancelled())
+            .or_else(|| self.local.shared.life.cancelled().cloned())
+    }
+
+    /// Cancels this isolate, by its owner's ladder.
+    pub fn cancel(&self) {
+        if let Some(upward) = &self.local.shared.upward {
+            let by = Canceller::Isolate(self.origin());
+            let (Some(owner), key) = upward.owner() else {
+                return;
+            };
+            owner.family.lock().cancel(key, &Cancel { by }, None);
+            owner.tell(crate::isolate::shared::Control::Look);
+        }
+    }
+
+    /// One line per isolate of this process: what each is waiting for, or running since when.
+    pub fn dump(&self) -> Vec<String> {
+        self.local.shared.runtime.dump()
+    }
+}
+
+impl std::fmt::Debug for Current {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Current").field(&self.origin()).finish()
+    }
+}

@@ -1,0 +1,2 @@
+//! The functional tests: a module per promise.
+mod interface;
