@@ -183,7 +183,7 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &Path, access: Access) -> io::Res
 pub fn is_obstructed(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ELOOP | libc::ENOTDIR | libc::EXDEV)
+        Some(libc::ELOOP | libc::ENOTDIR | libc::EXDEV | libc::ENXIO)
     )
 }
 
@@ -635,6 +635,15 @@ mod tests {
         assert_eq!(code(open("harmless/file")), Some(libc::ELOOP));
         assert_eq!(code(open("magic/etc/passwd")), Some(libc::ELOOP));
         assert_eq!(code(open("absent")), Some(libc::ENOENT));
+        let _listener = bind_listener(inner.as_fd(), name("socket")).unwrap();
+        for obstacle in ["../outside", "link", "outside/x", "side/file/x", "socket"] {
+            let error = open(obstacle).unwrap_err();
+            assert_eq!(
+                is_obstructed(&error),
+                obstacle != "outside/x",
+                "{obstacle}: {error}"
+            );
+        }
         assert_eq!(
             code(open_beneath(
                 inner.as_fd(),
@@ -652,7 +661,16 @@ mod tests {
     fn a_fifo_does_not_hold_up_an_open() {
         let (temporary, dir) = temporary();
         nix::unistd::mkfifo(&temporary.path().join("fifo"), Mode::S_IRWXU).unwrap();
-        let fifo = open_beneath(dir.as_fd(), Path::new("fifo"), Access::Read).unwrap();
+        let (sender, opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            sender
+                .send(open_beneath(dir.as_fd(), Path::new("fifo"), Access::Read))
+                .unwrap();
+        });
+        let fifo = opened
+            .recv_timeout(std::time::Duration::from_secs(20))
+            .expect("the open does not wait")
+            .unwrap();
         assert_eq!(metadata(fifo.as_fd()).unwrap().kind, FileKind::Other);
     }
 

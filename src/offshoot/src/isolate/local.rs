@@ -22,6 +22,7 @@ use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
 use crate::credit::Lane;
+use crate::life::Life;
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::process::child::Uplink;
 use crate::reactor::Reactor;
@@ -77,7 +78,7 @@ pub(crate) struct Local {
     order: Cell<Above>,
     failed: RefCell<Option<Exit>>,
     drop_wanted: Cell<bool>,
-    lanes: RefCell<HashMap<IsolateId, Arc<Lane>>>,
+    lanes: RefCell<HashMap<IsolateId, (Arc<Life>, Arc<Lane>)>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -364,11 +365,18 @@ impl Local {
     /// The lane from this isolate to that one.
     pub(crate) fn lane(&self, target: &Target) -> Arc<Lane> {
         let id = target.life.identity().id;
-        self.lanes
-            .borrow_mut()
-            .entry(id)
-            .or_insert_with(|| target.new_lane())
-            .clone()
+        let mut lanes = self.lanes.borrow_mut();
+        if let Some((_, lane)) = lanes.get(&id) {
+            return lane.clone();
+        }
+        // Those to the dead go whenever the map would have to grow, so that it stays as large as
+        // the number of the living asks for.
+        if lanes.len() == lanes.capacity() {
+            lanes.retain(|_, (life, _)| life.exit().is_none());
+        }
+        let lane = target.new_lane();
+        lanes.insert(id, (target.life.clone(), lane.clone()));
+        lane
     }
 
     // ---- nurseries ----

@@ -175,10 +175,6 @@ fn sweep_if_dead(
         report.alive.push(path);
         return Ok(());
     }
-    // Between the listing and the lock, the tree may have come to its orderly end.
-    if fsx::metadata(lock.as_fd())?.links == 0 {
-        return Ok(());
-    }
     let tree = TreeDir::from_fds(dir, Some(lock)).map_err(io::Error::other)?;
     wait_for_writers(&tree, deadline);
     let swept = tree.remove();

@@ -30,6 +30,9 @@ pub const SLOTS: usize = 255;
 /// The longest path of an address beneath its granted directory, in bytes.
 pub const PATH_BYTES_MAX: usize = 768;
 
+/// The longest single component of a path.
+const NAME_BYTES_MAX: usize = 255;
+
 /// The places in the file, in bytes. Numbers are in the machine's own order: a table never leaves the machine.
 pub(super) mod layout {
     use super::{HANDLE_BYTES_MAX, PATH_BYTES_MAX, SLOTS};
@@ -150,7 +153,7 @@ pub enum ClaimError {
         /// The path.
         path: PathBuf,
     },
-    /// The name is empty, absolute, has `.` or `..` in it, or begins like a private name.
+    /// The name is empty, absolute, has `.` or `..` in it, has a component of more than 255 bytes, or begins like a private name.
     #[error("{} is not a name for an address", path.display())]
     InvalidName {
         /// The name.
@@ -821,9 +824,10 @@ impl Shared {
 /// like a private name.
 pub(super) fn split(path: &Path) -> Option<(&Path, &OsStr)> {
     let bytes = path.as_os_str().as_bytes();
+    // No file system has longer components, and a walk that fails for that would look as if it could succeed another time.
     let plain = path
         .components()
-        .all(|part| matches!(part, Component::Normal(_)));
+        .all(|part| matches!(part, Component::Normal(name) if name.len() <= NAME_BYTES_MAX));
     let name = path.file_name()?;
     // `components` passes over doubled and trailing slashes and inner dots, which would make two texts of one path.
     let whole = path.components().collect::<PathBuf>().as_os_str() == path.as_os_str();
