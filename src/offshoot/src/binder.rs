@@ -1,10 +1,272 @@
-//! Addresses that this process binds (being written).
-use crate::janitor::ProcessKey;
+//! The paths that this process has: Unix sockets, and what the program registers.
+//!
+//! Each stands in the process's bind table before it exists, so that it goes away with the process
+//! however that ends (see [`crate::janitor`]). The table is made with the first of them; in a forked
+//! process the forkserver makes it, and allows each new directory.
+
+use crate::isolate::local::Local;
+use crate::janitor::{BindTable, Claim, ClaimError, Enrolment, GrantedDir, Kind, ProcessKey};
+use crate::runtime::Runtime;
+use crate::time::off_isolate;
+use crate::{Error, ErrorKind, IsolateId, Result, unblock};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
 #[derive(Default)]
-pub(crate) struct Binder;
+pub(crate) struct Binder {
+    table: OnceLock<BindTable>,
+    /// The directories that a sweep of this process may touch. Held while one is added, which waits
+    /// for the file system and, in a forked process, for the forkserver.
+    granted: Mutex<Vec<GrantedDir>>,
+    claims: Arc<Mutex<Claims>>,
+}
+
+/// What there is, by whom it was made.
+#[derive(Default)]
+struct Claims {
+    /// By numbers that are never used again: a guard may come back after its claim was released.
+    made: BTreeMap<u64, (IsolateId, Claim)>,
+    next: u64,
+}
+
 impl Binder {
+    /// The name of this process in the tree, if it has a table.
     pub(crate) fn key(&self) -> Option<ProcessKey> {
-        None
+        self.table.get().map(BindTable::key)
     }
-    pub(crate) fn clear(&self) {}
+
+    /// Removes everything.
+    pub(crate) fn clear(&self) {
+        let claims = std::mem::take(&mut self.claims.lock().made);
+        // Outside of the lock: it is the file system's work.
+        drop(claims);
+    }
+
+    /// Removes what an isolate has that cannot do so itself any more.
+    pub(crate) fn release(&self, isolate: IsolateId) {
+        let released: Vec<Claim> = self
+            .claims
+            .lock()
+            .made
+            .extract_if(.., |_, (owner, _)| *owner == isolate)
+            .map(|(_, (_, claim))| claim)
+            .collect();
+        drop(released);
+    }
+
+    fn keep(&self, owner: IsolateId, claim: Claim) -> Claimed {
+        let path = claim.path().to_owned();
+        let mut claims = self.claims.lock();
+        let key = claims.next;
+        claims.next += 1;
+        claims.made.insert(key, (owner, claim));
+        drop(claims);
+        Claimed {
+            claims: self.claims.clone(),
+            key,
+            path,
+        }
+    }
+}
+
+impl Runtime {
+    /// The bind table and the directory of `path` in it.
+    fn bind_table(self: &Arc<Runtime>, directory: &Path) -> Result<(BindTable, GrantedDir)> {
+        let cannot =
+            |what: &str, error: &dyn fmt::Display| format!("cannot {what}: {error}");
+        let directory = match directory.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => directory,
+        };
+        let wanted = GrantedDir::open(directory).map_err(|error| {
+            let what = format!("open the directory {}", directory.display());
+            Error::io(cannot(&what, &error), error)
+        })?;
+        let failed = |error: crate::janitor::DirError| {
+            Error::new(ErrorKind::Io(None), cannot("make a bind table", &error))
+        };
+        let mut granted = self.binder.granted.lock();
+        let table = match self.binder.table.get() {
+            Some(table) => table,
+            None => {
+                let table = if self.is_root() {
+                    let key = ProcessKey::random()?;
+                    BindTable::create(&*self.tree_dir()?, key, Vec::new()).map_err(failed)?
+                } else {
+                    let (key, fds) = self.warden()?.enroll(None)?;
+                    let Ok([table, private]) = <[_; 2]>::try_from(fds) else {
+                        let message = "the forkserver sent no bind table";
+                        return Err(Error::new(ErrorKind::Protocol, message));
+                    };
+                    let key = ProcessKey::new(key);
+                    let enrolment = Enrolment {
+                        key,
+                        table,
+                        private,
+                    };
+                    BindTable::open(enrolment, Vec::new())?
+                };
+                self.binder.table.get_or_init(|| table)
+            }
+        };
+        if let Some(known) = granted.iter().find(|known| known.is_same(&wanted)) {
+            return Ok((table.clone(), known.clone()));
+        }
+        if self.is_root() {
+            table
+                .grant(&*self.tree_dir()?, wanted.clone())
+                .map_err(failed)?;
+        } else {
+            self.warden()?.enroll(Some(wanted.as_fd()))?;
+            table.accept_grant(wanted.clone());
+        }
+        granted.push(wanted.clone());
+        Ok((table.clone(), wanted))
+    }
+}
+
+/// Splits a path into the directory that must be granted and the name in it.
+fn place(path: &Path) -> io::Result<(&Path, &Path)> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent, Path::new(name))),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} is no path of a file", path.display()),
+        )),
+    }
+}
+
+/// What the user is told; the kind of the error stays.
+fn refused(what: &str, path: &Path, error: ClaimError) -> io::Error {
+    let path = path.display();
+    let message = match &error {
+        ClaimError::AddrInUse { .. } => format!(
+            "cannot {what} {path}: something lies there already. Nothing of a dead tree is left behind, so \
+             it belongs to a program that runs, or was made by other means and has to be removed by hand"
+        ),
+        ClaimError::Make { source, .. } => format!("cannot {what} {path}: {source}"),
+        ClaimError::Io { source, .. } => format!("cannot {what} {path}: {error}: {source}"),
+        error => format!("cannot {what} {path}: {error}"),
+    };
+    io::Error::new(io::Error::from(error).kind(), message)
+}
+
+/// Makes a socket by `bind`, at a path that then belongs to this isolate. A checkpoint.
+///
+/// The blocking part is done on a thread for such work; what is made there after a cancellation is
+/// removed there.
+pub(crate) async fn bind_socket<T: Send + 'static>(
+    path: &Path,
+    mut bind: impl FnMut(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<(T, Claimed)> {
+    claim("bind", path, move |table, directory, name| {
+        table.bind_socket(directory, name, &mut bind)
+    })
+    .await
+}
+
+async fn claim<T: Send + 'static>(
+    what: &'static str,
+    path: &Path,
+    make: impl FnOnce(&BindTable, &GrantedDir, &Path) -> std::result::Result<(T, Claim), ClaimError>
+    + Send
+    + 'static,
+) -> io::Result<(T, Claimed)> {
+    let local = Local::try_current().ok_or_else(|| off_isolate(what))?;
+    let owner = local.shared.life.identity().id;
+    let runtime = local.shared.runtime.clone();
+    drop(local);
+    let path = path.to_owned();
+    let claimed = unblock(move || -> io::Result<(T, Claimed)> {
+        let (directory, name) = place(&path)?;
+        let (table, directory) = runtime.bind_table(directory).map_err(|error| {
+            let kind = io::Error::from(error.clone()).kind();
+            io::Error::new(kind, format!("cannot {what} {}: {error}", path.display()))
+        })?;
+        let (made, claim) =
+            make(&table, &directory, name).map_err(|error| refused(what, &path, error))?;
+        Ok((made, runtime.binder.keep(owner, claim)))
+    });
+    claimed.await?
+}
+
+/// A path that belongs to an isolate. Dropping it removes what lies there, unless that has been
+/// replaced.
+pub(crate) struct Claimed {
+    claims: Arc<Mutex<Claims>>,
+    key: u64,
+    path: PathBuf,
+}
+
+impl Claimed {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        // Gone already if the isolate was given up, or the tree has ended.
+        let claim = self.claims.lock().made.remove(&self.key);
+        // Outside of the lock: it is the file system's work.
+        drop(claim);
+    }
+}
+
+impl fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Claimed").field(&self.path).finish()
+    }
+}
+
+/// Registers a regular file that the program has made, a pid file for instance: it is removed when
+/// the guard is dropped or this process ends, however it ends. A checkpoint.
+///
+/// If the process is killed between the making of the file and this call, the file stays. Sockets
+/// need none of this: binding one does it, without such a gap.
+///
+/// # Errors
+/// If there is no regular file, or no room (a process has 255 such paths at most); a cancelled error.
+///
+/// # Cancellation
+/// If the future is dropped, the file may be registered and then removed at once.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("server.pid");
+/// # let there = path.clone();
+/// offshoot::run(async move || {
+///     offshoot::fs::write(&path, std::process::id().to_string()).await?;
+///     let _guard = offshoot::register_path(&path).await?;
+///     // … serve …
+///     Ok(())
+/// })?;
+/// # assert!(!there.exists());
+/// # Ok::<(), offshoot::Error>(())
+/// ```
+pub async fn register_path(path: impl AsRef<Path>) -> Result<RegisteredPath> {
+    let ((), claimed) = claim("register", path.as_ref(), |table, directory, name| {
+        Ok(((), table.adopt(Kind::File, directory, name)?))
+    })
+    .await?;
+    Ok(RegisteredPath(claimed))
+}
+
+/// A registered file, see [`register_path`]. Dropping it removes the file, unless something else
+/// has taken its place.
+#[derive(Debug)]
+#[must_use = "dropping it removes the file"]
+pub struct RegisteredPath(Claimed);
+
+impl RegisteredPath {
+    /// Where it lies, symbolic links of its directory resolved.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
 }

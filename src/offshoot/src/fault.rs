@@ -6,7 +6,7 @@
 //!
 //! | stage | where |
 //! |---|---|
-//! | `S3` | a new process, told who it is, before anything is prepared |
+//! | `S3` | a new process, told who it is, its environment set, before anything else is prepared |
 //! | `S5` | a new process, having said that it is ready |
 
 /// Does here what the environment says.

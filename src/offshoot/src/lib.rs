@@ -16,9 +16,11 @@ mod descriptor;
 mod endpoint;
 mod family;
 mod fault;
+pub mod fs;
 mod isolate;
 mod janitor;
 mod life;
+pub mod net;
 mod nursery;
 mod portal;
 mod process;
@@ -28,6 +30,8 @@ mod scope;
 mod spec;
 mod time;
 
+pub use binder::{RegisteredPath, register_path};
+pub use blocking::{Unblock, unblock};
 pub use endpoint::{Endpoint, Method, Payload};
 pub use isolate::inbox::Inbox;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
@@ -35,12 +39,28 @@ pub use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,
 };
 pub use portal::{Cancelling, Ended, LocalPortal, Portal, Rejected, Reply, Tell};
-pub use runtime::{Builder, main, run};
-pub use spec::{Bounds, Isolate, Isolation, Limit, Stdio};
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub use runtime::dump_all;
+pub use runtime::{Builder, Handle, Running, main, run};
+pub use spec::{Bounds, Isolate, Isolation, Limit, Sigint, Stdio};
 pub use time::{Current, Sleep, cancelled, checkpoint, current, sleep, timeout, try_current};
 
 /// A result whose error is ours unless it says otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Where a tree begins: [`Runtime::builder`] sets its limits and bounds, [`run`] and [`main`] use the
+/// defaults.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Runtime;
+
+impl Runtime {
+    /// The settings of a tree, to be changed and run.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+}
 
 /// What most programs need: `use offshoot::prelude::*;`.
 pub mod prelude {

@@ -321,6 +321,15 @@ impl<S: 'static> Portal<S> {
         self.target.life.origin()
     }
 
+    /// The last 16 KiB that it printed, if it is a process whose output is
+    /// [`Stdio::Piped`](crate::Stdio::Piped).
+    pub fn output_tail(&self) -> Option<String> {
+        match self.target.route() {
+            Route::Process(process) => Some(process.output_tail()),
+            Route::Thread(_) => None,
+        }
+    }
+
     /// What separates it from the others.
     pub fn isolation(&self) -> Isolation {
         match (self.target.route(), self.target.through_serde) {

@@ -3,42 +3,88 @@
 //! An isolate without I/O has no file descriptor at all; see `Local::sleep`.
 
 use crate::isolate::local::Local;
-use crate::scope::{ScopeWatch, cancelled_error};
+use crate::scope::{Scope, ScopeWatch, cancelled_error};
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Registry, Token, Waker as MioWaker};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll as TaskPoll, Waker};
 use std::time::Duration;
 
 const WAKE: Token = Token(usize::MAX);
 
+/// How many operations of one descriptor in a row may succeed before its task lets others run: a
+/// peer that is always faster must not keep the isolate from its other work or its cancellation.
+const STREAK: u32 = 128;
+
+/// One direction of a descriptor.
+struct Side {
+    /// It may be ready; stays so until an attempt would block.
+    ready: Cell<bool>,
+    /// Whoever polled last, of those who poll without a future of ours.
+    polling: RefCell<Option<Waker>>,
+    /// Those who await an operation, any number.
+    waiting: RefCell<Slab<Waker>>,
+}
+
+impl Side {
+    fn new() -> Side {
+        Side {
+            // Taken for ready until the first attempt says otherwise.
+            ready: Cell::new(true),
+            polling: RefCell::new(None),
+            waiting: RefCell::default(),
+        }
+    }
+
+    fn wake(&self) {
+        self.ready.set(true);
+        // Woken outside of the borrow: a waker is the program's code and may come back here.
+        let polling = self.polling.borrow_mut().take();
+        let waiting: Vec<Waker> = self
+            .waiting
+            .borrow()
+            .iter()
+            .map(|(_, waker)| waker.clone())
+            .collect();
+        polling.into_iter().for_each(Waker::wake);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
 /// What is known of one descriptor.
 pub(crate) struct Readiness {
-    readable: Cell<bool>,
-    writable: Cell<bool>,
-    reader: RefCell<Option<Waker>>,
-    writer: RefCell<Option<Waker>>,
+    read: Side,
+    write: Side,
+    streak: Cell<u32>,
 }
 
 impl Readiness {
     /// True if it may be readable; stays so until a read would block.
     pub(crate) fn is_readable(&self) -> bool {
-        self.readable.get()
+        self.read.ready.get()
     }
 
     pub(crate) fn is_writable(&self) -> bool {
-        self.writable.get()
+        self.write.ready.get()
     }
 
     pub(crate) fn clear_readable(&self) {
-        self.readable.set(false);
+        self.read.ready.set(false);
     }
 
     pub(crate) fn clear_writable(&self) {
-        self.writable.set(false);
+        self.write.ready.set(false);
+    }
+
+    fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Read => &self.read,
+            Direction::Write => &self.write,
+        }
     }
 }
 
@@ -78,27 +124,19 @@ impl Reactor {
             };
             // Errors and hang-ups are for the next read or write to find.
             if event.is_readable() || event.is_read_closed() || event.is_error() {
-                readiness.readable.set(true);
-                if let Some(waker) = readiness.reader.borrow_mut().take() {
-                    waker.wake();
-                }
+                readiness.read.wake();
             }
             if event.is_writable() || event.is_write_closed() || event.is_error() {
-                readiness.writable.set(true);
-                if let Some(waker) = readiness.writer.borrow_mut().take() {
-                    waker.wake();
-                }
+                readiness.write.wake();
             }
         }
     }
 
     pub(crate) fn register(&self, source: &mut impl Source) -> io::Result<(usize, Rc<Readiness>)> {
-        // Taken for ready until the first attempt says otherwise.
         let readiness = Rc::new(Readiness {
-            readable: Cell::new(true),
-            writable: Cell::new(true),
-            reader: RefCell::new(None),
-            writer: RefCell::new(None),
+            read: Side::new(),
+            write: Side::new(),
+            streak: Cell::new(0),
         });
         let key = self.sources.borrow_mut().insert(readiness.clone());
         if let Err(error) =
@@ -131,7 +169,7 @@ pub(crate) struct Registered<S: Source> {
     write_watch: RefCell<ScopeWatch>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Read,
     Write,
@@ -159,39 +197,77 @@ impl<S: Source> Registered<S> {
     }
 
     /// Tries `operation` until it does not block; otherwise the task is woken when it may succeed.
+    ///
+    /// For implementations of traits that poll: of several tasks that poll the same direction only
+    /// the last is woken. [`Registered::operate`] has no such limit.
     pub(crate) fn poll_with<T>(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
+        operation: impl FnMut(&S) -> io::Result<T>,
+    ) -> TaskPoll<io::Result<T>> {
+        let watch = match direction {
+            Direction::Read => &self.read_watch,
+            Direction::Write => &self.write_watch,
+        };
+        let result = self.attempt(cx, direction, &mut watch.borrow_mut(), operation);
+        if result.is_pending() {
+            let waker = Some(cx.waker().clone());
+            drop(self.readiness.side(direction).polling.replace(waker));
+        }
+        result
+    }
+
+    /// As [`Registered::poll_with`], as a future. Any number of tasks may wait in each direction.
+    pub(crate) fn operate<T, F>(&self, direction: Direction, operation: F) -> Operation<'_, S, F>
+    where
+        F: FnMut(&S) -> io::Result<T>,
+    {
+        Operation {
+            registered: self,
+            direction,
+            operation,
+            watch: ScopeWatch::default(),
+            place: None,
+        }
+    }
+
+    /// Leaves the waker to the caller if it is pending.
+    fn attempt<T>(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        watch: &mut ScopeWatch,
         mut operation: impl FnMut(&S) -> io::Result<T>,
     ) -> TaskPoll<io::Result<T>> {
-        let (watch, ready, slot) = match direction {
-            Direction::Read => (
-                &self.read_watch,
-                &self.readiness.readable,
-                &self.readiness.reader,
-            ),
-            Direction::Write => (
-                &self.write_watch,
-                &self.readiness.writable,
-                &self.readiness.writer,
-            ),
-        };
-        if let TaskPoll::Ready(cancel) = watch.borrow_mut().poll(cx) {
-            return TaskPoll::Ready(Err(io::Error::other(cancelled_error(cancel))));
+        // Watched only if it has to wait. The descriptor may be used in many scopes, and the one
+        // that counts is the one in which it is used now.
+        *watch = ScopeWatch::default();
+        if let Some(cancel) = Scope::current().and_then(|scope| scope.cancelled()) {
+            return TaskPoll::Ready(Err(cancelled_error(cancel).into()));
         }
+        let Readiness { streak, .. } = &*self.readiness;
+        if streak.get() >= STREAK {
+            streak.set(0);
+            cx.waker().wake_by_ref();
+            return TaskPoll::Pending;
+        }
+        let ready = &self.readiness.side(direction).ready;
         while ready.get() {
             match operation(&self.source) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.set(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
-                    *watch.borrow_mut() = ScopeWatch::default();
+                    streak.set(streak.get() + 1);
                     return TaskPoll::Ready(result);
                 }
             }
         }
-        *slot.borrow_mut() = Some(cx.waker().clone());
-        TaskPoll::Pending
+        streak.set(0);
+        match watch.poll(cx) {
+            TaskPoll::Ready(cancel) => TaskPoll::Ready(Err(cancelled_error(cancel).into())),
+            TaskPoll::Pending => TaskPoll::Pending,
+        }
     }
 }
 
@@ -199,6 +275,53 @@ impl<S: Source> Drop for Registered<S> {
     fn drop(&mut self) {
         if let Some(reactor) = self.local.existing_reactor() {
             reactor.deregister(&mut self.source, self.key);
+        }
+    }
+}
+
+/// The future of [`Registered::operate`]. Nothing is lost if it is dropped: an operation is done
+/// when it is ready, or not at all.
+pub(crate) struct Operation<'a, S: Source, F> {
+    registered: &'a Registered<S>,
+    direction: Direction,
+    operation: F,
+    watch: ScopeWatch,
+    place: Option<usize>,
+}
+
+// Nothing in it is pinned; the operation is only called.
+impl<S: Source, F> Unpin for Operation<'_, S, F> {}
+
+impl<S: Source, T, F: FnMut(&S) -> io::Result<T>> Future for Operation<'_, S, F> {
+    type Output = io::Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> TaskPoll<io::Result<T>> {
+        let this = self.get_mut();
+        let result =
+            this.registered
+                .attempt(cx, this.direction, &mut this.watch, &mut this.operation);
+        if result.is_pending() {
+            let mut waiting = this
+                .registered
+                .readiness
+                .side(this.direction)
+                .waiting
+                .borrow_mut();
+            match this.place {
+                Some(place) => waiting[place].clone_from(cx.waker()),
+                None => this.place = Some(waiting.insert(cx.waker().clone())),
+            }
+        }
+        result
+    }
+}
+
+impl<S: Source, F> Drop for Operation<'_, S, F> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            let side = self.registered.readiness.side(self.direction);
+            let waker = side.waiting.borrow_mut().try_remove(place);
+            drop(waker);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
 use crate::life::{Life, ended};
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
-use crate::spec::{Bounds, Isolation};
+use crate::spec::{Bounds, Isolation, Sigint};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, Result, TreeId};
 use dashmap::DashMap;
 use offshoot_mailbox::{Parker, Sleep};
@@ -29,7 +29,7 @@ use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -52,7 +52,11 @@ pub(crate) struct ChildSettings {
     pub(crate) blocking: bool,
     pub(crate) main: Option<Entry>,
     pub(crate) bounds: Bounds,
+    pub(crate) sigint: Sigint,
 }
+
+/// What asks a whole program to end: from the terminal, from a supervisor, from a lost terminal.
+pub(crate) const SIGNALS: [i32; 3] = [signal::SIGINT, signal::SIGTERM, signal::SIGHUP];
 
 /// Where in the tree this process is.
 enum Place {
@@ -74,6 +78,24 @@ pub(crate) struct Runtime {
     tree_dir: Mutex<Option<Arc<TreeDir>>>,
     pub(crate) binder: crate::binder::Binder,
     abandoned: AtomicUsize,
+    /// The tree has ended; an abandoned thread that comes back must not start anything again.
+    over: AtomicBool,
+}
+
+/// Every tree of this process, for [`dump_all`] alone.
+#[cfg(feature = "fault-points")]
+static ALL: Mutex<Vec<Weak<Runtime>>> = Mutex::new(Vec::new());
+
+/// One line per isolate of every tree of this process, for a watchdog that stands outside of them:
+/// what each is waiting for, or running since when. Not part of the interface.
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub fn dump_all() -> Vec<String> {
+    let mut all = ALL.lock();
+    all.retain(|runtime| runtime.strong_count() > 0);
+    let runtimes: Vec<Arc<Runtime>> = all.iter().filter_map(Weak::upgrade).collect();
+    drop(all);
+    runtimes.iter().flat_map(|runtime| runtime.dump()).collect()
 }
 
 fn random() -> Result<u64> {
@@ -86,7 +108,7 @@ impl Runtime {
     #[allow(clippy::new_ret_no_self)] // As of `Builder::default`, but found where one looks for it.
     fn new(tree: TreeId, settings: Settings, place: Place) -> Result<Arc<Runtime>> {
         panics::install();
-        Ok(Arc::new(Runtime {
+        let runtime = Arc::new(Runtime {
             tree,
             settings,
             pool: Pool::default(),
@@ -98,7 +120,11 @@ impl Runtime {
             tree_dir: Mutex::new(None),
             binder: crate::binder::Binder::default(),
             abandoned: AtomicUsize::new(0),
-        }))
+            over: AtomicBool::new(false),
+        });
+        #[cfg(feature = "fault-points")]
+        ALL.lock().push(Arc::downgrade(&runtime));
+        Ok(runtime)
     }
 
     /// The runtime of a forked process.
@@ -151,10 +177,18 @@ impl Runtime {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn check_running(&self) -> Result<()> {
+        match self.over.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Error::new(ErrorKind::Misuse, "the tree of this isolate has ended")),
+        }
+    }
+
     /// The warden, with a forkserver behind it.
     pub(crate) fn warden(self: &Arc<Runtime>) -> Result<Arc<Warden>> {
         let warden = {
             let mut slot = self.warden.lock();
+            self.check_running()?;
             match &*slot {
                 Some(warden) => warden.clone(),
                 None => {
@@ -176,6 +210,7 @@ impl Runtime {
     /// before.
     pub(crate) fn tree_dir(&self) -> Result<Arc<TreeDir>> {
         let mut slot = self.tree_dir.lock();
+        self.check_running()?;
         if let Some(dir) = &*slot {
             return Ok(dir.clone());
         }
@@ -200,11 +235,13 @@ impl Runtime {
 
     /// Ends what the tree shares in this process. All its isolates have ended before.
     pub(crate) fn shut_down(&self) {
+        self.over.store(true, Ordering::Release);
         let warden = self.warden.lock().take();
         if let Some(warden) = warden {
             warden.stop();
         }
-        self.pool.stop();
+        let left = self.pool.stop(self.settings.bounds.hard_kill);
+        self.abandoned.fetch_add(left, Ordering::Relaxed);
         self.binder.clear();
         let dir = self.tree_dir.lock().take();
         if let Some(dir) = dir {
@@ -330,8 +367,11 @@ impl Builder {
         self
     }
 
-    /// Lets SIGINT and SIGTERM cancel the tree, a second one at once. Off by default; on in
-    /// [`main`]. One tree of a process at a time can have it.
+    /// Lets SIGINT, SIGTERM and SIGHUP cancel the tree; a second one takes it down by force at
+    /// once. Off by default; on in [`main`]. One tree of a process at a time can have it.
+    ///
+    /// Process isolates lead process groups of their own, so that the terminal's Ctrl-C reaches the
+    /// root alone, and its Ctrl-Z stops the root and the forkserver but no isolate.
     pub fn signals(mut self, on: bool) -> Builder {
         self.signals = on;
         self
@@ -351,6 +391,21 @@ impl Builder {
         T: Send + 'static,
     {
         self.run_tree(root).result
+    }
+
+    /// As [`run`](Builder::run), but returns while the tree runs; [`Running::wait`] waits for it.
+    ///
+    /// # Blocking
+    /// Never.
+    ///
+    /// # Errors
+    /// What stopped the start of the tree.
+    pub fn start<F, T>(self, root: F) -> Result<Running<T>>
+    where
+        F: AsyncFnOnce() -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        Ok(Running { tree: Some(self.start_tree(root)?) })
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -402,7 +457,7 @@ impl Builder {
     {
         let settings = self.settings()?;
         let signals = if self.signals {
-            Some(Signals::install(&[signal::SIGINT, signal::SIGTERM])?)
+            Some(Signals::install(&SIGNALS)?)
         } else {
             None
         };
@@ -506,6 +561,88 @@ struct Tree<T> {
     key: Key,
     signals: Option<Signals>,
     slot: RootSlot<T>,
+}
+
+/// A tree that was started by [`Builder::start`]. Dropping it cancels the tree and waits for its end.
+#[must_use = "dropping it ends the tree"]
+pub struct Running<T: Send + 'static> {
+    /// Only taken by `wait` and by the drop.
+    tree: Option<Tree<T>>,
+}
+
+impl<T: Send + 'static> Running<T> {
+    /// A handle by which any thread can cancel the tree or look at it.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn handle(&self) -> Handle {
+        let tree = self.tree.as_ref().expect("only `wait` takes it, which also takes this");
+        Handle { outside: tree.outside.clone(), key: tree.key }
+    }
+
+    /// Waits until the whole tree has ended. This also looks after the root's own bounds: a root
+    /// that is cancelled and does not come down is taken down by force here.
+    ///
+    /// # Errors
+    /// As of [`Builder::run`].
+    ///
+    /// # Panics
+    /// Never.
+    pub fn wait(mut self) -> Result<T> {
+        let tree = self.tree.take().expect("only `wait` takes it, which takes this");
+        tree.wait().result
+    }
+}
+
+impl<T: Send + 'static> Drop for Running<T> {
+    fn drop(&mut self) {
+        if let Some(tree) = self.tree.take() {
+            Handle { outside: tree.outside.clone(), key: tree.key }.cancel();
+            // Nobody is left to hear how it ended, but for what the log says.
+            if let Err(error) = tree.wait().result
+                && !error.is_cancelled()
+            {
+                tracing::warn!(%error, "a tree failed whose handle was dropped");
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> std::fmt::Debug for Running<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").finish_non_exhaustive()
+    }
+}
+
+/// A handle to a tree, for code outside of it: a signal handler of the program's own, a watchdog.
+#[derive(Clone)]
+pub struct Handle {
+    outside: Arc<Shared>,
+    key: Key,
+}
+
+impl Handle {
+    /// Cancels the tree. Never blocks; idempotent.
+    pub fn cancel(&self) {
+        self.outside.family.lock().cancel(self.key, &Cancel { by: Canceller::Runtime }, None);
+        self.outside.tell(Control::Look);
+    }
+
+    /// The tree.
+    pub fn tree(&self) -> TreeId {
+        self.outside.runtime.tree
+    }
+
+    /// One line per isolate of this process: what each is waiting for, or running since when.
+    pub fn dump(&self) -> Vec<String> {
+        self.outside.runtime.dump()
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Handle").field(&self.tree()).finish()
+    }
 }
 
 /// A tree that has ended.
@@ -647,7 +784,8 @@ where
     Builder::new().run(root)
 }
 
-/// A program that is a tree: runs `root`, lets SIGINT and SIGTERM cancel it, prints its error.
+/// A program that is a tree: runs `root`, lets SIGINT, SIGTERM and SIGHUP cancel it, prints its
+/// error.
 ///
 /// The exit code is 0 for `Ok`, 1 for an error (its report goes to the standard error), and
 /// 128 + n if the signal n cancelled the tree. If a thread had to be abandoned, the process ends

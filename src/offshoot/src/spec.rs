@@ -65,6 +65,24 @@ pub enum Stdio {
     Inherit,
     /// `/dev/null`.
     Null,
+    /// A pipe that the runtime always drains, so that the isolate never blocks on it. Each line is an
+    /// event of the target `offshoot::output`, and the last 16 KiB are kept, see
+    /// [`Portal::output_tail`](crate::Portal::output_tail). For output only; as input it is `Null`.
+    Piped,
+}
+
+/// What a process isolate does with SIGINT, SIGTERM and SIGHUP that are sent to its own process.
+///
+/// It leads a process group of its own, so that the terminal's Ctrl-C is not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Sigint {
+    /// Nothing: they end it as they end any process, and its owner gets an
+    /// [`Exit::Killed`](crate::Exit). Its owner decides when it is cancelled.
+    #[default]
+    Parent,
+    /// The first one cancels it with its own bounds; a second one ends its grace at once.
+    Own,
 }
 
 /// A limit on what a process isolate may use, as `setrlimit` counts it.
@@ -109,6 +127,7 @@ pub(crate) struct ProcessOptions {
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
+    pub(crate) sigint: Sigint,
 }
 
 impl Isolate {
@@ -272,6 +291,12 @@ impl Isolate {
         self
     }
 
+    /// Sets what a process isolate does with signals that ask it to end.
+    pub fn sigint(mut self, sigint: Sigint) -> Isolate {
+        self.process.sigint = sigint;
+        self
+    }
+
     pub(crate) fn resolve_bounds(&self, default: Bounds) -> Bounds {
         let base = self.bounds.unwrap_or(default);
         Bounds {
@@ -306,6 +331,7 @@ impl Isolate {
             (process.stdin != Stdio::Inherit, "stdin"),
             (process.stdout != Stdio::Inherit, "stdout"),
             (process.stderr != Stdio::Inherit, "stderr"),
+            (process.sigint != Sigint::Parent, "sigint"),
         ];
         match set.into_iter().find(|(set, _)| *set) {
             None => Ok(()),

@@ -826,6 +826,43 @@ mod tests {
     }
 
     #[test]
+    fn a_rename_that_gets_stuck_halfway_is_undone() {
+        let (temporary, dir) = temporary();
+        let user = if effective_user() == 0 {
+            65_534
+        } else {
+            effective_user()
+        };
+        for (name, mode) in [("from", 0o500), ("to", 0o700)] {
+            let path = temporary.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("file"), "").unwrap();
+            if effective_user() == 0 {
+                std::os::unix::fs::chown(path.join("file"), Some(user), None).unwrap();
+                std::os::unix::fs::chown(&path, Some(user), None).unwrap();
+            }
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        std::fs::set_permissions(temporary.path(), Permissions::from_mode(0o755)).unwrap();
+        let renamed = std::thread::spawn(move || {
+            // SAFETY: takes no pointer. The bare system call changes the user of this thread alone, which ends here.
+            checked(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }).unwrap();
+            let open = |name| open_beneath(dir.as_fd(), Path::new(name), Access::Hold).unwrap();
+            link_then_unlink(
+                open("from").as_fd(),
+                name("file"),
+                open("to").as_fd(),
+                name("new"),
+            )
+        });
+        assert_eq!(code(renamed.join().unwrap()), Some(libc::EACCES));
+        assert!(temporary.path().join("from/file").exists());
+        assert!(!temporary.path().join("to/new").exists());
+        std::fs::set_permissions(temporary.path().join("from"), Permissions::from_mode(0o700))
+            .unwrap();
+    }
+
+    #[test]
     fn a_removed_and_remade_file_is_another_one() {
         let (_temporary, dir) = temporary();
         let look = || {

@@ -122,6 +122,15 @@ impl Error {
         made
     }
 
+    /// A failed system call, with a message that says more than the operating system does: what was
+    /// attempted, on what. [`Error::downcast_ref`] finds `source`.
+    pub fn io(message: impl Into<String>, source: std::io::Error) -> Error {
+        let mut made = Error::new(ErrorKind::Io(source.raw_os_error()), message);
+        made.0.type_name = Some("std::io::error::Error".to_owned());
+        made.attach(Arc::new(source));
+        made
+    }
+
     /// Several failures as one: the cause first, the others in order of death. One alone is itself.
     pub fn several(cause: Error, others: Vec<Error>) -> Error {
         if others.is_empty() {
@@ -394,11 +403,29 @@ from_std!(
 );
 
 impl From<std::io::Error> for Error {
+    /// An error of ours that went through an interface of `io::Error`, as that of a cancelled read
+    /// does, is itself again.
     fn from(error: std::io::Error) -> Error {
-        let mut made = Error::new(ErrorKind::Io(error.raw_os_error()), error.to_string());
-        made.0.type_name = Some("std::io::error::Error".to_owned());
-        made.attach(Arc::new(error));
-        made
+        match error.downcast::<Error>() {
+            Ok(ours) => ours,
+            Err(error) => {
+                let message = error.to_string();
+                Error::io(message, error)
+            }
+        }
+    }
+}
+
+impl From<Error> for std::io::Error {
+    /// For implementations of `Read`, `AsyncRead` and the like; `?` gives back the error itself.
+    fn from(error: Error) -> std::io::Error {
+        use std::io::ErrorKind as Io;
+        let kind = match error.downcast_ref::<std::io::Error>() {
+            Some(source) => source.kind(),
+            None if error.is_timeout() => Io::TimedOut,
+            None => Io::Other,
+        };
+        std::io::Error::new(kind, error)
     }
 }
 
@@ -469,6 +496,36 @@ mod tests {
         assert_eq!(group.failures()[0].message(), "leaf 0");
         assert_eq!(Error::several(leaf(7), vec![]).message(), "leaf 7");
         assert!(group.report().contains("25. leaf 24"));
+    }
+
+    #[test]
+    fn an_error_of_ours_passes_through_io_error_unchanged() {
+        use std::io;
+        let cancel = Cancel {
+            by: Canceller::Deadline,
+        };
+        let ours = Error::new(ErrorKind::Cancelled(cancel), "cancelled").with_id(FailureId(7));
+        for wrapped in [io::Error::other(ours.clone()), io::Error::from(ours)] {
+            assert_eq!(wrapped.kind(), io::ErrorKind::Other);
+            let back = Error::from(wrapped);
+            assert!(back.is_cancelled() && back.id() == Some(FailureId(7)));
+            assert_eq!(back.message(), "cancelled");
+        }
+        let late = Error::new(ErrorKind::TimedOut(5), "late");
+        assert_eq!(io::Error::from(late).kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn an_io_error_keeps_its_number_and_its_kind() {
+        use std::io;
+        let error = Error::io("cannot read x", io::Error::from_raw_os_error(2));
+        assert!(matches!(error.kind(), ErrorKind::Io(Some(2))));
+        assert_eq!(error.message(), "cannot read x");
+        let source = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        assert_eq!(source, Some(io::ErrorKind::NotFound));
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
+        let plain = Error::from(io::Error::other("plain"));
+        assert!(matches!(plain.kind(), ErrorKind::Io(None)) && plain.message() == "plain");
     }
 
     #[test]

@@ -3,13 +3,33 @@
 use crate::Panic;
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::sync::Once;
 
+/// Location and backtrace.
+pub(crate) type Place = Option<(Option<String>, Option<String>)>;
+
 thread_local! {
-    /// Where the last panic of this thread happened. Only set on threads of isolates.
-    static LAST: RefCell<Option<(Option<String>, Option<String>)>> = const { RefCell::new(None) };
+    /// Where the last panic of this thread happened. Only set on threads of isolates, and on those
+    /// that work for them.
+    static LAST: RefCell<Place> = const { RefCell::new(None) };
+    static WORKS_FOR_ISOLATES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has the places of panics kept on this thread, too, which is no isolate's.
+pub(crate) fn record_here() {
+    WORKS_FOR_ISOLATES.set(true);
+}
+
+/// Takes the place of the last panic of this thread, to give it to the thread where it goes on.
+pub(crate) fn place() -> Place {
+    LAST.with(|last| last.borrow_mut().take())
+}
+
+/// Sets the place of a panic that goes on here.
+pub(crate) fn put_place(place: Place) {
+    LAST.with(|last| *last.borrow_mut() = place);
 }
 
 /// Adds our hook in front of the program's own, once per process. It prints nothing itself.
@@ -18,7 +38,8 @@ pub(crate) fn install() {
     ONCE.call_once(|| {
         let earlier = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let isolate = super::local::Local::try_current().is_some();
+            let isolate = super::local::Local::try_current().is_some()
+                || WORKS_FOR_ISOLATES.try_with(Cell::get).unwrap_or(false);
             if isolate {
                 let location = info.location().map(ToString::to_string);
                 let backtrace = Backtrace::capture();

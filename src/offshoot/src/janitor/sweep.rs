@@ -215,8 +215,9 @@ fn wait_for_writers(tree: &TreeDir, deadline: Instant) {
 
 /// Removes what one table names and what is still there.
 ///
-/// `private` is the private directory of the table's process, which is slot index 0; `grants` are the others in the order in which the process has them, `None`
-/// for one that is gone. Nothing outside them is touched. The table's file is read once and not changed.
+/// `private` is the private directory of the table's process, which is grant 0; `grants` are the others in the order in which the process has them, `None`
+/// for one that is gone. Nothing outside them is touched. The table's file is read once and not changed. What has
+/// a private name in the private directory is left for whoever clears that directory, as [`TreeDir::sweep`] does.
 ///
 /// # Blocking
 /// Never, beyond the file system itself.
@@ -241,7 +242,7 @@ pub fn sweep(
                     index => grants.get(index - 1).and_then(Option::as_ref),
                 };
                 match grant {
-                    Some(grant) => entry.sweep(grant, private, swept),
+                    Some(grant) => entry.sweep(grant, swept),
                     None => swept.leave(entry.relative, Why::NotGranted),
                 }
             }
@@ -364,9 +365,9 @@ struct Entry {
 }
 
 impl Entry {
-    fn sweep(&self, grant: &GrantedDir, private: Option<&GrantedDir>, swept: &mut Swept) {
+    fn sweep(&self, grant: &GrantedDir, swept: &mut Swept) {
         let path = grant.path().join(&self.relative);
-        match self.try_sweep(grant, private) {
+        match self.try_sweep(grant) {
             Ok(Outcome::Removed) => swept.removed.push(path),
             Ok(Outcome::Gone) => {}
             Ok(Outcome::Successor) => swept.leave(path, Why::Successor),
@@ -377,7 +378,7 @@ impl Entry {
         }
     }
 
-    fn try_sweep(&self, grant: &GrantedDir, private: Option<&GrantedDir>) -> Result<Outcome, Why> {
+    fn try_sweep(&self, grant: &GrantedDir) -> Result<Outcome, Why> {
         let (parent, name) = split(&self.relative)
             .ok_or(Why::Malformed("an entry with a path that leads elsewhere"))?;
         let dir = match absent_is_none(fsx::open_beneath(grant.as_fd(), parent, Access::Hold)) {
@@ -396,14 +397,6 @@ impl Entry {
                     .map_or_else(|error| Err(Why::Failed(error)), |_| Ok(Outcome::Gone)),
             };
         };
-        // On a file system without RENAME_NOREPLACE it may have both names.
-        if let Some(private) = private
-            && let Ok(Some((found, other))) = look(private.as_fd(), &self.private)
-            && found == kind
-            && other.is_same(identity)
-        {
-            absent_is_none(fsx::unlink(private.as_fd(), &self.private)).map_err(Why::Failed)?;
-        }
         withdraw(dir.as_fd(), name, &self.private, kind, identity).map_err(Why::Failed)
     }
 }

@@ -835,6 +835,56 @@ fn a_successor_that_comes_at_any_moment_survives() {
 }
 
 #[test]
+fn a_successor_does_not_vanish_for_a_moment() {
+    let temporary = TempDir::new().unwrap();
+    let dir = fsx::open_no_follow(temporary.path(), Access::Hold).unwrap();
+    let path = temporary.path().join("s");
+    let _first = UnixListener::bind(&path).unwrap();
+    let (kind, gone) = super::sweep::look(dir.as_fd(), "s".as_ref())
+        .unwrap()
+        .unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _successor = UnixListener::bind(&path).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut absent = 0;
+            while !done.load(Ordering::Relaxed) {
+                absent += usize::from(!exists(&path));
+            }
+            absent
+        });
+        for _ in 0..5_000 {
+            let outcome =
+                withdraw(dir.as_fd(), "s".as_ref(), "aside".as_ref(), kind, &gone).unwrap();
+            assert_eq!(outcome, super::sweep::Outcome::Successor);
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(looking.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn room_for_a_slot_is_set_aside_before_it_is_written() {
+    let scene = Scene::new();
+    let room = || scene.table_file().metadata().unwrap().blocks() * 512;
+    let before = room();
+    assert!(before < slot(3) as u64, "an empty table is cheap: {before}");
+    let claims: Vec<_> = (0..16)
+        .map(|number| {
+            let claim = scene.bind(&number.to_string()).unwrap();
+            assert!(
+                room() >= slot(if number < 15 { 15 } else { 30 }) as u64,
+                "{number}: {}",
+                room()
+            );
+            claim
+        })
+        .collect();
+    assert_eq!(claims.len(), 16);
+}
+
+#[test]
 fn what_cannot_be_removed_now_is_kept_for_later() {
     // Nobody, whatever his rights, can remove a file of the kernel's.
     let scene = Scene::new();

@@ -15,8 +15,11 @@ use crate::isolate::shared::{Message, Shared};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
 use crate::reactor::Readiness;
-use crate::runtime::{ChildSettings, Runtime};
+use crate::runtime::{ChildSettings, Runtime, SIGNALS};
+use crate::spec::Sigint;
+use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Result};
+use offshoot_sys::signal::{self, Signals};
 use offshoot_sys::{clock, fork, image, process, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
@@ -52,7 +55,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
     };
     match prepare(boot, control) {
         Err(error) => refuse(&link, &error),
-        Ok((shared, work, manner)) => {
+        Ok(Prepared { shared, work, manner, sigint }) => {
             link.send_value(
                 Kind::Ready,
                 0,
@@ -64,7 +67,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
             crate::fault::point("S5");
             let uplink_of = link.clone();
             let (exit, left) = thread::live(&shared, work, manner, |local| {
-                begin(local, uplink_of, reader)
+                begin(local, uplink_of, reader, sigint)
             });
             let left = flat(left);
             if let Err(error) = link.try_send_value(
@@ -156,8 +159,23 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<Boot>> {
     }
 }
 
+/// A process that has become what its owner asked for.
+struct Prepared {
+    shared: Arc<Shared>,
+    work: Work,
+    manner: Manner,
+    sigint: Sigint,
+}
+
 /// Makes this process what the owner asked for.
-fn prepare(boot: Boot, control: OwnedFd) -> Result<(Arc<Shared>, Work, Manner)> {
+fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
+    // First, because a test may set a fault point by it.
+    for (key, value) in &boot.environment {
+        match value {
+            Some(value) => process::set_env(key, value)?,
+            None => process::remove_env(key)?,
+        }
+    }
     crate::fault::point("S3");
     if boot.build_id != image::build_id() {
         return Err(Error::new(
@@ -168,12 +186,6 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<(Arc<Shared>, Work, Manner)> 
                 hex(image::build_id())
             ),
         ));
-    }
-    for (key, value) in &boot.environment {
-        match value {
-            Some(value) => process::set_env(key, value)?,
-            None => process::remove_env(key)?,
-        }
     }
     let settings: ChildSettings = codec::decode(&boot.settings)
         .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
@@ -209,7 +221,7 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<(Arc<Shared>, Work, Manner)> 
     };
     let life = Arc::new(Life::new(origin));
     let shared = Shared::new(life, runtime, None, Arc::new(Status::default()));
-    Ok((shared, work, manner))
+    Ok(Prepared { shared, work, manner, sigint: settings.sigint })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -217,18 +229,29 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Registers the link with the isolate's poll and keeps what came behind the first frame.
-fn begin(local: &Rc<Local>, link: Arc<Link>, reader: FrameReader) {
+fn begin(local: &Rc<Local>, link: Arc<Link>, reader: FrameReader, sigint: Sigint) {
     let registered = local.reactor().and_then(|reactor| {
         let fd = link.fd().as_raw_fd();
-        reactor.register(&mut mio::unix::SourceFd(&fd))
+        let (_, readiness) = reactor.register(&mut mio::unix::SourceFd(&fd))?;
+        let signals = match sigint {
+            Sigint::Parent => None,
+            Sigint::Own => {
+                let signals = Signals::install(&SIGNALS)?;
+                let fd = signals.fd().as_raw_fd();
+                let (_, readiness) = reactor.register(&mut mio::unix::SourceFd(&fd))?;
+                Some((signals, readiness))
+            }
+        };
+        Ok((readiness, signals))
     });
     match registered {
-        Ok((_, readiness)) => {
+        Ok((readiness, signals)) => {
             let uplink = Uplink {
                 link,
                 readiness,
                 reader: RefCell::new(reader),
                 ended: Cell::new(false),
+                signals,
             };
             let set = local.uplink.set(uplink);
             debug_assert!(set.is_ok(), "a process has one owner");
@@ -243,11 +266,31 @@ pub(crate) struct Uplink {
     readiness: Rc<Readiness>,
     reader: RefCell<FrameReader>,
     ended: Cell<bool>,
+    /// Of an isolate that handles its own, see [`Sigint::Own`].
+    signals: Option<(Signals, Rc<Readiness>)>,
 }
 
 impl Uplink {
+    /// Cancels the isolate for a signal that was sent to its process; for a second one at once.
+    fn take_signals(&self, local: &Local) {
+        let Some((signals, readiness)) = &self.signals else { return };
+        if !readiness.is_readable() {
+            return;
+        }
+        readiness.clear_readable();
+        for number in signals.drain() {
+            let bounds = local.shared.runtime.settings.bounds;
+            let now = clock::now();
+            let grace = if local.above().is_some() { 0 } else { nanos(bounds.grace) };
+            let cancel = Cancel { by: Canceller::Signal(signal::name(number)) };
+            let hard_at = now + nanos(bounds.hard_kill);
+            local.cancel(CancelOrder { cancel, grace_at: now + grace, hard_at });
+        }
+    }
+
     /// Reads what has come and writes what is queued. True if anything came.
     pub(crate) fn pump(&self, local: &Rc<Local>) -> bool {
+        self.take_signals(local);
         if self.readiness.is_writable() && !self.link.flush() {
             self.readiness.clear_writable();
         }

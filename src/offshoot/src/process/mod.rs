@@ -18,12 +18,16 @@ use crate::{Error, ErrorKind, Exit, Result};
 use link::Link;
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{self, Pidfd};
-use offshoot_sys::signal;
+use offshoot_sys::{signal, socket};
 use offshoot_wire::frame::{CancelOrder, Ended, Kind};
 use offshoot_wire::{FailureId, codec};
 use parking_lot::Mutex;
+use spawn::Outputs;
+use std::io::Read;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// A process isolate of ours.
 pub(crate) struct Process {
@@ -35,6 +39,19 @@ pub(crate) struct Process {
     status: Arc<Status>,
     pidfd: OnceLock<Pidfd>,
     state: Mutex<State>,
+    output: Mutex<Output>,
+}
+
+/// How much of what a process printed is kept, in bytes.
+const TAIL: usize = 16 << 10;
+
+/// What a process prints, where it is piped.
+struct Output {
+    pipes: Outputs,
+    /// The last of it, both streams as they came.
+    tail: Vec<u8>,
+    /// The line of each stream that has not ended.
+    line: [Vec<u8>; 2],
 }
 
 #[derive(Default)]
@@ -53,6 +70,7 @@ struct State {
 impl Process {
     pub(crate) fn new(
         life: Arc<Life>,
+        pipes: Outputs,
         link: Arc<Link>,
         upward: Arc<Upward>,
         request: u64,
@@ -71,7 +89,58 @@ impl Process {
             status,
             pidfd: OnceLock::new(),
             state: Mutex::new(state),
+            output: Mutex::new(Output { pipes, tail: Vec::new(), line: Default::default() }),
         })
+    }
+
+    /// The numbers of the pipes that are to be watched.
+    pub(crate) fn pipe_fds(&self) -> [Option<RawFd>; 2] {
+        let output = self.output.lock();
+        [0, 1].map(|stream: usize| output.pipes[stream].as_ref().map(AsRawFd::as_raw_fd))
+    }
+
+    /// Reads all that is in a pipe, so that the process never waits for us.
+    pub(crate) fn drain(&self, stream: usize) {
+        let mut output = self.output.lock();
+        let Output { pipes, tail, line } = &mut *output;
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &mut pipes[stream] {
+            // The pipe blocks, as its other end must; so only what is there is read.
+            if !socket::wait_readable(pipe, Some(Duration::ZERO)).unwrap_or(false) {
+                return;
+            }
+            let n = pipe.read(&mut buffer).unwrap_or(0);
+            if n == 0 {
+                pipes[stream] = None;
+            }
+            tail.extend_from_slice(&buffer[..n]);
+            let over = tail.len().saturating_sub(TAIL);
+            tail.drain(..over);
+            for &byte in &buffer[..n] {
+                // A line without an end must not grow without one.
+                if byte == b'\n' || line[stream].len() >= TAIL {
+                    self.print(stream, &mut line[stream]);
+                }
+                if byte != b'\n' {
+                    line[stream].push(byte);
+                }
+            }
+            if n == 0 && !line[stream].is_empty() {
+                self.print(stream, &mut line[stream]);
+            }
+        }
+    }
+
+    fn print(&self, stream: usize, line: &mut Vec<u8>) {
+        let text = String::from_utf8_lossy(line);
+        let stream = ["stdout", "stderr"][stream];
+        tracing::info!(target: "offshoot::output", isolate = %self.life.identity(), stream, "{text}");
+        line.clear();
+    }
+
+    /// The last of what it printed.
+    pub(crate) fn output_tail(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().tail).into_owned()
     }
 
     pub(crate) fn pidfd(&self) -> Option<&Pidfd> {

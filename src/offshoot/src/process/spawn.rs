@@ -18,6 +18,7 @@ use offshoot_sys::{image, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{Boot, Entry, Kind};
 use std::fs::File;
+use std::io::{self, PipeReader};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -101,7 +102,8 @@ pub(crate) async fn spawn_process(
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
     let (ours, theirs) =
         socket::stream_pair().map_err(|error| failed("socket pair", name, error, fds_hint))?;
-    let fds = open_fds(&isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
+    let (fds, outputs) =
+        open_fds(&isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
 
     let origin = core.origin_of_child(name, 0);
     let life = Arc::new(Life::new(origin.clone()));
@@ -116,7 +118,7 @@ pub(crate) async fn spawn_process(
     let mut made = None;
     let key = owner.family.lock().add(&owner, |upward| {
         let process = Process::new(
-            life.clone(),
+            life.clone(), outputs,
             link.clone(),
             upward.clone(),
             request,
@@ -167,6 +169,7 @@ pub(crate) async fn spawn_process(
             blocking: isolate.blocking,
             main,
             bounds,
+            sigint: isolate.process.sigint,
         };
         let mut bytes = Vec::new();
         codec::encode_into(&settings, &mut bytes)
@@ -223,41 +226,46 @@ pub(crate) async fn spawn_process(
     Ok(target)
 }
 
+/// The reading ends of a process's standard output and error, where they are drained.
+pub(crate) type Outputs = [Option<PipeReader>; 2];
+
 /// Opens what the process gets beside its link.
-fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<SpawnFds, (String, std::io::Error)> {
-    let null = |stdio: Stdio, write: bool| -> Result<Option<OwnedFd>, (String, std::io::Error)> {
-        match stdio {
-            Stdio::Inherit => Ok(None),
-            Stdio::Null => {
-                let file = File::options().read(!write).write(write).open("/dev/null");
-                file.map(|file| Some(file.into()))
-                    .map_err(|error| ("/dev/null".to_owned(), error))
-            }
-        }
+fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
+    let null = |write: bool| -> Result<OwnedFd, (String, io::Error)> {
+        let file = File::options().read(!write).write(write).open("/dev/null");
+        file.map(OwnedFd::from).map_err(|error| ("/dev/null".to_owned(), error))
     };
     let process = &isolate.process;
     let directory = match &process.directory {
         None => None,
-        Some(path) => Some(
-            open_directory(path)
-                .map_err(|error| (format!("working directory `{}`", path.display()), error))?,
-        ),
+        Some(path) => {
+            let opened = open_directory(path);
+            Some(opened.map_err(|error| (format!("working directory `{}`", path.display()), error))?)
+        }
     };
-    Ok(SpawnFds {
-        link,
-        directory,
-        stdio: [
-            null(process.stdin, false)?,
-            null(process.stdout, true)?,
-            null(process.stderr, true)?,
-        ],
-    })
+    let stdin = match process.stdin {
+        Stdio::Inherit => None,
+        Stdio::Null | Stdio::Piped => Some(null(false)?),
+    };
+    let output = |stdio: Stdio| -> Result<(Option<OwnedFd>, Option<PipeReader>), (String, io::Error)> {
+        match stdio {
+            Stdio::Inherit => Ok((None, None)),
+            Stdio::Null => Ok((Some(null(true)?), None)),
+            Stdio::Piped => {
+                let (reader, writer) = io::pipe().map_err(|error| ("a pipe".to_owned(), error))?;
+                Ok((Some(writer.into()), Some(reader)))
+            }
+        }
+    };
+    let (stdout, out) = output(process.stdout)?;
+    let (stderr, err) = output(process.stderr)?;
+    Ok((SpawnFds { link, directory, stdio: [stdin, stdout, stderr] }, [out, err]))
 }
 
-fn open_directory(path: &Path) -> std::io::Result<OwnedFd> {
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let file = File::open(path)?;
     if !file.metadata()?.is_dir() {
-        return Err(std::io::Error::from(std::io::ErrorKind::NotADirectory));
+        return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }
     Ok(file.into())
 }

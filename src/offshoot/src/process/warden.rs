@@ -29,7 +29,7 @@ use std::time::Duration;
 const WAKE: Token = Token(0);
 const CONTROL: Token = Token(1);
 const SERVER: Token = Token(2);
-/// Tokens of process `n` are `FIRST + 2n` for its link and the next for its pidfd.
+/// Tokens of process `n` are `FIRST + 4n` for its link, then its pidfd and its two pipes.
 const FIRST: usize = 4;
 
 /// How long the forkserver has to serve; 0.7 ms were measured.
@@ -339,7 +339,7 @@ struct Loop {
 }
 
 fn link_token(request: u64) -> Token {
-    Token(FIRST + 2 * usize::try_from(request).unwrap_or(usize::MAX / 4))
+    Token(FIRST + 4 * usize::try_from(request).unwrap_or(usize::MAX / 8))
 }
 
 fn pidfd_token(request: u64) -> Token {
@@ -364,11 +364,11 @@ impl Loop {
                     CONTROL => control = true,
                     SERVER => self.server_ended("it died"),
                     Token(token) => {
-                        let request = ((token - FIRST) / 2) as u64;
-                        if (token - FIRST).is_multiple_of(2) {
-                            self.link_ready(request, event.is_writable());
-                        } else {
-                            self.died(request);
+                        let request = ((token - FIRST) / 4) as u64;
+                        match (token - FIRST) % 4 {
+                            0 => self.link_ready(request, event.is_writable()),
+                            1 => self.died(request),
+                            pipe => self.drain(request, pipe - 2),
                         }
                     }
                 }
@@ -409,6 +409,13 @@ impl Loop {
             if let Err(error) = registered {
                 process.never_was(error.into());
                 continue;
+            }
+            for (stream, fd) in process.pipe_fds().into_iter().enumerate() {
+                let Some(fd) = fd else { continue };
+                let token = Token(link_token(request).0 + 2 + stream);
+                if let Err(error) = self.warden.registry.register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                    tracing::error!(%error, "cannot watch the output of a process");
+                }
             }
             let reader = FrameReader::new(process.link.limit());
             self.watched.insert(
@@ -482,6 +489,12 @@ impl Loop {
         }
     }
 
+    fn drain(&self, request: u64, stream: usize) {
+        if let Some(watched) = self.watched.get(&request) {
+            watched.process.drain(stream);
+        }
+    }
+
     fn finish(&mut self, request: u64, how: impl FnOnce(&Process)) {
         let Some(watched) = self.watched.remove(&request) else {
             return;
@@ -490,6 +503,13 @@ impl Loop {
         let _ = registry.deregister(&mut SourceFd(&watched.process.link.fd().as_raw_fd()));
         if let Some(pidfd) = watched.process.pidfd() {
             let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
+        }
+        for (stream, fd) in watched.process.pipe_fds().into_iter().enumerate() {
+            if let Some(fd) = fd {
+                // Its last words first; what still holds the other end is no part of the isolate.
+                watched.process.drain(stream);
+                let _ = registry.deregister(&mut SourceFd(&fd));
+            }
         }
         how(&watched.process);
     }
