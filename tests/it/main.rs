@@ -1,2 +1,11 @@
 //! The functional tests: a module per promise.
+mod cancelling;
+mod compile_fail;
+mod dropping;
+mod ending;
+mod errors;
 mod interface;
+mod io;
+mod ordering;
+mod starting;
+mod teardown;

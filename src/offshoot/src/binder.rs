@@ -77,8 +77,7 @@ impl Binder {
 impl Runtime {
     /// The bind table and the directory of `path` in it.
     fn bind_table(self: &Arc<Runtime>, directory: &Path) -> Result<(BindTable, GrantedDir)> {
-        let cannot =
-            |what: &str, error: &dyn fmt::Display| format!("cannot {what}: {error}");
+        let cannot = |what: &str, error: &dyn fmt::Display| format!("cannot {what}: {error}");
         let directory = match directory.as_os_str().is_empty() {
             true => Path::new("."),
             false => directory,

@@ -11,8 +11,8 @@
 //! 1. [`Family::cancel`] tells the child, with the two deadlines below; a child may have nine
 //!    tenths of what its parent has left, so that the parent always has time to reap and report.
 //! 2. At `grace_at` the child itself drops its user futures.
-//! 3. At `hard_at` a process is killed. A thread is interrupted, and if it has not ended
-//!    [`INTERRUPT`] later, abandoned; its own children are then taken over, and taken down.
+//! 3. At `hard_at` a process is killed. A thread is interrupted [`INTERRUPT`] before, and if it has
+//!    not ended then, abandoned; its own children are then taken over, and taken down.
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
@@ -37,7 +37,7 @@ const KILL_BOUND: u64 = 2_000_000_000;
 const TAKEN_OVER: u64 = 150_000_000;
 /// How long the operating system may take for the rest of a thread's exit.
 const JOIN_BOUND: u64 = 1_000_000_000;
-/// How many stacks are captured in one round: each may take a moment, and all share one bound.
+/// How many stacks are captured in one round: each takes a thread for a moment.
 const STACKS_PER_ROUND: usize = 4;
 
 /// Which member of a family.
@@ -56,6 +56,8 @@ pub(crate) struct Status {
     pub(crate) ended: OnceLock<(Exit, Vec<Error>)>,
     /// Nor any destructor of it: its thread is about to exit, its process is reaped and swept.
     pub(crate) gone: AtomicBool,
+    /// Its end is told to whoever spawned it, as the failure of the spawn, and is no other news.
+    pub(crate) silent: AtomicBool,
 }
 
 /// Where a child reports to: its owner, which changes when an owner is abandoned.
@@ -112,6 +114,8 @@ pub(crate) struct Member {
     pub(crate) silent: bool,
     stage: Stage,
     order: Option<CancelOrder>,
+    /// What its thread was doing when it was interrupted.
+    stack: Option<thread::PendingStack>,
     /// When its cancellation was first asked for.
     since: u64,
 }
@@ -268,9 +272,9 @@ impl Family {
             member.since = now;
         } else {
             let old = member.order.as_ref().map_or(0, |old| old.hard_at);
-            self.due.remove(&(old, key));
+            self.due.remove(&(member.force_at(old), key));
         }
-        self.due.insert((order.hard_at, key));
+        self.due.insert((member.force_at(order.hard_at), key));
         member.stage = Stage::Cancelled;
         member.target.life.cancel(order.cancel.clone());
         member.order = Some(order.clone());
@@ -324,7 +328,7 @@ impl Family {
             exit,
             left,
             id,
-            silent: member.silent,
+            silent: member.silent || member.status.silent.load(Ordering::Relaxed),
         })
     }
 
@@ -369,15 +373,19 @@ impl Family {
                     // Ends an interruptible system call; a thread that sees its cancellation then
                     // still comes down by itself.
                     if let Some(shared) = member.target.thread() {
+                        stacks += 1;
+                        if stacks <= STACKS_PER_ROUND {
+                            member.stack = shared.capture_stack();
+                        }
                         shared.interrupt();
                     }
                     member.stage = Stage::Interrupted;
-                    self.due.insert((now + INTERRUPT, key));
+                    let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
+                    self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
                 }
                 (Body::Thread(_), Stage::Interrupted) => {
                     let after_ms = now.saturating_sub(member.since) / 1_000_000;
-                    stacks += 1;
-                    let heirs = abandon(member, after_ms, stacks <= STACKS_PER_ROUND);
+                    let heirs = abandon(member, after_ms);
                     member.stage = Stage::Over;
                     let nursery = member.nursery;
                     gone.push(key);
@@ -435,18 +443,31 @@ impl Member {
             silent: false,
             stage: Stage::Running,
             order: None,
+            stack: None,
             since: 0,
+        }
+    }
+
+    /// When force begins, if it is to be over at `hard_at`.
+    fn force_at(&self, hard_at: u64) -> u64 {
+        match &self.body {
+            Body::Thread(_) => hard_at.saturating_sub(INTERRUPT),
+            Body::Process(_) => hard_at,
         }
     }
 }
 
 /// Cuts a thread off that does not return: its callers are answered, its mailbox closed, its
 /// processor share lowered. Returns its children.
-fn abandon(member: &mut Member, after_ms: u64, with_stack: bool) -> Vec<Member> {
+fn abandon(member: &mut Member, after_ms: u64) -> Vec<Member> {
     let Route::Thread(shared) = member.target.route() else {
         return Vec::new();
     };
-    let doing = shared.describe(with_stack);
+    let mut doing = shared.describe();
+    if let Some(stack) = member.stack.take() {
+        doing.push('\n');
+        doing.push_str(&stack.so_far());
+    }
     let exit = Exit::Abandoned { doing, after_ms };
     let origin = member.target.life.origin();
     tracing::error!(isolate = %origin, id = %origin.id, %exit, "thread abandoned");
@@ -461,6 +482,12 @@ fn abandon(member: &mut Member, after_ms: u64, with_stack: bool) -> Vec<Member> 
     {
         joiner.detach();
     }
+    // Its paths are free for a successor, whatever the thread does.
+    member
+        .target
+        .runtime
+        .binder
+        .release(member.target.life.identity().id);
     member.target.runtime.count_abandoned();
     heirs
 }

@@ -190,7 +190,7 @@ impl<S: 'static> Portal<S> {
         F::Out: Payload,
     {
         captures_nothing!(F);
-        if self.target.life.exit().is_some() {
+        if self.target.is_closed() {
             return Err(Rejected {
                 error: self.target.gone(),
                 args,
@@ -710,7 +710,7 @@ impl Sending {
         kind: Kind,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Arc<Lane>, Permit)>> {
-        if self.target.life.exit().is_some() {
+        if self.target.is_closed() {
             return Poll::Ready(Err(self.target.gone()));
         }
         self.kind = kind;

@@ -5,6 +5,9 @@
 use crate::isolate::local::Local;
 use crate::scope::{Scope, ScopeWatch, cancelled_error};
 use mio::event::Source;
+use mio::unix::SourceFd;
+use offshoot_sys::socket::Held;
+use std::os::fd::{AsFd, AsRawFd};
 use mio::{Events, Interest, Poll, Registry, Token, Waker as MioWaker};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -160,8 +163,9 @@ impl Reactor {
 ///
 /// Each operation is a checkpoint: inside of a cancelled scope it fails with an error that
 /// [`Error::from`](crate::Error) turns back into the cancellation.
-pub(crate) struct Registered<S: Source> {
-    source: S,
+pub(crate) struct Registered<S: AsFd> {
+    /// Taken away if the isolate is abandoned.
+    source: Held<S>,
     key: usize,
     readiness: Rc<Readiness>,
     local: Rc<Local>,
@@ -175,13 +179,15 @@ pub(crate) enum Direction {
     Write,
 }
 
-impl<S: Source> Registered<S> {
+impl<S: AsFd> Registered<S> {
     /// Registers it with the current isolate.
-    pub(crate) fn new(mut source: S) -> io::Result<Registered<S>> {
+    pub(crate) fn new(source: S) -> io::Result<Registered<S>> {
         let local = Local::try_current().ok_or_else(|| {
             io::Error::other("offshoot's I/O types work on an isolate only: make them inside of a call, a method or a nursery")
         })?;
-        let (key, readiness) = local.reactor()?.register(&mut source)?;
+        let source = Held::new(&local.shared.sockets, source)?;
+        let fd = source.as_fd().as_raw_fd();
+        let (key, readiness) = local.reactor()?.register(&mut SourceFd(&fd))?;
         Ok(Registered {
             source,
             key,
@@ -271,17 +277,18 @@ impl<S: Source> Registered<S> {
     }
 }
 
-impl<S: Source> Drop for Registered<S> {
+impl<S: AsFd> Drop for Registered<S> {
     fn drop(&mut self) {
         if let Some(reactor) = self.local.existing_reactor() {
-            reactor.deregister(&mut self.source, self.key);
+            let fd = self.source.as_fd().as_raw_fd();
+            reactor.deregister(&mut SourceFd(&fd), self.key);
         }
     }
 }
 
 /// The future of [`Registered::operate`]. Nothing is lost if it is dropped: an operation is done
 /// when it is ready, or not at all.
-pub(crate) struct Operation<'a, S: Source, F> {
+pub(crate) struct Operation<'a, S: AsFd, F> {
     registered: &'a Registered<S>,
     direction: Direction,
     operation: F,
@@ -290,9 +297,9 @@ pub(crate) struct Operation<'a, S: Source, F> {
 }
 
 // Nothing in it is pinned; the operation is only called.
-impl<S: Source, F> Unpin for Operation<'_, S, F> {}
+impl<S: AsFd, F> Unpin for Operation<'_, S, F> {}
 
-impl<S: Source, T, F: FnMut(&S) -> io::Result<T>> Future for Operation<'_, S, F> {
+impl<S: AsFd, T, F: FnMut(&S) -> io::Result<T>> Future for Operation<'_, S, F> {
     type Output = io::Result<T>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> TaskPoll<io::Result<T>> {
@@ -316,12 +323,51 @@ impl<S: Source, T, F: FnMut(&S) -> io::Result<T>> Future for Operation<'_, S, F>
     }
 }
 
-impl<S: Source, F> Drop for Operation<'_, S, F> {
+impl<S: AsFd, F> Drop for Operation<'_, S, F> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             let side = self.registered.readiness.side(self.direction);
             let waker = side.waiting.borrow_mut().try_remove(place);
             drop(waker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isolate, nursery, timeout};
+
+    #[test]
+    fn what_is_dropped_leaves_no_entry() {
+        async fn look() {
+            let (one, _other) = mio::net::UnixStream::pair().expect("a pair");
+            let one = Registered::new(one).expect("a registration");
+            let local = Local::try_current().expect("an isolate");
+            let reactor = local.existing_reactor().expect("its poll");
+            let entries = || reactor.sources.borrow().len();
+            let before = entries();
+            {
+                let (three, _four) = mio::net::UnixStream::pair().expect("a pair");
+                let _three = Registered::new(three).expect("a registration");
+                assert_eq!(entries(), before + 1);
+            }
+            assert_eq!(entries(), before);
+            // Awaited, and given up.
+            let read = one.operate(Direction::Read, |_| blocked());
+            assert!(timeout(Duration::ZERO, read).await.is_err());
+            assert!(one.readiness.read.waiting.borrow().is_empty());
+        }
+        fn blocked() -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        crate::run(async || {
+            nursery(async |nursery| {
+                let other = nursery.spawn(Isolate::named("other").thread()).await?;
+                other.call(look, ()).await
+            })
+            .await
+        })
+        .expect("nothing is left");
     }
 }

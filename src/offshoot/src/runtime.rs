@@ -236,12 +236,13 @@ impl Runtime {
     /// Ends what the tree shares in this process. All its isolates have ended before.
     pub(crate) fn shut_down(&self) {
         self.over.store(true, Ordering::Release);
+        // First, while the warden still gets answers for those who wait in it.
+        let left = self.pool.stop(self.settings.bounds.hard_kill);
+        self.abandoned.fetch_add(left, Ordering::Relaxed);
         let warden = self.warden.lock().take();
         if let Some(warden) = warden {
             warden.stop();
         }
-        let left = self.pool.stop(self.settings.bounds.hard_kill);
-        self.abandoned.fetch_add(left, Ordering::Relaxed);
         self.binder.clear();
         let dir = self.tree_dir.lock().take();
         if let Some(dir) = dir {

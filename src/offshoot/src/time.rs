@@ -4,9 +4,11 @@
 //! Deadlines are of the monotonic clock.
 
 use crate::isolate::local::Local;
+use crate::isolate::shared::Control;
 use crate::scope::{ScopeWatch, cancelled_error};
 use crate::{Cancel, Canceller, Error, ErrorKind, Result};
 use offshoot_sys::clock;
+use offshoot_wire::frame::CancelOrder;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -218,13 +220,24 @@ impl Current {
 
     /// Cancels this isolate, by its owner's ladder.
     pub fn cancel(&self) {
-        if let Some(upward) = &self.local.shared.upward {
-            let by = Canceller::Isolate(self.origin());
-            let (Some(owner), key) = upward.owner() else {
-                return;
-            };
-            owner.family.lock().cancel(key, &Cancel { by }, None);
-            owner.tell(crate::isolate::shared::Control::Look);
+        let cancel = Cancel {
+            by: Canceller::Isolate(self.origin()),
+        };
+        let shared = &self.local.shared;
+        let Some(upward) = &shared.upward else {
+            // The first isolate of a process: its owner learns of it by the acknowledgement.
+            let bounds = shared.runtime.settings.bounds;
+            let now = clock::now();
+            shared.tell(Control::Cancel(CancelOrder {
+                cancel,
+                grace_at: now + nanos(bounds.grace),
+                hard_at: now + nanos(bounds.hard_kill),
+            }));
+            return;
+        };
+        if let (Some(owner), key) = upward.owner() {
+            owner.family.lock().cancel(key, &cancel, None);
+            owner.tell(Control::Look);
         }
     }
 

@@ -137,6 +137,10 @@ pub(crate) mod title {
         LENGTH.store(name.len(), Ordering::Relaxed);
         START.store(start.cast_mut().cast(), Ordering::Release);
         set(&trimmed);
+        // Shown beside it is the file's name, which for `/proc/self/exe` is that of the link.
+        let name: Vec<u8> = trimmed.into_iter().chain([0]).collect();
+        // SAFETY: the name is NUL-terminated; the kernel reads at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
 
     /// Writes `name`, cut to what fits. Nothing happens where no place for it is known (another C library, another kind of start).

@@ -4,10 +4,13 @@
 //! its descriptors with it, or fail: a message that lost a part of either is never delivered.
 
 use crate::retry::retry;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt};
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::mem::size_of;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The longest message of [`send_packet`], in bytes. Well below the default send buffer (208 KiB), so that one always fits.
@@ -190,8 +193,7 @@ pub fn is_packet_socket(fd: RawFd) -> bool {
 
 /// The peer's credentials.
 pub fn peer(fd: &impl AsFd) -> io::Result<PeerCred> {
-    let cred =
-        nix::sys::socket::getsockopt(&fd.as_fd(), nix::sys::socket::sockopt::PeerCredentials)?;
+    let cred = getsockopt(&fd.as_fd(), sockopt::PeerCredentials)?;
     Ok(PeerCred {
         pid: cred.pid(),
         uid: cred.uid(),
@@ -231,6 +233,97 @@ pub unsafe fn replace_with_dead_socket(fd: RawFd) -> io::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::yield_now(),
             result => return result.map(drop),
         }
+    }
+}
+
+/// Sockets that can be taken away from a thread that does not come back; see [`Revocable::revoke`].
+#[derive(Debug, Default)]
+pub struct Revocable {
+    /// The numbers of those that are open; `None` once they were revoked.
+    held: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    numbers: BTreeSet<RawFd>,
+    revoked: bool,
+}
+
+impl Revocable {
+    /// Shuts every held socket down and puts a dead one in its place: peers see the end of file, and so does the thread.
+    ///
+    /// From here on none can be added. Doing it twice is no error.
+    pub fn revoke(&self) {
+        let mut state = self.lock();
+        state.revoked = true;
+        for number in std::mem::take(&mut state.numbers) {
+            // SAFETY: a number is in the set only while its `Held` is alive, whose drop takes the lock that is held here before it
+            // closes; so it is open.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            shutdown_both(&fd);
+            // SAFETY: open, as above. `Held::new` has let only sockets in, whose owner expects no more of them than that a peer may end
+            // the connection at any time.
+            let _ = unsafe { replace_with_dead_socket(number) };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket that a [`Revocable`] may take away. Derefs to it, never mutably, so that it stays the one that was put in; closed when dropped.
+#[derive(Debug)]
+pub struct Held<T: AsFd> {
+    /// Only `None` while it is dropped.
+    socket: Option<T>,
+    number: RawFd,
+    holder: Arc<Revocable>,
+}
+
+impl<T: AsFd> Held<T> {
+    /// Lets `holder` take `socket` away.
+    ///
+    /// # Errors
+    /// `ENOTSOCK` when it is no socket, `BrokenPipe` when `holder` has revoked its sockets already.
+    pub fn new(holder: &Arc<Revocable>, socket: T) -> io::Result<Self> {
+        let number = socket.as_fd().as_raw_fd();
+        getsockopt(&socket, sockopt::SockType)?;
+        let mut state = holder.lock();
+        if state.revoked {
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the sockets of this thread were revoked",
+            ));
+        }
+        state.numbers.insert(number);
+        drop(state);
+        Ok(Self {
+            socket: Some(socket),
+            number,
+            holder: holder.clone(),
+        })
+    }
+}
+
+impl<T: AsFd> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.socket
+            .as_ref()
+            .expect("it is there until it is dropped")
+    }
+}
+
+impl<T: AsFd> Drop for Held<T> {
+    fn drop(&mut self) {
+        let mut state = self.holder.lock();
+        state.numbers.remove(&self.number);
+        // Closed under the lock, so that the number is not revoked when it is somebody else's.
+        drop(self.socket.take());
+        drop(state);
     }
 }
 
@@ -552,5 +645,39 @@ mod tests {
         );
         // SAFETY: it is not open: the number is beyond any limit.
         assert!(unsafe { replace_with_dead_socket(RawFd::MAX) }.is_err());
+    }
+
+    #[test]
+    fn a_revoked_socket_is_dead_and_its_number_stays_taken() {
+        let holder = Arc::new(Revocable::default());
+        let (ours, peer) = stream_pair().unwrap();
+        let (other, _other_peer) = stream_pair().unwrap();
+        let held = Held::new(&holder, ours).unwrap();
+        let gone = Held::new(&holder, other).unwrap();
+        drop(gone);
+        assert_eq!(holder.lock().numbers.len(), 1, "a dropped one is forgotten");
+        holder.revoke();
+        holder.revoke();
+        assert_eq!(
+            recv(&peer, &mut [0]).unwrap(),
+            0,
+            "the peer sees the end of file"
+        );
+        assert_eq!(recv(&*held, &mut [0]).unwrap(), 0, "and so does the thread");
+        assert_eq!(
+            send(&*held, b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+        let (late, _) = stream_pair().unwrap();
+        assert_eq!(
+            Held::new(&holder, late).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let fresh = Arc::new(Revocable::default());
+        assert_eq!(
+            Held::new(&fresh, file).unwrap_err().raw_os_error(),
+            Some(libc::ENOTSOCK)
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -135,7 +135,62 @@ pub fn wait_channel(tid: i32) -> String {
 /// which takes milliseconds and is not part of `timeout`. A system call of the thread goes on afterwards (`SA_RESTART`), except for those
 /// that never do: the `sleep`, `poll` and `select` families, which return `EINTR`.
 pub fn capture_stack(tid: i32, timeout: Duration) -> Option<String> {
-    let addresses = capture_addresses(tid, timeout)?;
+    capture_addresses(tid, timeout).map(with_names)
+}
+
+/// A stack that a thread of its own captures and looks the names up for: that takes milliseconds, and seconds in a large program with
+/// debug information, which somebody with a deadline cannot wait for.
+#[derive(Debug)]
+pub struct PendingStack(Arc<Mutex<String>>);
+
+impl PendingStack {
+    /// Begins to capture the stack of the thread `tid` of this process, as [`capture_stack`] does, behind captures that are going on.
+    /// `done` is given the whole text on that other thread, if there is one.
+    pub fn capture(
+        tid: i32,
+        timeout: Duration,
+        done: impl FnOnce(&str) + Send + 'static,
+    ) -> PendingStack {
+        /// Held while the addresses are collected, of which there is one set.
+        static TURN: Mutex<()> = Mutex::new(());
+        let text = Arc::new(Mutex::new(String::new()));
+        let slot = text.clone();
+        let store = move |text: String| *lock(&slot) = text;
+        let capture = move || {
+            let addresses = {
+                let _turn = lock(&TURN);
+                capture_addresses(tid, timeout)
+            };
+            let Some(addresses) = addresses else { return };
+            let mut plain = String::new();
+            for (index, address) in addresses.iter().enumerate() {
+                let _ = writeln!(plain, "{index:4}: {address:#x}");
+            }
+            store(plain);
+            let named = with_names(addresses);
+            done(&named);
+            store(named);
+        };
+        // Without a thread there is no stack, and nothing else is lost.
+        let _ = std::thread::Builder::new()
+            .name("offshoot-stack".to_owned())
+            .spawn(capture);
+        PendingStack(text)
+    }
+
+    /// What there is by now: the names, or the bare addresses, or nothing.
+    pub fn so_far(&self) -> String {
+        lock(&self.0).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn with_names(addresses: Vec<usize>) -> String {
     let mut text = String::new();
     for (index, address) in addresses.into_iter().enumerate() {
         let mut found = false;
@@ -153,7 +208,7 @@ pub fn capture_stack(tid: i32, timeout: Duration) -> Option<String> {
             let _ = writeln!(text, "{index:4}: {address:#x}");
         }
     }
-    Some(text)
+    text
 }
 
 /// How many threads this process has now; 0 when /proc is not mounted.

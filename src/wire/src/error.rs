@@ -50,7 +50,21 @@ pub enum ErrorKind {
 ///
 /// Cloning is cheap where the error was made in this process, since the original source is shared.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "Raw")]
 pub struct Error(Box<Inner>);
+
+/// An error as its bytes say it, without what serde skips.
+#[derive(Deserialize)]
+#[serde(rename = "Error")]
+struct Raw(Box<Inner>);
+
+impl From<Raw> for Error {
+    fn from(raw: Raw) -> Error {
+        let mut error = Error(raw.0);
+        error.link_chain();
+        error
+    }
+}
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Inner {
@@ -280,14 +294,7 @@ impl Error {
     /// Rebuilds what serde skips, so that [`StdError::source`] works after a crossing.
     #[must_use]
     pub fn arrived(mut self) -> Error {
-        let mut link = None;
-        for message in self.0.chain.iter().rev() {
-            link = Some(Box::new(Link {
-                message: message.clone(),
-                next: link,
-            }));
-        }
-        self.0.link = link;
+        self.link_chain();
         if let ErrorKind::Ended(exit) = &mut self.0.kind
             && let Exit::Failed(inner) = &mut **exit
         {
@@ -297,6 +304,18 @@ impl Error {
         let others = std::mem::take(&mut self.0.others);
         self.0.others = others.into_iter().map(Error::arrived).collect();
         self
+    }
+
+    /// Makes the chain of texts something that `source()` can point to.
+    fn link_chain(&mut self) {
+        let mut link = None;
+        for message in self.0.chain.iter().rev() {
+            link = Some(Box::new(Link {
+                message: message.clone(),
+                next: link,
+            }));
+        }
+        self.0.link = link;
     }
 
     /// All there is to say, over several lines: message, sources, origin, route, exits, backtrace;

@@ -142,7 +142,7 @@ fn begin_call<T: 'static>(
     permit: Option<Permit>,
 ) {
     let this = local.clone();
-    local.spawn(async move {
+    local.spawn_at_once(async move {
         let scope = this.root_scope.child();
         let outcome = {
             let mut future = pin!(async { function().await });

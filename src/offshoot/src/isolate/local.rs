@@ -145,8 +145,18 @@ impl Local {
 
     // ---- tasks ----
 
-    /// Starts a task on this isolate.
+    /// Starts a task on this isolate, in its turn behind the others.
     pub(crate) fn spawn(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) {
+        self.make_task(future).schedule();
+    }
+
+    /// Starts a task on this isolate here and now: what a message asks for begins in the order of
+    /// the messages, and not after a method that came later but whose task was queued before.
+    pub(crate) fn spawn_at_once(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) {
+        self.run_task(self.make_task(future));
+    }
+
+    fn make_task(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) -> Runnable {
         struct Active(Rc<Local>, usize);
         impl Drop for Active {
             fn drop(&mut self) {
@@ -174,7 +184,14 @@ impl Local {
         );
         self.active.borrow_mut()[key] = Some(runnable.waker());
         task.detach();
-        runnable.schedule();
+        runnable
+    }
+
+    fn run_task(&self, runnable: Runnable) {
+        // User code is caught where it is polled; this catches what is dropped by a poll.
+        if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run())) {
+            self.fail(Exit::Panicked(panics::take(payload)));
+        }
     }
 
     fn next_runnable(&self) -> Option<Runnable> {
@@ -193,10 +210,7 @@ impl Local {
                 break;
             };
             ran = true;
-            // User code is caught where it is polled; this catches what is dropped by a poll.
-            if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run())) {
-                self.fail(Exit::Panicked(panics::take(payload)));
-            }
+            self.run_task(runnable);
             if self.drop_wanted.get() {
                 break;
             }
@@ -315,6 +329,10 @@ impl Local {
                 self.gate.set(self.gate.get() - 1);
             }
             self.begin(message);
+            if self.phase.get() > Phase::Closing {
+                // It has failed by this one; the rest is refused in the next turn.
+                break;
+            }
         }
         any
     }
@@ -345,7 +363,7 @@ impl Local {
             return;
         };
         let this = self.clone();
-        self.spawn(async move {
+        self.spawn_at_once(async move {
             loop {
                 let job = this.state_jobs.borrow_mut().pop_front();
                 let Some(job) = job else { break };

@@ -10,6 +10,7 @@ use crate::{Cancel, Error};
 use async_task::Runnable;
 use crossbeam::queue::SegQueue;
 use offshoot_mailbox::{Parker, Queue, Wake};
+use offshoot_sys::socket::Revocable;
 use offshoot_sys::{clock, event::EventFd, futex, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::{Mutex, RwLock};
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     /// Its owner; none for the pseudo-isolate on which the caller of `run` waits.
     pub(crate) upward: Option<Arc<Upward>>,
     pub(crate) status: Arc<Status>,
+    /// Its sockets, which are taken away if it is abandoned.
+    pub(crate) sockets: Arc<Revocable>,
     tid: AtomicI32,
     /// The name of the wait that the isolate's runtime is in, for dumps.
     waiting: Mutex<&'static str>,
@@ -83,6 +86,7 @@ impl Shared {
             family: Mutex::new(Family::default()),
             upward,
             status,
+            sockets: Arc::default(),
             tid: AtomicI32::new(0),
             waiting: Mutex::new("its first turn"),
             busy_since: AtomicU64::new(0),
@@ -149,17 +153,23 @@ impl Shared {
     }
 
     /// What its thread is doing, for a report about an isolate that does not come down.
-    pub(crate) fn describe(&self, with_stack: bool) -> String {
+    pub(crate) fn describe(&self) -> String {
         let tid = self.tid.load(Ordering::Acquire);
         if tid == 0 {
             return "its thread has not begun".to_owned();
         }
-        let mut doing = thread::wait_channel(tid);
-        if with_stack && let Some(stack) = thread::capture_stack(tid, Duration::from_millis(50)) {
-            doing.push('\n');
-            doing.push_str(&stack);
-        }
-        doing
+        thread::wait_channel(tid)
+    }
+
+    /// Begins to capture the stack of its thread, which is logged when it is there.
+    pub(crate) fn capture_stack(&self) -> Option<thread::PendingStack> {
+        let tid = self.tid.load(Ordering::Acquire);
+        let origin = self.life.origin();
+        (tid != 0).then(|| {
+            thread::PendingStack::capture(tid, Duration::from_millis(50), move |stack| {
+                tracing::error!(isolate = %origin, "a thread does not come down:\n{stack}");
+            })
+        })
     }
 
     /// Takes away from a wedged thread what others wait for.
@@ -168,6 +178,8 @@ impl Shared {
         drop(self.control.close());
         // Dropped here, on the thread of its owner: arguments are `Send`, and their callers are told.
         drop(self.inbox.close());
+        // Its peers see the end; the numbers stay taken, so that it can harm no stranger's.
+        self.sockets.revoke();
         let tid = self.tid.load(Ordering::Acquire);
         if tid != 0
             && let Err(error) = thread::demote(tid)
@@ -207,7 +219,7 @@ impl Shared {
             let since = clock::now().saturating_sub(busy) / 1_000_000;
             line.push_str(&format!(
                 " running user code for {since} ms: {}",
-                self.describe(false)
+                self.describe()
             ));
         } else {
             line.push_str(&format!(" waiting for {}", *self.waiting.lock()));
@@ -315,6 +327,11 @@ impl Target {
         owner.family.lock().cancel(key, cancel, None);
         // The owner has a new deadline to look after.
         owner.tell(Control::Look);
+    }
+
+    /// True once it takes no message any more: it has ended, or is cancelled and would drop them.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.life.exit().is_some() || self.life.cancelled().is_some()
     }
 
     /// What a caller is told that comes too late.

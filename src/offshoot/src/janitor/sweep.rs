@@ -435,6 +435,18 @@ pub(super) fn withdraw(
     kind: FileKind,
     identity: &Identity,
 ) -> io::Result<Outcome> {
+    withdraw_with(dir, name, aside, kind, identity, || ())
+}
+
+/// As [`withdraw`], with something to happen between the look and the removal: where another program may come in between.
+pub(super) fn withdraw_with(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    aside: &OsStr,
+    kind: FileKind,
+    identity: &Identity,
+    meanwhile: impl FnOnce(),
+) -> io::Result<Outcome> {
     let before = settle(dir, name, aside, kind, identity)?;
     if before == Outcome::Displaced {
         return Ok(before);
@@ -447,6 +459,7 @@ pub(super) fn withdraw(
         }
         Some(_) => {}
     }
+    meanwhile();
     // Between the look and the removal it could be replaced. Moved aside, it cannot: nobody else knows the name.
     if absent_is_none(fsx::rename(dir, name, dir, aside))?.is_none() {
         return Ok(Outcome::Gone);

@@ -89,6 +89,23 @@ fn private() -> TempDir {
         .unwrap()
 }
 
+/// Sweeps until no tree is taken for living. A test that runs at the same time may be between the fork and the exec of a command, and its child then holds
+/// every lock of this process for a moment.
+fn sweep_the_dead(base: &Path) -> Report {
+    let start = std::time::Instant::now();
+    loop {
+        let report = sweep_dead_trees(Some(base)).unwrap();
+        if report.alive.is_empty() {
+            return report;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "still alive: {report:?}"
+        );
+        std::thread::yield_now();
+    }
+}
+
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -159,7 +176,7 @@ fn a_tree_lives_as_long_as_any_copy_of_its_lock() {
         std::slice::from_ref(&path)
     );
     drop(forkserver);
-    let report = sweep_dead_trees(Some(temporary.path())).unwrap();
+    let report = sweep_the_dead(temporary.path());
     assert_eq!(report.removed, [path]);
     assert!(names(temporary.path()).is_empty());
     assert!(
@@ -311,7 +328,7 @@ fn trees_are_born_while_others_sweep() {
         done.store(true, Ordering::Relaxed);
         result.unwrap();
     });
-    sweep_dead_trees(Some(base)).unwrap();
+    sweep_the_dead(base);
     assert!(names(base).is_empty());
 }
 
@@ -780,9 +797,49 @@ fn a_successor_is_never_removed() {
 }
 
 #[test]
+fn a_successor_that_comes_at_the_worst_moment_survives() {
+    let temporary = TempDir::new().unwrap();
+    let dir = fsx::open_no_follow(temporary.path(), Access::Hold).unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    let look = |name: &str| {
+        super::sweep::look(dir.as_fd(), name.as_ref())
+            .unwrap()
+            .unwrap()
+    };
+    let comings: [(&dyn Fn(), super::sweep::Outcome); 3] = [
+        (
+            &|| std::fs::rename(at("theirs"), at("name")).unwrap(),
+            super::sweep::Outcome::Successor,
+        ),
+        (
+            &|| std::fs::remove_file(at("name")).unwrap(),
+            super::sweep::Outcome::Gone,
+        ),
+        (&|| (), super::sweep::Outcome::Removed),
+    ];
+    for (coming, expected) in comings {
+        let _ours = UnixListener::bind(at("name")).unwrap();
+        let _theirs = UnixListener::bind(at("theirs")).unwrap();
+        let ((kind, ours), (_, theirs)) = (look("name"), look("theirs"));
+        let (name, aside) = ("name".as_ref(), "aside".as_ref());
+        let outcome =
+            super::sweep::withdraw_with(dir.as_fd(), name, aside, kind, &ours, coming).unwrap();
+        assert_eq!(outcome, expected);
+        let left = if expected == super::sweep::Outcome::Successor {
+            "name"
+        } else {
+            "theirs"
+        };
+        assert_eq!(names(temporary.path()), [left]);
+        assert!(look(left).1.is_same(&theirs));
+        std::fs::remove_file(at(left)).unwrap();
+    }
+}
+
+#[test]
 fn a_successor_that_comes_at_any_moment_survives() {
     // It replaces by rename, as careful programs do: nothing but the second look keeps it from being removed in the place of its predecessor.
-    const ROUNDS: usize = 3_000;
+    const ROUNDS: usize = 2_000;
     let scene = Scene::new();
     let path = scene.outside.path().join("s");
     let beside = scene.outside.path().join("beside");
@@ -799,26 +856,31 @@ fn a_successor_that_comes_at_any_moment_survives() {
             }
         }
     };
-    let (mut lost, mut before) = (0, 0);
+    let delay = |dice: &mut Dice| {
+        let delay = Duration::from_nanos(dice.roll() % 30_000);
+        let start = std::time::Instant::now();
+        while start.elapsed() < delay {
+            std::hint::spin_loop();
+        }
+    };
+    let mut lost = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut dice = Dice(0x5ca1_ab1e);
             for round in 1..=ROUNDS {
                 wait_for(&begun, round);
-                let delay = Duration::from_nanos(dice.roll() % 30_000);
-                let start = std::time::Instant::now();
-                while start.elapsed() < delay {
-                    std::hint::spin_loop();
-                }
+                delay(&mut dice);
                 std::fs::rename(&beside, &path).unwrap();
                 replaced.store(round, Ordering::Release);
             }
         });
+        let mut dice = Dice(0xdead_1eaf);
         for round in 1..=ROUNDS {
             let (_listener, claim) = scene.bind("s").unwrap();
             let _successor = UnixListener::bind(&beside).unwrap();
             begun.store(round, Ordering::Release);
-            before += usize::from(claim.release().unwrap() == Released::Successor);
+            delay(&mut dice);
+            claim.release().unwrap();
             wait_for(&replaced, round);
             lost += usize::from(!exists(&path));
             std::fs::remove_file(&path)
@@ -827,10 +889,6 @@ fn a_successor_that_comes_at_any_moment_survives() {
         }
     });
     assert_eq!(lost, 0, "of {ROUNDS}");
-    assert!(
-        before > 0 && before < ROUNDS,
-        "they met: {before} of {ROUNDS}"
-    );
     assert!(names(scene.outside.path()).is_empty());
 }
 
@@ -854,10 +912,15 @@ fn a_successor_does_not_vanish_for_a_moment() {
             }
             absent
         });
+        let (_, here) = super::sweep::look(dir.as_fd(), "s".as_ref())
+            .unwrap()
+            .unwrap();
         for _ in 0..5_000 {
-            let outcome =
-                withdraw(dir.as_fd(), "s".as_ref(), "aside".as_ref(), kind, &gone).unwrap();
-            assert_eq!(outcome, super::sweep::Outcome::Successor);
+            for (kind, identity) in [(kind, &gone), (FileKind::File, &here)] {
+                let outcome =
+                    withdraw(dir.as_fd(), "s".as_ref(), "aside".as_ref(), kind, identity).unwrap();
+                assert_eq!(outcome, super::sweep::Outcome::Successor);
+            }
         }
         done.store(true, Ordering::Relaxed);
         assert_eq!(looking.join().unwrap(), 0);
@@ -869,7 +932,7 @@ fn room_for_a_slot_is_set_aside_before_it_is_written() {
     let scene = Scene::new();
     let room = || scene.table_file().metadata().unwrap().blocks() * 512;
     let before = room();
-    assert!(before < slot(3) as u64, "an empty table is cheap: {before}");
+    assert!(before < slot(8) as u64, "an empty table is cheap: {before}");
     let claims: Vec<_> = (0..16)
         .map(|number| {
             let claim = scene.bind(&number.to_string()).unwrap();
@@ -917,7 +980,7 @@ fn what_cannot_be_removed_now_is_kept_for_later() {
     } = scene;
     let tree_path = tree.path().to_owned();
     drop((tree, table));
-    let report = sweep_dead_trees(Some(&temporary.path().join("base"))).unwrap();
+    let report = sweep_the_dead(&temporary.path().join("base"));
     assert!(
         report.removed.is_empty() && tree_path.exists(),
         "{report:?}"
@@ -949,7 +1012,7 @@ fn a_dead_tree_is_swept_outside_too() {
     let tree_path = tree.path().to_owned();
     let base = temporary.path().join("base");
     drop(tree);
-    let report = sweep_dead_trees(Some(&base)).unwrap();
+    let report = sweep_the_dead(&base);
     assert_eq!(report.removed, [tree_path]);
     assert!(report.swept.left.is_empty());
     assert_eq!(
@@ -1296,9 +1359,10 @@ fn each_false_entry_is_refused_by_itself() {
         ("birth", BORN),
         ("handle", HANDLE),
         ("handle's kind", HANDLE_KIND),
+        ("kind", KIND),
     ] {
         let mut bytes = template.clone();
-        bytes[at + place] ^= 1;
+        bytes[at + place] ^= if place == KIND { 3 } else { 1 };
         let swept = sweep_copy(&bytes);
         assert!(
             matches!(
@@ -1506,12 +1570,11 @@ fn a_dying_process_is_waited_for() {
         let status = child.wait().unwrap();
         (status, std::time::Instant::now())
     });
-    let report = sweep_dead_trees(Some(temporary.path())).unwrap();
+    let report = sweep_the_dead(temporary.path());
     let took = waiting.elapsed();
     ended.join().unwrap();
     assert_eq!(report.removed.len(), 1);
     assert!(took >= Duration::from_millis(100), "{took:?}");
-    assert!(took < Duration::from_millis(900), "{took:?}");
 }
 
 // Kills.

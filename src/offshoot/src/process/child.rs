@@ -11,6 +11,7 @@ use crate::descriptor::{Descriptor, Run};
 use crate::family::Status;
 use crate::isolate::inbox::serve_all;
 use crate::isolate::local::Local;
+use crate::isolate::panics;
 use crate::isolate::shared::{Message, Shared};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
@@ -53,7 +54,9 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
         Ok(None) => fork::exit_now(EXIT_REFUSED),
         Err(error) => refuse(&link, &error),
     };
-    match prepare(boot, control) {
+    // Start hooks and the decoding of the state are the program's own code.
+    let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(boot, control)));
+    match prepared.unwrap_or_else(|payload| Err(panicked(payload))) {
         Err(error) => refuse(&link, &error),
         Ok(Prepared { shared, work, manner, sigint }) => {
             link.send_value(
@@ -111,6 +114,12 @@ fn flat(errors: Vec<Error>) -> Vec<Error> {
             }
         })
         .collect()
+}
+
+fn panicked(payload: Box<dyn std::any::Any + Send>) -> Error {
+    let panic = panics::take(payload);
+    let message = format!("it panicked: {panic}");
+    Error::new(ErrorKind::Panicked(panic), message)
 }
 
 fn refuse(link: &Link, error: &Error) -> ! {

@@ -13,8 +13,9 @@ pub(crate) mod spawn;
 pub(crate) mod warden;
 
 use crate::family::{Status, Upward};
+use crate::isolate::shared::Control;
 use crate::life::Life;
-use crate::{Error, ErrorKind, Exit, Result};
+use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Result};
 use link::Link;
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{self, Pidfd};
@@ -200,12 +201,26 @@ impl Process {
     pub(crate) fn fail_start(&self, error: Error) {
         let starting = self.state.lock().starting.take();
         if let Some(starting) = starting {
+            self.status.silent.store(true, Ordering::Relaxed);
             let _ = starting.send(Err(error));
         }
     }
 
     pub(crate) fn send_order(&self, order: &CancelOrder) {
         self.link.send_value(Kind::Cancel, 0, order);
+    }
+
+    /// It is cancelled. If that did not come from here, it has cancelled itself, and comes down by
+    /// the same ladder.
+    pub(crate) fn has_seen_cancellation(&self) {
+        let (Some(owner), key) = self.upward.owner() else {
+            return;
+        };
+        if self.life.cancelled().is_none() {
+            let by = Canceller::Isolate(self.life.origin());
+            owner.family.lock().cancel(key, &Cancel { by }, None);
+            owner.tell(Control::Look);
+        }
     }
 
     fn signal_kill(&self) {
@@ -317,6 +332,8 @@ impl Process {
             let origin = self.life.origin();
             let message = format!("isolate `{origin}` did not start: {exit}");
             let error = Error::new(ErrorKind::Spawn("before it was ready".to_owned()), message);
+            // The nursery may see the end before the spawn is polled, and must not count it twice.
+            self.status.silent.store(true, Ordering::Relaxed);
             let _ = starting.send(Err(error.leaving(&origin)));
         }
         // Written before it is announced: who sees the end finds the whole report.

@@ -38,6 +38,8 @@ const SERVER_START: Duration = Duration::from_secs(10);
 const SERVER_END: Duration = Duration::from_secs(12);
 /// How long the forkserver has to report a death that its pidfd has told us already.
 const REPORT: u64 = 1_000_000_000;
+/// Why a process was killed whose forkserver is no more.
+const SERVER_ENDED: &str = "the tree's forkserver had ended, and every process with it";
 /// How long a process has to die whose link has ended.
 const LINK_ENDED: u64 = 200_000_000;
 
@@ -473,7 +475,9 @@ impl Loop {
         let Some(pidfd) = watched.process.pidfd() else {
             return;
         };
-        if !pidfd.is_dead() || matches!(watched.due, Some((_, Due::Reported))) {
+        let served = self.warden.server.lock().is_some();
+        let reported = matches!(watched.due, Some((_, Due::Reported)));
+        if !pidfd.is_dead() || (reported && served) {
             return;
         }
         let _ = self
@@ -481,11 +485,9 @@ impl Loop {
             .registry
             .deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
         watched.due = Some((clock::now() + REPORT, Due::Reported));
-        let served = self.warden.server.lock().is_some();
+        // Then nobody will report it, also not one who was about to.
         if !served {
-            self.finish(request, |process| {
-                process.lost("the tree's forkserver had ended, and every process with it")
-            });
+            self.finish(request, |process| process.lost(SERVER_ENDED));
         }
     }
 
@@ -673,6 +675,13 @@ impl Loop {
         );
         let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
         let _ = pidfd.kill();
+        // Said at once, and only then waited for. The kernel kills them with their parent; that they
+        // are killed here, too, is for one that undid that.
+        for watched in self.watched.values() {
+            if watched.process.pidfd().is_some() {
+                watched.process.kill(SERVER_ENDED);
+            }
+        }
         let _ = pidfd.wait_dead(SERVER_END);
         // A host program that waits for every child may have reaped it; that is no loss.
         let _ = pidfd.reap();
@@ -681,16 +690,12 @@ impl Loop {
             let Some(watched) = self.watched.get(request) else {
                 continue;
             };
-            match watched.process.pidfd() {
-                // The kernel has killed it with its parent; this is for one that undid that.
-                Some(pidfd) => drop(pidfd.kill()),
-                None => {
-                    let error = Error::new(
-                        ErrorKind::Spawn("forkserver".to_owned()),
-                        format!("the forkserver ended: {why}"),
-                    );
-                    self.finish(*request, |process| process.never_was(error));
-                }
+            if watched.process.pidfd().is_none() {
+                let error = Error::new(
+                    ErrorKind::Spawn("forkserver".to_owned()),
+                    format!("the forkserver ended: {why}"),
+                );
+                self.finish(*request, |process| process.never_was(error));
             }
         }
         for request in requests {
@@ -711,6 +716,7 @@ impl Loop {
         let Some(server) = self.warden.server.lock().take() else {
             return;
         };
+        self.warden.enrolling.lock().clear();
         let Server { control, pidfd } = server;
         drop(control);
         let Some(pidfd) = pidfd else { return };
@@ -749,7 +755,10 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
             process.link.answer(correlation, Err(error.arrived()));
         }
         Kind::Credit => process.link.credited(decode_body(kind, body)?),
-        Kind::CancelAck => process.life.acknowledge(),
+        Kind::CancelAck => {
+            process.life.acknowledge();
+            process.has_seen_cancellation();
+        }
         Kind::Ended => process.set_ended(decode_body::<Ended>(kind, body)?.arrived()),
         _ => {
             return Err(Error::new(

@@ -1,0 +1,265 @@
+//! The arguments: parsed without effects, then validated into a [`Plan`].
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use offshoot::Isolation;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// More threads than this are a slip of the finger, not a wish.
+const WORKERS_MAX: u64 = 1_024;
+
+/// What is to be done.
+pub(crate) enum Plan {
+    /// Words of the current directory, and how to go on from there.
+    Welcome(Isolation, words::Options),
+    List,
+    Words(Isolation, words::Options),
+    Baseline(words::Options),
+    Primes(Isolation, primes::Options),
+    Bad(Isolation, Bad),
+}
+
+/// The programs that go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bad {
+    Panics,
+    Hangs,
+    IgnoresCancel,
+    Segfaults,
+    Aborts,
+    Exits,
+    LeaksFd,
+    Floods,
+}
+
+/// Reads the arguments, and the environment where an option says so.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, clap::Error> {
+    let Some(Command::Run { program }) = Cli::try_parse_from(args)?.command else {
+        let shared = Shared::try_parse_from(["offshoot"])?;
+        return Ok(Plan::Welcome(
+            shared.isolation(),
+            words::Options::new(["."]),
+        ));
+    };
+    let bad = |tree: Tree, bad| Plan::Bad(tree.isolation(), bad);
+    Ok(match program {
+        None => Plan::List,
+        Some(Program::Words(words)) => words.validate(),
+        Some(Program::Primes(primes)) => primes.validate(),
+        Some(Program::BadPanics(tree)) => bad(tree, Bad::Panics),
+        Some(Program::BadHangs(tree)) => bad(tree, Bad::Hangs),
+        Some(Program::BadIgnoresCancel(tree)) => bad(tree, Bad::IgnoresCancel),
+        Some(Program::BadSegfaults(tree)) => bad(tree, Bad::Segfaults),
+        Some(Program::BadAborts(tree)) => bad(tree, Bad::Aborts),
+        Some(Program::BadExits(tree)) => bad(tree, Bad::Exits),
+        Some(Program::BadLeaksFd(tree)) => bad(tree, Bad::LeaksFd),
+        Some(Program::BadFloods(tree)) => bad(tree, Bad::Floods),
+    })
+}
+
+/// The name of each program and a line about it.
+pub(crate) fn programs() -> Vec<(String, String)> {
+    let command = Cli::command();
+    let run = command.find_subcommand("run");
+    run.into_iter()
+        .flat_map(clap::Command::get_subcommands)
+        .filter(|program| program.get_name() != "help")
+        .map(|program| {
+            let about = program.get_about().map(ToString::to_string);
+            (program.get_name().to_owned(), about.unwrap_or_default())
+        })
+        .collect()
+}
+
+/// Runs trees of actors: threads, or by one flag processes, and nothing is left behind.
+#[derive(Parser)]
+#[command(name = "offshoot", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "\
+Without a command, it runs `words` on the current directory and says how to go on.
+
+Exit codes: 0 done; 1 the tree failed, or some input could not be read; 2 wrong arguments;
+130 interrupted; 143 terminated; 141 nobody reads the output.
+Environment: OFFSHOOT_ISOLATION as --isolation, OFFSHOOT_LOG=debug for what the runtime does.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a program; without a name, list what there is
+    Run {
+        #[command(subcommand)]
+        program: Option<Program>,
+    },
+}
+
+#[derive(Subcommand)]
+#[command(rename_all = "snake_case")]
+enum Program {
+    /// Count the words of files and directories
+    Words(Words),
+    /// Count the primes up to a limit
+    Primes(Primes),
+    /// An isolate that panics in a call
+    BadPanics(Tree),
+    /// An isolate that blocks for ever in code that is not async
+    BadHangs(Tree),
+    /// An isolate that swallows its cancellation and goes on
+    BadIgnoresCancel(Tree),
+    /// An isolate that reads memory that is not there
+    BadSegfaults(Tree),
+    /// An isolate that aborts
+    BadAborts(Tree),
+    /// An isolate that ends its process by `exit`
+    BadExits(Tree),
+    /// An isolate that opens files and forgets them
+    BadLeaksFd(Tree),
+    /// An isolate that sends faster than the other can work
+    BadFloods(Tree),
+}
+
+/// What every program has.
+#[derive(Args)]
+struct Tree {
+    /// What each isolate is
+    #[arg(long, value_enum, env = "OFFSHOOT_ISOLATION", default_value = "thread")]
+    isolation: IsolationArg,
+}
+
+impl Tree {
+    fn isolation(&self) -> Isolation {
+        match self.isolation {
+            IsolationArg::Thread => Isolation::Thread,
+            IsolationArg::Process => Isolation::Process,
+            IsolationArg::Serde => Isolation::Serde,
+        }
+    }
+}
+
+/// For the command without arguments, which takes its isolation from the environment, too.
+#[derive(Parser)]
+struct Shared {
+    #[command(flatten)]
+    tree: Tree,
+}
+
+impl Shared {
+    fn isolation(&self) -> Isolation {
+        self.tree.isolation()
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum IsolationArg {
+    /// A thread of this process
+    Thread,
+    /// A process of its own
+    Process,
+    /// A thread, but every message is encoded and decoded, to find what would differ
+    Serde,
+}
+
+#[derive(Args)]
+struct Workers {
+    /// How many isolates share the work [default: the usable cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX))]
+    workers: Option<u64>,
+}
+
+impl Workers {
+    fn get(&self) -> Option<NonZeroUsize> {
+        let workers = self.workers.and_then(|n| usize::try_from(n).ok());
+        workers.and_then(NonZeroUsize::new)
+    }
+}
+
+/// Count the words of files and directories
+///
+/// A word is a run of letters, digits and `_`, with apostrophes inside; capitals count as small
+/// letters. In directories, hidden files, caches (marked by a CACHEDIR.TAG), Cargo's `target` and
+/// symbolic links are left out, and so are binary files (a NUL in the first 8 KiB).
+#[derive(Args)]
+struct Words {
+    /// Files and directories to read [default: the current directory]
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    tree: Tree,
+    #[command(flatten)]
+    workers: Workers,
+    /// How many of the most frequent words to print
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Count by a plain loop on one thread instead, to compare the times with
+    #[arg(long, hide = true)]
+    baseline: bool,
+}
+
+impl Words {
+    fn validate(self) -> Plan {
+        let isolation = self.tree.isolation();
+        let paths = match self.paths.is_empty() {
+            true => vec![PathBuf::from(".")],
+            false => self.paths,
+        };
+        let mut options = words::Options::new(paths).with_top(self.top);
+        if let Some(workers) = self.workers.get() {
+            options = options.with_workers(workers);
+        }
+        match self.baseline {
+            true => Plan::Baseline(options),
+            false => Plan::Words(isolation, options),
+        }
+    }
+}
+
+/// Count the primes up to a limit
+#[derive(Args)]
+struct Primes {
+    /// The largest number to look at
+    #[arg(default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(..=primes::LIMIT_MAX))]
+    limit: u64,
+    #[command(flatten)]
+    tree: Tree,
+    #[command(flatten)]
+    workers: Workers,
+    /// How many of the largest primes to print
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(..=primes::TOP_MAX as u64))]
+    top: u64,
+}
+
+impl Primes {
+    fn validate(self) -> Plan {
+        let top = usize::try_from(self.top).unwrap_or(primes::TOP_MAX);
+        let mut options = primes::Options::new(self.limit).with_top(top);
+        if let Some(workers) = self.workers.get() {
+            options = options.with_workers(workers);
+        }
+        Plan::Primes(self.tree.isolation(), options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_whole() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_program_has_a_line_of_its_own() {
+        let programs = programs();
+        assert_eq!(programs.len(), 10);
+        for (name, about) in programs {
+            assert!(
+                !about.is_empty() && !about.contains('\n'),
+                "{name}: {about:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What the command prints: results on the standard output, everything else on the standard error.
+
+use crate::args::Bad;
+use offshoot::Isolation;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// As the shell shows it for a tool that SIGPIPE ended.
+const BROKEN_PIPE: u8 = 128 + 13;
+
+/// Prints `text` on the standard output.
+fn out(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read it has enough, as `head` has. That is nothing to talk about.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(BROKEN_PIPE),
+        Err(error) => {
+            err(&format!(
+                "error: cannot write to the standard output: {error}\n"
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints `text` on the standard error. If that fails, there is nobody left to tell.
+fn err(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// What clap has to say: help on the standard output, wrong arguments on the standard error.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        err(&text);
+        return ExitCode::from(2);
+    }
+    out(&text)
+}
+
+/// The programs, one a line.
+pub(crate) fn list(programs: &[(String, String)]) -> ExitCode {
+    let width = programs
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    for (name, about) in programs {
+        text += &format!("{name:width$}  {about}\n");
+    }
+    text += "\nRun one with `offshoot run NAME`, its isolates as processes with `--isolation process`.\n";
+    out(&text)
+}
+
+/// How a tree ended that gave nothing to print. Its report was printed by the runtime.
+pub(crate) fn ended(code: ExitCode) -> ExitCode {
+    if code == ExitCode::from(130) {
+        err("interrupted\n");
+    } else if code == ExitCode::from(143) {
+        err("terminated\n");
+    }
+    code
+}
+
+/// The words, their line of figures and, apart, what could not be read.
+pub(crate) fn words(report: &words::Report, isolation: Option<Isolation>) -> ExitCode {
+    let read = &report.read;
+    let mut text = String::new();
+    let counts: Vec<String> = report.top.iter().map(|(_, count)| number(*count)).collect();
+    let width = counts.iter().map(String::len).max().unwrap_or(0);
+    for ((word, _), count) in report.top.iter().zip(&counts) {
+        text += &format!("{count:>width$}  {word}\n");
+    }
+    text += &format!(
+        "{} files, {} bytes, {} words ({} different); {}\n",
+        number(read.files),
+        number(read.bytes),
+        number(report.words),
+        number(report.distinct),
+        figures(
+            report.isolates,
+            isolation,
+            [report.spawn, report.work, report.teardown]
+        ),
+    );
+    let code = out(&text);
+    for problem in &read.problems {
+        err(&format!("error: {problem}\n"));
+    }
+    let untold = read.problems_total - read.problems.len() as u64;
+    if untold > 0 {
+        err(&format!(
+            "error: {} more could not be read\n",
+            number(untold)
+        ));
+    }
+    if read.binary > 0 {
+        err(&format!(
+            "note: {} binary files passed over\n",
+            number(read.binary)
+        ));
+    }
+    match read.problems_total > 0 && code == ExitCode::SUCCESS {
+        true => ExitCode::FAILURE,
+        false => code,
+    }
+}
+
+/// The count, the largest ones, and the line of figures.
+pub(crate) fn primes(report: &primes::Report, isolation: Isolation) -> ExitCode {
+    let mut text = String::new();
+    for prime in &report.largest {
+        text += &format!("{prime}\n");
+    }
+    text += &format!(
+        "{} primes; {}\n",
+        number(report.count),
+        figures(
+            report.isolates,
+            Some(isolation),
+            [report.spawn, report.work, report.teardown]
+        ),
+    );
+    out(&text)
+}
+
+fn figures(isolates: usize, isolation: Option<Isolation>, times: [Duration; 3]) -> String {
+    let [spawn, work, teardown] = times.map(|time| format!("{:.1} ms", time.as_secs_f64() * 1e3));
+    let kind = match isolation {
+        None => return format!("no isolates: work {work}"),
+        Some(Isolation::Process) => "processes",
+        Some(Isolation::Serde) => "threads through serde",
+        Some(_) => "threads",
+    };
+    format!("{isolates} {kind}: spawn {spawn}, work {work}, teardown {teardown}")
+}
+
+/// What to try after the first run.
+pub(crate) fn welcome(isolation: Isolation) -> ExitCode {
+    let other = match isolation {
+        Isolation::Process => "thread",
+        _ => "process",
+    };
+    out(&format!(
+        "\nThe words of the current directory. To go on:\n\
+         \x20 offshoot run words --isolation {other}    the same with a {other} for each isolate\n\
+         \x20 offshoot run bad_segfaults --isolation process    a crash that the tree survives\n\
+         \x20 offshoot run    all the programs\n\
+         From the sources, `cargo run --release --` stands for `offshoot`.\n"
+    ))
+}
+
+/// What is going to happen that nothing can prevent.
+pub(crate) fn before(bad: Bad, isolation: Isolation) {
+    let how = match bad {
+        Bad::Segfaults => "with SIGSEGV",
+        Bad::Aborts => "with SIGABRT",
+        Bad::Exits => "with exit code 3",
+        _ => return,
+    };
+    if isolation != Isolation::Process {
+        err(&format!(
+            "note: as a thread, this ends the whole program {how}; `--isolation process` contains it\n"
+        ));
+    }
+}
+
+/// How long it took until all was over.
+pub(crate) fn came_down(after: Duration) {
+    err(&format!(
+        "note: all isolates were down after {} ms\n",
+        after.as_millis()
+    ));
+}
+
+pub(crate) fn ignores_cancel(outcome: bad_ignores_cancel::Outcome) -> ExitCode {
+    out(&format!(
+        "ignores_cancel: {}\nits end came {} ms after the request; the grace was {} ms\n",
+        outcome.exit,
+        outcome.after.as_millis(),
+        bad_ignores_cancel::GRACE.as_millis(),
+    ))
+}
+
+pub(crate) fn leaks_fd(leak: bad_leaks_fd::Leak) -> ExitCode {
+    out(&format!(
+        "leaked {} descriptors, {} are still open after the isolate's end\n",
+        leak.leaked, leak.left
+    ))
+}
+
+pub(crate) fn floods(flood: bad_floods::Flood) -> ExitCode {
+    out(&format!(
+        "offered {}: {} accepted, {} handed back; then waited {} ms to send {} more; {} done\n\
+         the bystander answered within {:.1} ms\n",
+        bad_floods::OFFERED,
+        flood.accepted,
+        flood.refused,
+        flood.waited.as_millis(),
+        bad_floods::WAITED_FOR,
+        flood.done,
+        flood.bystander.as_secs_f64() * 1e3,
+    ))
+}
+
+/// A number that can be read.
+fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let wanted = ["0", "999", "1,000", "65,536", "1,234,567"];
+        assert_eq!([0, 999, 1_000, 65_536, 1_234_567].map(number), wanted);
+    }
+}

@@ -1,0 +1,262 @@
+//! P5: teardown is bounded, at any depth and width, and only those who did not come down are
+//! taken down by force.
+
+use offshoot::prelude::*;
+use offshoot::{Error, Isolation};
+use offshoot_tests::{Guard, append, both, held, lines, mark, marked, soon};
+use std::time::{Duration, Instant};
+
+const GRACE: Duration = Duration::from_millis(500);
+const HARD: Duration = Duration::from_millis(1_500);
+/// What the promise allows beyond the last bound.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// Blocks its thread for ever, and sees nothing.
+fn wedge() {
+    append("wedged", "");
+    loop {
+        std::thread::sleep(Duration::from_secs(3_600));
+    }
+}
+
+/// Computes for ever, and sees nothing.
+fn spin() {
+    append("wedged", "");
+    let mut n = 0_u64;
+    loop {
+        n = std::hint::black_box(n.wrapping_add(1));
+    }
+}
+
+/// A chain of isolates down to one that is wedged.
+async fn chain(depth: u32) -> Result<()> {
+    let _guard = Guard(format!("level {depth} dropped"));
+    offshoot::nursery(async |nursery| {
+        let below = nursery.spawn(format!("level{}", depth - 1)).await?;
+        if depth > 1 {
+            below.call(chain, depth - 1).await?
+        } else {
+            below.call(wedge, ()).await
+        }
+    })
+    .await
+}
+
+/// Ignores its cancellation for as long as it is let.
+async fn stubborn() {
+    append("wedged", "");
+    let _guard = Guard("stubborn dropped".to_owned());
+    std::future::pending::<()>().await;
+}
+
+fn forced(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Process => "killed",
+        _ => "abandoned",
+    }
+}
+
+/// The word of each exit, and the path of each isolate, of a failed nursery.
+fn words(error: &Error) -> Vec<(&'static str, String)> {
+    error
+        .failures()
+        .iter()
+        .map(|failure| {
+            let word = failure.exit().map_or("no exit", Exit::word);
+            let path = failure.origin().map_or_else(String::new, |origin| origin.path.clone());
+            (word, path)
+        })
+        .collect()
+}
+
+both! {
+    fn one_wedged_leaf_at_depth_five(t: T) {
+        t.within(Duration::from_secs(30));
+        if !t.is_process() {
+            t.abandons(1);
+        }
+        let word = forced(t.isolation);
+        let (took, top, error) = t
+            .builder()
+            .grace(GRACE)
+            .hard_kill(HARD)
+            .run(async || {
+                let mut began = Instant::now();
+                let mut top = None;
+                let result = offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("level5").await?;
+                    let _ = nursery.task(p.call(chain, 5));
+                    soon("the leaf is wedged", || marked("wedged")).await?;
+                    began = Instant::now();
+                    p.cancel().await;
+                    top = Some(p.ended().await);
+                    Ok(())
+                })
+                .await;
+                Ok((began.elapsed(), top, result.unwrap_err()))
+            })
+            .unwrap();
+        assert!(took < HARD + SLACK, "{took:?}");
+        assert!(matches!(top, Some(Exit::Cancelled(_))), "{top:?}");
+        let leaf = "root/level5/level4/level3/level2/level1/level0".to_owned();
+        assert_eq!(words(&error), [(word, leaf.clone())], "{error:?}");
+        assert!(error.report().contains(&leaf), "{error:?}");
+        for level in 1..=5 {
+            assert!(marked(&format!("level {level} dropped")), "level {level}");
+        }
+    }
+
+    fn many_that_ignore_everything(t: T) {
+        t.within(Duration::from_secs(60));
+        let many = if t.is_process() { 50 } else { 16 };
+        if !t.is_process() {
+            t.abandons(many);
+        }
+        let word = forced(t.isolation);
+        let (took, error) = t
+            .builder()
+            .grace(GRACE)
+            .hard_kill(HARD)
+            .run(async move || {
+                let mut began = Instant::now();
+                let result = offshoot::nursery(async |nursery| {
+                    for n in 0..many {
+                        let p = nursery.spawn(format!("p{n}")).await?;
+                        let _ = nursery.task(p.call(wedge, ()));
+                    }
+                    soon("all are wedged", || lines("wedged").len() == many).await?;
+                    began = Instant::now();
+                    nursery.cancel();
+                    Ok(())
+                })
+                .await;
+                Ok((began.elapsed(), result.unwrap_err()))
+            })
+            .unwrap();
+        assert!(took < HARD + SLACK, "{took:?}");
+        let words = words(&error);
+        assert_eq!(words.len(), many, "{error:?}");
+        assert!(words.iter().all(|(each, _)| *each == word), "{words:?}");
+    }
+
+    fn one_that_computes_for_ever(t: T) {
+        if !t.is_process() {
+            t.abandons(1);
+        }
+        let word = forced(t.isolation);
+        let (took, error) = t
+            .builder()
+            .grace(Duration::from_millis(100))
+            .hard_kill(Duration::from_millis(300))
+            .run(async || {
+                // The one who waits stands in an outer nursery, which the failure does not cancel.
+                offshoot::nursery(async |outer| {
+                    let mut began = Instant::now();
+                    let mut waiting = None;
+                    let result = offshoot::nursery(async |nursery| {
+                        let p = nursery.spawn("spinner").await?;
+                        waiting = Some(outer.task(p.call(spin, ())));
+                        soon("it spins", || marked("wedged")).await?;
+                        began = Instant::now();
+                        p.cancel().await;
+                        Ok(())
+                    })
+                    .await;
+                    let took = began.elapsed();
+                    let told = waiting.expect("a call").await?.unwrap_err();
+                    assert!(told.is_ended(), "{told:?}");
+                    Ok((took, result.unwrap_err()))
+                })
+                .await
+            })
+            .unwrap();
+        assert!(took < Duration::from_millis(300) + SLACK, "{took:?}");
+        assert_eq!(words(&error), [(word, "root/spinner".to_owned())], "{error:?}");
+    }
+
+    fn those_that_only_wait_come_down_within_the_grace(t: T) {
+        let took = t
+            .builder()
+            .grace(Duration::from_millis(100))
+            .hard_kill(Duration::from_secs(8))
+            .run(async || {
+                let mut began = Instant::now();
+                offshoot::nursery(async |nursery| {
+                    for n in 0..8 {
+                        let p = nursery.spawn(format!("p{n}")).await?;
+                        let _ = nursery.task(p.call(stubborn, ()));
+                    }
+                    soon("all wait", || lines("wedged").len() == 8).await?;
+                    began = Instant::now();
+                    nursery.cancel();
+                    Ok(())
+                })
+                .await?;
+                Ok(began.elapsed())
+            })
+            .unwrap();
+        assert!(took < Duration::from_millis(100) + SLACK, "{took:?}");
+        assert_eq!(lines("stubborn dropped").len(), 8);
+    }
+
+    fn a_system_call_that_can_be_broken_is(t: T) {
+        // The signal that breaks it is the last rung before a thread is abandoned; a process has
+        // none.
+        let result = t
+            .builder()
+            .grace(Duration::from_millis(50))
+            .hard_kill(Duration::from_millis(200))
+            .run(async || {
+                offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("sleeper").await?;
+                    let _ = nursery.task(p.call(sleep_once, ()));
+                    held("asleep").await?;
+                    p.cancel().await;
+                    Ok(())
+                })
+                .await
+            });
+        if t.is_process() {
+            assert_eq!(words(&result.unwrap_err()), [("killed", "root/sleeper".to_owned())]);
+        } else {
+            result.unwrap();
+            assert_eq!(lines("broken"), [libc::EINTR.to_string()]);
+        }
+    }
+
+    fn a_body_that_is_stuck_does_not_hold_its_children_up(t: T) {
+        let (took, error) = t
+            .builder()
+            .grace(Duration::from_millis(200))
+            .hard_kill(Duration::from_secs(8))
+            .run(async || {
+                let began = Instant::now();
+                let error = offshoot::nursery(async |nursery| {
+                    let bad = nursery.spawn("bad").await?;
+                    let _ = nursery.task(bad.call(|| -> () { panic!("bad") }, ()));
+                    let _guard = Guard("body dropped".to_owned());
+                    // Sees no cancellation.
+                    std::future::pending::<Result<()>>().await
+                })
+                .await
+                .unwrap_err();
+                Ok((began.elapsed(), error))
+            })
+            .unwrap();
+        assert!(error.is_panic() && error.failures().len() == 1, "{error:?}");
+        assert!(marked("body dropped"));
+        assert!(took < Duration::from_millis(200) + SLACK, "{took:?}");
+    }
+}
+
+fn sleep_once() {
+    mark("asleep");
+    let long = libc::timespec {
+        tv_sec: 3_600,
+        tv_nsec: 0,
+    };
+    // SAFETY: `long` is a live structure that the call reads; the null pointer says that nobody
+    // wants to know what was left.
+    let code = unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &long, std::ptr::null_mut()) };
+    append("broken", &code.to_string());
+}

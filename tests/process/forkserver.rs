@@ -1,0 +1,242 @@
+//! The forkserver dies or hangs, and the root survives it: F13, F14, F15.
+
+use crate::oracle::{self, Deaths, Random};
+use crate::program::{Count, double, hang};
+use offshoot::prelude::*;
+use offshoot_sys::clock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Within which the owner of a process isolate is told of its end, in ns.
+const TOLD: u64 = 100_000_000;
+
+fn kill(process: &oracle::Process, signal: i32) -> u64 {
+    let pidfd = process.pidfd().expect("it lives");
+    let at = clock::now();
+    assert!(
+        pidfd.signal(signal).expect("our own"),
+        "it had ended before"
+    );
+    at
+}
+
+fn forkserver() -> oracle::Process {
+    oracle::forkserver_of(oracle::own_pid()).expect("a forkserver")
+}
+
+/// The error of a nursery that lost its only process with the forkserver, when it came, and which process it was.
+async fn owner(name: &str, ready: &AtomicU64) -> (Error, u64, i32) {
+    let mut pid = 0;
+    let result: Result<()> = offshoot::nursery(async |nursery| {
+        let own = nursery
+            .start(Isolate::named(name).process(), Count::default())
+            .await?;
+        own.ask(Count::add, 1).await?;
+        pid = own.origin().pid;
+        ready.fetch_add(1, Ordering::Relaxed);
+        own.call(hang, ()).await?
+    })
+    .await;
+    (result.expect_err("it was killed"), clock::now(), pid)
+}
+
+/// Every owner is told once, in time, and why; threads notice nothing; the next spawn starts a new forkserver. (F13)
+pub(crate) fn killed_while_idle() {
+    oracle::watch_stalls();
+    offshoot::run(async || {
+        offshoot::nursery(async |nursery| {
+            // A thread isolate that is called all the while.
+            let near = nursery.spawn(Isolate::named("near").thread()).await?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let until = stop.clone();
+            let calls = nursery.task(async move {
+                let mut slowest = 0;
+                while !until.load(Ordering::Relaxed) {
+                    let before = clock::now();
+                    near.call(double, 1).await?;
+                    slowest = slowest.max(clock::now() - before);
+                    offshoot::sleep(Duration::from_micros(500)).await?;
+                }
+                Ok::<u64, Error>(slowest)
+            });
+            let mut former = None;
+            for round in 0..10 {
+                let ready = AtomicU64::new(0);
+                let killed = async {
+                    while ready.load(Ordering::Relaxed) < 3 {
+                        offshoot::sleep(Duration::from_millis(1)).await?;
+                    }
+                    let old = forkserver();
+                    // A new one each time.
+                    assert_ne!(former.replace(old.pid), Some(old.pid));
+                    let deaths = Deaths::watch(&oracle::below(old.pid));
+                    kill(&old, libc::SIGKILL);
+                    Ok::<Deaths, Error>(deaths)
+                };
+                let owners = ["a", "b", "c"].map(|name| owner(name, &ready));
+                let (ends, killed) =
+                    futures_util::future::join(futures_util::future::join_all(owners), killed)
+                        .await;
+                let deaths = killed?.all();
+                for (error, told, pid) in ends {
+                    let died = deaths[&pid];
+                    let stalled = oracle::stalled(died, told);
+                    let after = told.saturating_sub(died);
+                    assert!(
+                        after < TOLD + stalled,
+                        "round {round}: told after {} us: {error}",
+                        after / 1_000
+                    );
+                    assert_eq!(
+                        error.failures().len(),
+                        1,
+                        "round {round}: {}",
+                        error.report()
+                    );
+                    assert!(error.is_ended(), "round {round}: {}", error.report());
+                    assert!(
+                        error.message().contains("forkserver"),
+                        "round {round}: {error}"
+                    );
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            let slowest = calls.await??;
+            println!(
+                "slowest call of a thread isolate meanwhile: {} us",
+                slowest / 1_000
+            );
+            assert!(
+                slowest < 50_000_000 + oracle::stalled(0, clock::now()),
+                "{} us",
+                slowest / 1_000
+            );
+            // And the last one was not the last.
+            let after = nursery.spawn(Isolate::named("after").process()).await?;
+            assert_eq!(after.call(double, 21).await?, 42);
+            assert_ne!(former, Some(forkserver().pid));
+            Ok(())
+        })
+        .await
+    })
+    .unwrap_or_else(|error| panic!("{}", error.report()));
+    assert!(oracle::own_tree_files().is_empty());
+}
+
+/// A spawn fails within its deadline when the forkserver does not answer, and the next one gets a new forkserver. (F15)
+pub(crate) fn stopped() {
+    offshoot::run(async || {
+        offshoot::nursery(async |nursery| {
+            let ready = AtomicU64::new(0);
+            let near = nursery.spawn(Isolate::named("near").thread()).await?;
+            let stopped = async {
+                while ready.load(Ordering::Relaxed) < 1 {
+                    offshoot::sleep(Duration::from_millis(1)).await?;
+                }
+                let old = forkserver();
+                kill(&old, libc::SIGSTOP);
+                // What runs is undisturbed by that.
+                near.call(double, 1).await?;
+                let bound = Duration::from_millis(300);
+                let began = clock::now();
+                let spawned = nursery
+                    .spawn(Isolate::named("late").process().start_within(bound))
+                    .await;
+                let took = Duration::from_nanos(clock::now() - began);
+                let error = spawned.expect_err("nobody could fork it");
+                assert!(error.is_spawn(), "{}", error.report());
+                assert!(
+                    took >= bound && took < bound + Duration::from_millis(700),
+                    "after {took:?}"
+                );
+                assert!(
+                    oracle::within(Duration::from_secs(1), || !old.is_there()),
+                    "the stopped forkserver was not replaced: {}",
+                    old.describe()
+                );
+                Ok::<_, Error>(old)
+            };
+            let ((lost, _, _), old) =
+                futures_util::future::join(owner("lost", &ready), stopped).await;
+            let old = old?;
+            // Its process went with it, and its owner was told why.
+            assert!(lost.message().contains("forkserver"), "{lost}");
+            let next = nursery.spawn(Isolate::named("next").process()).await?;
+            assert_eq!(next.call(double, 2).await?, 4);
+            assert_ne!(forkserver().pid, old.pid);
+            Ok(())
+        })
+        .await
+    })
+    .unwrap_or_else(|error| panic!("{}", error.report()));
+    assert!(oracle::own_tree_files().is_empty());
+}
+
+/// A spawn that is under way ends by an error or by a portal, never not at all, and the next one works. (F14)
+pub(crate) fn killed_during_a_spawn() {
+    let mut random = Random::new();
+    let rounds = if std::env::var_os("OFFSHOOT_LONG").is_some() {
+        200
+    } else {
+        30
+    };
+    let delays: Vec<Duration> = (0..rounds)
+        .map(|_| random.duration(Duration::from_micros(2500)))
+        .collect();
+    offshoot::run(async move || {
+        let (mut failed, mut succeeded) = (0, 0);
+        for delay in delays {
+            // One that works, so that there is a forkserver to kill.
+            let one: Result<()> = offshoot::nursery(async |nursery| {
+                let one = nursery.spawn(Isolate::named("one").process()).await?;
+                one.call(double, 1).await?;
+                let old = forkserver();
+                let victim = old.clone();
+                // Beside the spawn, since that may need this thread.
+                let killer = std::thread::spawn(move || {
+                    std::thread::sleep(delay);
+                    kill(&victim, libc::SIGKILL);
+                });
+                let began = clock::now();
+                let spawned = nursery.spawn(Isolate::named("two").process()).await;
+                let took = Duration::from_nanos(clock::now() - began);
+                killer.join().expect("it killed");
+                assert!(
+                    took < Duration::from_secs(2),
+                    "a spawn hung for {took:?}, killed after {delay:?}"
+                );
+                match spawned {
+                    Err(error) => {
+                        failed += 1;
+                        assert!(
+                            error.is_spawn() || error.is_cancelled(),
+                            "{}",
+                            error.report()
+                        );
+                    }
+                    Ok(two) => {
+                        succeeded += 1;
+                        // Alive for now; its end comes like any other's.
+                        two.call(hang, ()).await??;
+                    }
+                }
+                one.call(hang, ()).await?
+            })
+            .await;
+            let error = one.expect_err("the forkserver was killed");
+            assert!(error.report().contains("root/one"), "{}", error.report());
+            // And now it works again.
+            offshoot::nursery(async |nursery| {
+                let next = nursery.spawn(Isolate::named("next").process()).await?;
+                assert_eq!(next.call(double, 2).await?, 4);
+                Ok(())
+            })
+            .await?;
+        }
+        println!("{failed} spawns failed, {succeeded} succeeded before the kill");
+        Ok(())
+    })
+    .unwrap_or_else(|error| panic!("{}", error.report()));
+    assert!(oracle::own_tree_files().is_empty());
+}

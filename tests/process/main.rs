@@ -1,0 +1,130 @@
+//! What is left of a tree when its processes are killed: the tests that need a process of their own.
+//!
+//! Each case is this executable again, in a process group and with a runtime directory of its own, so that it can ignore
+//! signals, be the parent of what it kills, and be killed itself. The runner adopts whatever a case leaves behind, so that
+//! nothing can hide from it: after each case there must be no process (zombies included) and no file of any tree.
+//!
+//! The command line is that of libtest, as far as it makes sense here. `OFFSHOOT_LONG=1` asks for the long forms,
+//! `OFFSHOOT_SEED=N` repeats the random ones. Names in comments like F13 are rows of the project's list of faults.
+
+mod fds;
+mod forkserver;
+mod harness;
+mod host_program;
+mod kills;
+mod oracle;
+mod program;
+mod root_death;
+mod signals;
+mod spawn_faults;
+
+use harness::{Case, case};
+use std::process::ExitCode;
+
+/// All cases, by the name that a filter is matched with.
+const CASES: &[Case] = &[
+    case(
+        "fds::a_process_has_only_its_own_descriptors",
+        fds::only_its_own,
+    ),
+    case(
+        "fds::a_thousand_threads_need_no_descriptor",
+        fds::a_thousand_threads,
+    ),
+    case(
+        "forkserver::killed_while_idle",
+        forkserver::killed_while_idle,
+    ),
+    case("forkserver::stopped", forkserver::stopped),
+    case(
+        "forkserver::killed_during_a_spawn",
+        forkserver::killed_during_a_spawn,
+    ),
+    case(
+        "host_program::ignores_sigchld",
+        host_program::ignores_sigchld,
+    ),
+    case(
+        "host_program::waits_for_any_child",
+        host_program::waits_for_any_child,
+    ),
+    case(
+        "host_program::keeps_its_own_children",
+        host_program::keeps_its_own_children,
+    ),
+    case("host_program::is_an_example", host_program::is_an_example),
+    case(
+        "host_program::foreign_main_twice_and_at_once",
+        host_program::twice_and_at_once,
+    ),
+    case(
+        "kills::any_process_at_any_moment",
+        kills::any_process_at_any_moment,
+    ),
+    case("root_death::killed", root_death::killed),
+    case(
+        "root_death::killed_with_a_child_that_wants_to_stay",
+        root_death::killed_with_a_stayer,
+    ),
+    case(
+        "root_death::killed_with_the_forkserver",
+        root_death::killed_with_the_forkserver,
+    ),
+    case("root_death::segfault", root_death::segfault),
+    case(
+        "root_death::daemons_go_with_the_tree",
+        root_death::daemons_go_with_the_tree,
+    ),
+    case(
+        "signals::interrupt_cancels_the_tree",
+        signals::interrupt_cancels,
+    ),
+    case(
+        "signals::interrupt_of_the_whole_group",
+        signals::interrupt_of_the_group,
+    ),
+    case(
+        "signals::second_interrupt_is_at_once",
+        signals::second_interrupt,
+    ),
+    case(
+        "signals::terminate_cancels_the_tree",
+        signals::terminate_cancels,
+    ),
+    case(
+        "signals::run_installs_no_handler",
+        signals::run_installs_no_handler,
+    ),
+    case(
+        "spawn_faults::killed_before_it_serves",
+        spawn_faults::killed_before,
+    ),
+    case(
+        "spawn_faults::stopped_before_it_serves",
+        spawn_faults::stopped_before,
+    ),
+    case(
+        "spawn_faults::hangs_before_it_serves",
+        spawn_faults::hangs_before,
+    ),
+    case(
+        "spawn_faults::exits_before_it_serves",
+        spawn_faults::exits_before,
+    ),
+    case(
+        "spawn_faults::panics_before_it_serves",
+        spawn_faults::panics_before,
+    ),
+    case(
+        "spawn_faults::killed_when_it_serves",
+        spawn_faults::killed_after,
+    ),
+];
+
+fn main() -> ExitCode {
+    // A tree to be killed, started by a case.
+    if let Some(code) = program::main() {
+        return code;
+    }
+    harness::main(CASES)
+}

@@ -1,0 +1,457 @@
+//! Programs with a tree, to be killed: what they run, and the handle that a case has of a running one.
+//!
+//! A program says what a case waits for in lines that begin with `@`. It ends when its standard input does.
+
+use crate::oracle;
+use offshoot::prelude::*;
+use offshoot_sys::clock;
+use offshoot_sys::pidfd::{Pidfd, Status};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::pin::pin;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Names the program that this process is to be.
+const PROGRAM: &str = "OFFSHOOT_TEST_PROGRAM";
+
+/// Long enough for a busy machine; nothing waits for it that works.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+// ---- the handle ----
+
+pub(crate) struct Running {
+    pub(crate) process: oracle::Process,
+    pidfd: Pidfd,
+    stdin: Option<PipeWriter>,
+    lines: Receiver<String>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Running {
+    /// Starts a program in a process group of its own.
+    pub(crate) fn start(program: &str, environment: &[(&str, &str)]) -> Running {
+        let (input, stdin) = std::io::pipe().expect("a pipe");
+        let (output, stdout) = std::io::pipe().expect("a pipe");
+        let stderr = stdout.try_clone().expect("a copy");
+        let mut command = Command::new(std::env::current_exe().expect("an executable"));
+        command
+            .env(PROGRAM, program)
+            .envs(environment.iter().copied())
+            .stdin(OwnedFd::from(input))
+            .stdout(OwnedFd::from(stdout))
+            .stderr(OwnedFd::from(stderr))
+            .process_group(0);
+        #[expect(clippy::zombie_processes)] // Reaped through its pidfd, or with all other orphans.
+        let child = command.spawn().expect("the program starts");
+        drop(command);
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let pidfd = Pidfd::open(pid).expect("not reaped yet");
+        let process = oracle::below(oracle::own_pid())
+            .into_iter()
+            .find(|process| process.pid == pid)
+            .expect("not reaped yet");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, lines) = channel();
+        let into = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                let Ok(line) = line else { return };
+                {
+                    let mut log = into.lock().expect("no panic under it");
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running {
+            process,
+            pidfd,
+            stdin: Some(stdin),
+            lines,
+            log,
+        }
+    }
+
+    /// Waits for the line that begins with `prefix`, and returns the rest of it. Lines before it are skipped.
+    pub(crate) fn line(&self, prefix: &str, bound: Duration) -> String {
+        let deadline = Instant::now() + bound;
+        loop {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => {
+                    if let Some(rest) = line.strip_prefix(prefix) {
+                        return rest.trim().to_owned();
+                    }
+                }
+                Err(why) => panic!(
+                    "no line `{prefix}` within {bound:?} ({why}); so far:\n{}",
+                    self.log()
+                ),
+            }
+        }
+    }
+
+    /// Waits until nobody holds its output any more, and returns all of it.
+    pub(crate) fn all_output(&self, bound: Duration) -> String {
+        let deadline = Instant::now() + bound;
+        loop {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.log(),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!(
+                        "somebody still holds its output after {bound:?}:\n{}\n{}",
+                        oracle::table(),
+                        self.log()
+                    )
+                }
+            }
+        }
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no panic under it").clone()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn stop(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Sends it a signal. False if it has ended before.
+    pub(crate) fn signal(&self, signal: i32) -> bool {
+        !self.pidfd.is_dead() && self.pidfd.signal(signal).expect("our own child")
+    }
+
+    /// How it ended; panics if it does not in time.
+    pub(crate) fn wait(&self, bound: Duration) -> Status {
+        if !self.pidfd.wait_dead(bound).expect("a poll") {
+            panic!(
+                "it did not end within {bound:?}:\n{}\n{}",
+                oracle::table(),
+                self.log()
+            );
+        }
+        let status = self.pidfd.reap().expect("nobody else reaps it");
+        status.expect("it is dead")
+    }
+}
+
+/// Starts a program that makes a tree of its own and ends, so that it sweeps what dead trees have left.
+pub(crate) fn sweep_by_next_start() {
+    let mut next = Running::start("clean", &[]);
+    next.stop();
+    let status = next.wait(PATIENCE);
+    assert_eq!(status, Status::Exited(0), "{}", next.log());
+}
+
+// ---- the programs ----
+
+/// Runs the program that the environment names, if it names one.
+pub(crate) fn main() -> Option<ExitCode> {
+    let program = std::env::var(PROGRAM).ok()?;
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        STOP.store(true, Ordering::Release);
+    });
+    Some(match program.as_str() {
+        "clean" => offshoot::main(clean),
+        "busy" => offshoot::main(busy),
+        // The same in a program that has a main function of its own.
+        "busy-run" => finish(offshoot::run(busy)),
+        "stayer" => offshoot::main(stayer),
+        "segfault" => offshoot::main(segfault),
+        "daemons" => offshoot::main(daemons),
+        "stubborn" => offshoot::main(stubborn),
+        "handlers" => finish(handlers()),
+        other => panic!("no program is named {other}"),
+    })
+}
+
+fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("error: {}", error.report());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Returns when the standard input has ended.
+async fn stopped() -> Result<()> {
+    while !STOP.load(Ordering::Acquire) {
+        offshoot::sleep(Duration::from_millis(1)).await?;
+    }
+    Ok(())
+}
+
+/// One line, written at once, so that lines of several processes do not mix.
+pub(crate) fn say(line: &str) {
+    let line = format!("{line}\n");
+    // The reader may have gone.
+    let _ = std::io::stdout().lock().write_all(line.as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+pub(crate) async fn double(n: u64) -> u64 {
+    n * 2
+}
+
+/// Does not return before it is cancelled.
+pub(crate) async fn hang() -> Result<()> {
+    loop {
+        offshoot::sleep(Duration::from_secs(3600)).await?;
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Count(u64);
+
+impl Count {
+    pub(crate) async fn add(&mut self, by: u64) -> u64 {
+        self.0 += by;
+        self.0
+    }
+}
+
+/// Says when a call that waits for this isolate ends, and how. On a thread that belongs to no isolate, so that nothing but the
+/// isolate's death can end the call.
+fn wait_on<S: 'static>(portal: &Portal<S>) -> JoinHandle<()> {
+    let portal = portal.clone();
+    std::thread::spawn(move || {
+        let result = portal.call_blocking(hang, ());
+        let path = portal.origin().path;
+        match result {
+            Ok(result) => say(&format!("@answered {path} {result:?}")),
+            Err(error) => say(&format!("@lost {path} {} {error}", clock::now())),
+        }
+    })
+}
+
+/// The way in and out of a tree, quickly.
+async fn clean() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        let one = nursery.spawn(Isolate::named("one").process()).await?;
+        assert_eq!(one.call(double, 2).await?, 4);
+        Ok(())
+    })
+    .await
+}
+
+/// A tree of threads and processes, two levels of each, in which calls go all the while.
+async fn busy() -> Result<()> {
+    let mut waiting = Vec::new();
+    let result = offshoot::nursery(async |nursery| {
+        let near = nursery.spawn(Isolate::named("near").thread()).await?;
+        let left = nursery.spawn(Isolate::named("left").process()).await?;
+        let right = nursery
+            .start(Isolate::named("right").process(), Count::default())
+            .await?;
+        waiting.push(wait_on(&left));
+        waiting.push(wait_on(&right));
+        {
+            let growing = async { left.call(grow, ()).await? };
+            let calling = async {
+                let mut sum = 0;
+                loop {
+                    sum += near.call(double, 1).await? + left.call(double, 2).await?;
+                    sum += right.ask(Count::add, sum % 3).await?;
+                    if sum > 100 {
+                        say("@ready");
+                        sum = 0;
+                        // Not a flood of lines.
+                        offshoot::sleep(Duration::from_millis(20)).await?;
+                    }
+                }
+                #[allow(unreachable_code)] // For the type.
+                Ok(())
+            };
+            let growing = pin!(growing);
+            let calling = pin!(calling);
+            let both = futures_util::future::try_select(growing, calling);
+            let stop = pin!(stopped());
+            match futures_util::future::select(both, stop).await {
+                futures_util::future::Either::Left((Ok(_), _)) => {
+                    unreachable!("neither ends by itself")
+                }
+                futures_util::future::Either::Left((Err(error), _)) => {
+                    return Err(error.factor_first().0);
+                }
+                futures_util::future::Either::Right((result, _)) => result?,
+            }
+        }
+        say("@stopping");
+        // They have calls that do not end by themselves.
+        let _ = left.cancel().await;
+        let _ = right.cancel().await;
+        Ok(())
+    })
+    .await;
+    join(waiting);
+    result
+}
+
+/// Waits for the threads of [`wait_on`]: the process may end right after, and they have to have said their word before.
+fn join(waiting: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in waiting {
+        thread.join().expect("it only prints");
+    }
+}
+
+/// The second level, in a process.
+async fn grow() -> Result<()> {
+    let mut waiting = None;
+    let result = offshoot::nursery(async |nursery| {
+        let inner = nursery.spawn(Isolate::named("inner").thread()).await?;
+        let deep = nursery.spawn(Isolate::named("deep").process()).await?;
+        waiting = Some(wait_on(&deep));
+        deep.call(double, 1).await?;
+        say("@grown");
+        loop {
+            inner.call(double, 1).await?;
+            deep.call(double, 2).await?;
+        }
+    })
+    .await;
+    join(waiting);
+    result
+}
+
+/// Undoes what ties this process to the life of its parent.
+async fn wants_to_stay() {
+    // SAFETY: PR_SET_PDEATHSIG takes an integer and changes a flag of this thread only.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+    assert_eq!(result, 0);
+}
+
+/// A tree with a process that has cleared its parent-death signal, and then blocks, deaf to everything.
+async fn stayer() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        let deaf = nursery.spawn(Isolate::named("deaf").process()).await?;
+        let other = nursery.spawn(Isolate::named("other").process()).await?;
+        deaf.call(wants_to_stay, ()).await?;
+        let _ = wait_on(&other);
+        let blocked = deaf.call(block_for_ever, ());
+        let mut blocked = pin!(blocked);
+        let started = pin!(offshoot::sleep(Duration::from_millis(20)));
+        let _ = futures_util::future::select(blocked.as_mut(), started).await;
+        say("@ready");
+        stopped().await
+    })
+    .await
+}
+
+async fn block_for_ever() {
+    loop {
+        std::thread::park();
+    }
+}
+
+async fn crash() {
+    // SAFETY: none; this is the fault that the test is about: a read of an address that is never mapped.
+    let value = unsafe { std::ptr::without_provenance::<u8>(8).read_volatile() };
+    say(&format!("it read {value}"));
+}
+
+/// A tree whose root crashes when it is told to stop.
+async fn segfault() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        let left = nursery.spawn(Isolate::named("left").process()).await?;
+        let _ = wait_on(&left);
+        say("@ready");
+        stopped().await?;
+        crash().await;
+        Ok(())
+    })
+    .await
+}
+
+/// Starts programs that know nothing of the tree: a child, and a daemon that has left its session and its parent.
+async fn start_strangers() -> Result<()> {
+    // Not waited for, which is the point.
+    let child = Command::new("sleep").arg("1000").spawn()?;
+    say(&format!("@stranger {}", child.id()));
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg("setsid sh -c 'sleep 1000 & echo @stranger $!' &");
+    let mut shell = shell.spawn()?;
+    shell.wait()?;
+    Ok(())
+}
+
+async fn daemons() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        let left = nursery.spawn(Isolate::named("left").process()).await?;
+        left.call(start_strangers, ()).await??;
+        say("@ready");
+        stopped().await
+    })
+    .await
+}
+
+/// A process that ignores its cancellation, so that only force ends it.
+async fn stubborn() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        let deaf = nursery.spawn(Isolate::named("deaf").process()).await?;
+        let blocked = deaf.call(block_for_ever, ());
+        let mut blocked = pin!(blocked);
+        let started = pin!(offshoot::sleep(Duration::from_millis(20)));
+        let _ = futures_util::future::select(blocked.as_mut(), started).await;
+        say("@ready");
+        blocked.await
+    })
+    .await
+}
+
+/// The signals that this process catches, as the kernel shows them.
+fn caught() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let line = status.lines().find(|line| line.starts_with("SigCgt:"));
+    line.expect("a line of signals").to_owned()
+}
+
+/// Runs a tree in a program with a main function of its own and compares what signals are caught.
+fn handlers() -> Result<()> {
+    let bits = |text: &str| {
+        let number = text.split_whitespace().nth(1).expect("a mask");
+        let mask = u64::from_str_radix(number, 16).expect("hexadecimal");
+        (
+            mask & (1 << (libc::SIGINT - 1)) != 0,
+            mask & (1 << (libc::SIGTERM - 1)) != 0,
+        )
+    };
+    let before = bits(&caught());
+    let during = offshoot::run(async move || {
+        offshoot::nursery(async |nursery| {
+            let one = nursery.spawn(Isolate::named("one").process()).await?;
+            one.call(double, 1).await?;
+            Ok(caught())
+        })
+        .await
+    })?;
+    let after = bits(&caught());
+    say(&format!(
+        "@handlers {before:?} {:?} {after:?}",
+        bits(&during)
+    ));
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The root dies, alone or with the forkserver: F53, F29, F22.
+
+use crate::oracle::{self, Left};
+use crate::program::{PATIENCE, Running, sweep_by_next_start};
+use offshoot_sys::clock;
+use offshoot_sys::pidfd::Status;
+use std::time::Duration;
+
+/// How long a process of the tree may outlive the root.
+const GONE: Duration = Duration::from_secs(1);
+
+fn assert_gone(running: &Running, since: u64, what: &str) {
+    let bound = GONE + Duration::from_nanos(oracle::stalled(since, clock::now()));
+    if let Left::Processes(table) = oracle::wait_childless(bound) {
+        panic!("{what}: left after {bound:?}:\n{table}\n{}", running.log());
+    }
+    println!(
+        "{what}: all gone after {} ms",
+        (clock::now() - since) / 1_000_000
+    );
+}
+
+fn kill_root(program: &str, ready: &[&str]) {
+    oracle::watch_stalls();
+    let running = Running::start(program, &[]);
+    ready
+        .iter()
+        .for_each(|line| drop(running.line(line, PATIENCE)));
+    assert!(
+        oracle::below(running.process.pid).len() >= 3,
+        "a forkserver and processes"
+    );
+    let at = clock::now();
+    assert!(running.signal(libc::SIGKILL));
+    assert_eq!(
+        running.wait(PATIENCE),
+        Status::Signaled {
+            signal: libc::SIGKILL,
+            core: false
+        }
+    );
+    assert_gone(&running, at, program);
+    // The forkserver has swept, without the help of a next start.
+    assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+}
+
+/// The forkserver ends what is left, and sweeps. (F53)
+pub(crate) fn killed() {
+    kill_root("busy", &["@grown", "@ready"]);
+}
+
+/// Also what has cleared its parent-death signal and reads no socket. (F53)
+pub(crate) fn killed_with_a_stayer() {
+    kill_root("stayer", &["@ready"]);
+}
+
+/// The kernel ends the processes, and the next start sweeps. Both orders, at once. (F53)
+pub(crate) fn killed_with_the_forkserver() {
+    oracle::watch_stalls();
+    for root_first in [true, false] {
+        let running = Running::start("busy", &[]);
+        running.line("@grown", PATIENCE);
+        running.line("@ready", PATIENCE);
+        let forkserver = oracle::forkserver_of(running.process.pid).expect("a forkserver");
+        let forkserver = forkserver.pidfd().expect("it lives");
+        let at = clock::now();
+        if root_first {
+            assert!(running.signal(libc::SIGKILL));
+            assert!(forkserver.kill().expect("our own"));
+        } else {
+            assert!(forkserver.kill().expect("our own"));
+            assert!(running.signal(libc::SIGKILL));
+        }
+        assert_eq!(
+            running.wait(PATIENCE),
+            Status::Signaled {
+                signal: libc::SIGKILL,
+                core: false
+            }
+        );
+        assert_gone(&running, at, "root and forkserver");
+        sweep_by_next_start();
+        assert_eq!(
+            oracle::own_tree_files(),
+            Vec::<std::path::PathBuf>::new(),
+            "root first: {root_first}"
+        );
+    }
+}
+
+/// A crash of the root is like its kill. (F22, F53)
+pub(crate) fn segfault() {
+    oracle::watch_stalls();
+    let mut running = Running::start("segfault", &[]);
+    running.line("@ready", PATIENCE);
+    let at = clock::now();
+    running.stop();
+    let status = running.wait(PATIENCE);
+    assert!(
+        matches!(
+            status,
+            Status::Signaled {
+                signal: libc::SIGSEGV,
+                ..
+            }
+        ),
+        "{status:?}\n{}",
+        running.log()
+    );
+    assert_gone(&running, at, "segfault");
+    assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+}
+
+/// A child program and a daemon of a process isolate end with the tree, when it ends and when its root is killed. (F29)
+pub(crate) fn daemons_go_with_the_tree() {
+    oracle::watch_stalls();
+    for orderly in [true, false] {
+        let mut running = Running::start("daemons", &[]);
+        // Three lines, in any order.
+        let said = [(); 3].map(|()| running.line("@", PATIENCE));
+        let strangers = said
+            .iter()
+            .filter_map(|line| line.strip_prefix("stranger "));
+        let strangers: Vec<i32> = strangers.map(|pid| pid.parse().expect("a pid")).collect();
+        assert_eq!(strangers.len(), 2, "{said:?}");
+        let tree = oracle::below(running.process.pid);
+        for pid in strangers {
+            assert!(
+                tree.iter().any(|process| process.pid == pid),
+                "{pid} is not in the tree:\n{}",
+                oracle::table()
+            );
+        }
+        let at = clock::now();
+        if orderly {
+            running.stop();
+            assert_eq!(
+                running.wait(PATIENCE),
+                Status::Exited(0),
+                "{}",
+                running.log()
+            );
+        } else {
+            assert!(running.signal(libc::SIGKILL));
+            running.wait(PATIENCE);
+        }
+        assert_gone(&running, at, "daemons");
+        assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+    }
+}
