@@ -50,15 +50,17 @@ pub(crate) fn killed_while_idle() {
             let near = nursery.spawn(Isolate::named("near").thread()).await?;
             let stop = Arc::new(AtomicBool::new(false));
             let until = stop.clone();
-            let calls = nursery.task(async move {
-                let mut slowest = 0;
+            // From a thread of no isolate: this one is busy with starting forkservers.
+            let calls = std::thread::spawn(move || {
+                let mut times = Vec::new();
                 while !until.load(Ordering::Relaxed) {
                     let before = clock::now();
-                    near.call(double, 1).await?;
-                    slowest = slowest.max(clock::now() - before);
-                    offshoot::sleep(Duration::from_micros(500)).await?;
+                    near.call_blocking(double, 1)?;
+                    times.push(clock::now() - before);
+                    std::thread::sleep(Duration::from_micros(500));
                 }
-                Ok::<u64, Error>(slowest)
+                times.sort_unstable();
+                Ok::<Vec<u64>, Error>(times)
             });
             let mut former = None;
             for round in 0..10 {
@@ -102,16 +104,15 @@ pub(crate) fn killed_while_idle() {
                 }
             }
             stop.store(true, Ordering::Relaxed);
-            let slowest = calls.await??;
+            let times = calls.join().expect("no panic")?;
+            let (p99, slowest) = (times[times.len() * 99 / 100], times[times.len() - 1]);
             println!(
-                "slowest call of a thread isolate meanwhile: {} us",
+                "{} calls of a thread isolate meanwhile: p99 {} us, slowest {} us",
+                times.len(),
+                p99 / 1_000,
                 slowest / 1_000
             );
-            assert!(
-                slowest < 50_000_000 + oracle::stalled(0, clock::now()),
-                "{} us",
-                slowest / 1_000
-            );
+            assert!(p99 < 10_000_000, "{} us", p99 / 1_000);
             // And the last one was not the last.
             let after = nursery.spawn(Isolate::named("after").process()).await?;
             assert_eq!(after.call(double, 21).await?, 42);

@@ -196,7 +196,8 @@ fn hash(seed: u64, word: &[u8]) -> u32 {
     };
     let eight = |at: usize| four(at) | four(at + 4) << 32;
     let len = word.len();
-    let mut state = seed ^ len as u64;
+    // Far from the bits of the word, so that lengths and letters cannot make up for each other.
+    let mut state = seed ^ (len as u64).wrapping_mul(MIX);
     // The last bytes may be read twice; that is cheaper than a loop over them.
     let (a, b) = match len {
         0 => (0, 0),

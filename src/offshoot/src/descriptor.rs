@@ -38,13 +38,20 @@ pub(crate) struct Descriptor {
     run: Run,
 }
 
+/// Makes a job of encoded arguments, or answers with what is wrong with them.
+type DecodeCall = fn(&[u8], RemoteAnswer) -> Option<Box<dyn Job>>;
+
+/// As [`DecodeCall`]; a `tell` has no answer, but credit to give back.
+type DecodeMethod =
+    fn(&[u8], Option<RemoteAnswer>, Option<Permit>) -> Option<Box<dyn StateJob>>;
+
 /// What a descriptor does, by kind.
 #[derive(Clone, Copy)]
 pub(crate) enum Run {
     /// Decodes the arguments of a call and makes the job; answers with what is wrong with them.
-    Call(fn(&[u8], RemoteAnswer) -> Option<Box<dyn Job>>),
+    Call(DecodeCall),
     /// Decodes the arguments of a method and makes the job; without an answer for `tell`.
-    Method(fn(&[u8], Option<RemoteAnswer>, Option<Permit>) -> Option<Box<dyn StateJob>>),
+    Method(DecodeMethod),
     /// Decodes a state.
     State(fn(&[u8]) -> Result<Box<dyn Any + Send>>),
     /// A function without arguments that runs when a process starts.
@@ -144,7 +151,9 @@ impl Descriptor {
 /// `F` must be zero-sized and inhabited: a function item or a captureless closure of which the
 /// caller's type parameters were inferred from an existing value.
 unsafe fn conjure<F: Copy + Send + 'static>() -> F {
-    const { assert!(size_of::<F>() == 0) };
+    // Not a constant assertion: the portal's methods have one, whose error is at the user's line, and
+    // here it would be a second one. The compiler removes this.
+    assert!(size_of::<F>() == 0);
     // SAFETY: A read of zero bytes at a non-null aligned address is valid, and a zero-sized value
     // has no bytes that could be invalid; that the type is inhabited is the caller's duty. `Copy`
     // allows the duplicate and rules out a destructor, `Send + 'static` any thread and time.

@@ -22,7 +22,7 @@ use std::marker::PhantomData;
     message = "`{Self}` cannot be sent to another isolate",
     label = "not a payload",
     note = "a payload is owned and `Send`, and has `#[derive(Serialize, Deserialize)]`",
-    note = "what must not or cannot be serialized goes through `run` or `with` of a `LocalPortal`, see `Nursery::spawn_local`"
+    note = "what must not or cannot be serialized stays in this process: give it to `run` or `with` of a `LocalPortal`, or as a state to `Nursery::start_local`"
 )]
 pub trait Payload: Serialize + DeserializeOwned + Send + 'static {}
 

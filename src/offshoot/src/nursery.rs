@@ -335,6 +335,9 @@ struct Task {
     waker: Arc<TaskWaker>,
 }
 
+/// When the grace of a cancelled nursery is over, and the timer that is set for it.
+type Grace = (u64, Option<(u64, u64)>);
+
 /// The nursery behind its handle.
 pub(crate) struct Core {
     pub(crate) local: Rc<Local>,
@@ -347,7 +350,7 @@ pub(crate) struct Core {
     failures: RefCell<Vec<Error>>,
     cancelling: Cell<bool>,
     /// When the body and the tasks are dropped, once it is cancelled, and the timer for it.
-    grace: Cell<Option<(u64, Option<(u64, u64)>)>>,
+    grace: Cell<Option<Grace>>,
     /// Sees the enclosing scope, and what it saw.
     above: RefCell<ScopeWatch>,
     outside: RefCell<Option<Cancel>>,
@@ -359,8 +362,18 @@ struct End<'a>(&'a Rc<Core>);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
+        // Also when the destructor of a task panics: the isolates must not be forgotten.
+        let _left = LeaveChildren(self.0);
         self.0.closed.set(true);
         self.0.drop_tasks();
+    }
+}
+
+/// Hands the isolates of a nursery that has ended to the isolate on which it was.
+struct LeaveChildren<'a>(&'a Core);
+
+impl Drop for LeaveChildren<'_> {
+    fn drop(&mut self) {
         if let Some((_, Some(timer))) = self.0.grace.take() {
             self.0.local.remove_timer(timer);
         }
@@ -738,3 +751,6 @@ fn was_forced(error: &Error) -> bool {
         Some(Exit::Abandoned { .. } | Exit::Killed { .. } | Exit::Unkillable { .. })
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,6 +138,12 @@ impl Runtime {
         Runtime::new(tree, settings_here, Place::Child(Mutex::new(Some(control))))
     }
 
+    /// A runtime without a tree, for tests that drive an isolate by hand.
+    #[cfg(test)]
+    pub(crate) fn bare() -> Result<Arc<Runtime>> {
+        Runtime::new(TreeId(random()?), Builder::new().settings()?, Place::Root)
+    }
+
     pub(crate) fn is_root(&self) -> bool {
         matches!(self.place, Place::Root)
     }

@@ -64,6 +64,9 @@ struct NurseryRecord {
     departed: Vec<Departed>,
 }
 
+/// The lanes of an isolate, by receiver, and the receiver's life.
+type Lanes = HashMap<IsolateId, (Arc<Life>, Arc<Lane>)>;
+
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) root_scope: Rc<Scope>,
@@ -78,7 +81,7 @@ pub(crate) struct Local {
     order: Cell<Above>,
     failed: RefCell<Option<Exit>>,
     drop_wanted: Cell<bool>,
-    lanes: RefCell<HashMap<IsolateId, (Arc<Life>, Arc<Lane>)>>,
+    lanes: RefCell<Lanes>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -405,6 +408,12 @@ impl Local {
             .borrow_mut()
             .insert(key, NurseryRecord::default());
         key
+    }
+
+    /// How many nurseries have been opened and not closed.
+    #[cfg(test)]
+    pub(crate) fn nurseries_open(&self) -> usize {
+        self.nurseries.borrow().len()
     }
 
     /// The news of this nursery's children; its waker is kept for more.

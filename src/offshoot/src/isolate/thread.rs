@@ -11,6 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Starts what an isolate is to run, on the isolate's thread.
+pub(crate) type Begin = Box<dyn FnOnce(&Rc<Local>) + Send>;
+
 /// What a new isolate is there for.
 pub(crate) enum Work {
     /// To be called.
@@ -18,7 +21,7 @@ pub(crate) enum Work {
     /// To be asked; makes the state on its own thread.
     State(Box<dyn FnOnce() -> Box<dyn Any> + Send>),
     /// To run this, then to end. It is given the isolate to spawn its main task on.
-    Main(Box<dyn FnOnce(&Rc<Local>) + Send>),
+    Main(Begin),
 }
 
 /// How it receives.

@@ -43,7 +43,7 @@ const GRANTS_HEAD: &[u8] = b"offshoot-grants 1\0";
 /// Dropping it removes nothing: an orderly end calls [`remove`](Self::remove), and after any other end the next start does it
 /// ([`sweep_dead_trees`](super::sweep_dead_trees)).
 #[derive(Debug)]
-pub struct TreeDir {
+pub(crate) struct TreeDir {
     dir: OwnedFd,
     lock: Option<OwnedFd>,
     path: PathBuf,
@@ -51,7 +51,7 @@ pub struct TreeDir {
 
 /// Why there is no directory for a tree.
 #[derive(Debug, thiserror::Error)]
-pub enum DirError {
+pub(crate) enum DirError {
     /// A symbolic link lies where the base directory should be.
     #[error(
         "{} is a symbolic link; remove it, or set XDG_RUNTIME_DIR (or TMPDIR) to a directory that only you can write to",
@@ -133,7 +133,7 @@ impl DirError {
 
 /// What a process needs to open its [`BindTable`](super::BindTable): made by its owner, handed over by descriptor.
 #[derive(Debug)]
-pub struct Enrolment {
+pub(crate) struct Enrolment {
     /// The process's name in the tree.
     pub key: ProcessKey,
     /// Its bind table, of fixed size, still empty.
@@ -154,7 +154,7 @@ impl TreeDir {
     /// # Errors
     /// When the base is a symbolic link, belongs to somebody else or lets others in; when the file system refuses. Each names the path and what to
     /// do about it.
-    pub fn create(base: Option<&Path>) -> Result<Self, DirError> {
+    pub(crate) fn create(base: Option<&Path>) -> Result<Self, DirError> {
         let (path, base) = match base {
             Some(path) => (path.to_owned(), open_base(path, true)?),
             None => open_default_base()?,
@@ -209,7 +209,7 @@ impl TreeDir {
     ///
     /// # Errors
     /// When `dir` is no directory, or `/proc` is missing.
-    pub fn from_fds(dir: OwnedFd, lock: Option<OwnedFd>) -> Result<Self, DirError> {
+    pub(crate) fn from_fds(dir: OwnedFd, lock: Option<OwnedFd>) -> Result<Self, DirError> {
         let path =
             fsx::path_of(dir.as_fd()).map_err(DirError::io("find the path of", "a descriptor"))?;
         let found = fsx::metadata(dir.as_fd()).map_err(DirError::io("look at", &path))?;
@@ -220,18 +220,18 @@ impl TreeDir {
     }
 
     /// Where it lies. Correct as long as nobody renames it; everything here goes by descriptor.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The directory's descriptor.
-    pub fn dir_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn dir_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
     /// The lock's descriptor, if this process has it. A copy of it (dup, or sent over a socket) holds the same lock, which is free once the last
     /// copy is closed: only the root and the forkserver may keep one.
-    pub fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
         self.lock.as_ref().map(AsFd::as_fd)
     }
 
@@ -241,7 +241,7 @@ impl TreeDir {
     ///
     /// # Errors
     /// When the key has been used, or the file system refuses.
-    pub fn enroll(&self, key: ProcessKey, grants: &[GrantedDir]) -> Result<Enrolment, DirError> {
+    pub(crate) fn enroll(&self, key: ProcessKey, grants: &[GrantedDir]) -> Result<Enrolment, DirError> {
         if !grants.is_empty() {
             self.write_grants(key, grants)?;
         }
@@ -264,7 +264,7 @@ impl TreeDir {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn write_grants(&self, key: ProcessKey, grants: &[GrantedDir]) -> Result<(), DirError> {
+    pub(crate) fn write_grants(&self, key: ProcessKey, grants: &[GrantedDir]) -> Result<(), DirError> {
         let name = key.file(GRANTS_PREFIX);
         let write = || {
             let mut bytes = GRANTS_HEAD.to_vec();
@@ -300,7 +300,7 @@ impl TreeDir {
     /// processes at once, is no error.
     ///
     /// The process must be dead: what it publishes meanwhile may be missed.
-    pub fn sweep(&self, key: ProcessKey) -> Swept {
+    pub(crate) fn sweep(&self, key: ProcessKey) -> Swept {
         let mut swept = Swept::default();
         let grants = self.read_grants(key, &mut swept);
         self.sweep_by(key, &grants, &mut swept);
@@ -310,7 +310,8 @@ impl TreeDir {
     /// As [`sweep`](Self::sweep), with directories that the caller holds, in place of those on record.
     ///
     /// It is meant for the one who granted them: the record in the file could have been changed by an unconfined process of the same user.
-    pub fn sweep_with(&self, key: ProcessKey, grants: &[GrantedDir]) -> Swept {
+    #[cfg(test)]
+    pub(crate) fn sweep_with(&self, key: ProcessKey, grants: &[GrantedDir]) -> Swept {
         let mut swept = Swept::default();
         let grants: Vec<_> = grants.iter().cloned().map(Some).collect();
         self.sweep_by(key, &grants, &mut swept);
@@ -318,7 +319,7 @@ impl TreeDir {
     }
 
     /// Sweeps every process of the tree but those in `keep`.
-    pub fn sweep_except(&self, keep: &[ProcessKey]) -> Swept {
+    pub(crate) fn sweep_except(&self, keep: &[ProcessKey]) -> Swept {
         let mut swept = Swept::default();
         for key in self.keys(&mut swept) {
             if !keep.contains(&key) {
@@ -332,7 +333,7 @@ impl TreeDir {
     ///
     /// If something outside could not be removed now but may be later, the directory stays, for the next start. Doing it twice, or in two
     /// processes at once, is no error.
-    pub fn remove(&self) -> Swept {
+    pub(crate) fn remove(&self) -> Swept {
         let mut swept = self.sweep_except(&[]);
         if !swept.is_settled() {
             return swept;
@@ -508,7 +509,7 @@ fn clear_entry(dir: BorrowedFd<'_>, name: &OsStr, depth: usize) -> io::Result<()
 ///
 /// It is held by descriptor: whatever becomes of its path, it stays the directory that was granted.
 #[derive(Clone, Debug)]
-pub struct GrantedDir {
+pub(crate) struct GrantedDir {
     fd: Arc<OwnedFd>,
     path: PathBuf,
     identity: Identity,
@@ -519,7 +520,7 @@ impl GrantedDir {
     ///
     /// # Errors
     /// When it does not exist or is no directory.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let path = path.canonicalize()?;
         Self::of(fsx::open_no_follow(&path, Access::Hold)?, path)
     }
@@ -528,7 +529,7 @@ impl GrantedDir {
     ///
     /// # Errors
     /// When it is no directory, or `/proc` is missing.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let path = fsx::path_of(fd.as_fd())?;
         Self::of(fd, path)
     }
@@ -546,12 +547,12 @@ impl GrantedDir {
     }
 
     /// Where it was when it was opened.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether both are the same directory, by whatever path they were opened.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.identity.is_same(&other.identity)
     }
 

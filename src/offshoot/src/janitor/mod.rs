@@ -38,9 +38,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use dir::{DirError, Enrolment, GrantedDir, TreeDir};
-pub use sweep::{Left, Report, Swept, Why, sweep, sweep_dead_trees};
-pub use table::{BindTable, Claim, ClaimError, Kind, PATH_BYTES_MAX, Released, SLOTS};
+pub(crate) use dir::{DirError, Enrolment, GrantedDir, TreeDir};
+pub(crate) use sweep::sweep_dead_trees;
+pub(crate) use table::{BindTable, Claim, ClaimError, Kind};
+#[cfg(test)]
+use {
+    sweep::{Left, Report, Swept, Why, sweep},
+    table::{PATH_BYTES_MAX, Released, SLOTS},
+};
 
 use offshoot_sys::fsx;
 use std::ffi::{OsStr, OsString};
@@ -53,11 +58,11 @@ use std::str::FromStr;
 ///
 /// It must never be used twice in one tree: what bears it may be swept once the first bearer is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProcessKey(u64);
+pub(crate) struct ProcessKey(u64);
 
 impl ProcessKey {
     /// The key with this number.
-    pub const fn new(number: u64) -> Self {
+    pub(crate) const fn new(number: u64) -> Self {
         Self(number)
     }
 
@@ -65,12 +70,12 @@ impl ProcessKey {
     ///
     /// # Errors
     /// When the kernel's random numbers are forbidden to this process.
-    pub fn random() -> io::Result<Self> {
+    pub(crate) fn random() -> io::Result<Self> {
         Ok(Self(fsx::random()? as u64))
     }
 
     /// The number.
-    pub const fn number(self) -> u64 {
+    pub(crate) const fn number(self) -> u64 {
         self.0
     }
 
@@ -107,7 +112,7 @@ impl FromStr for ProcessKey {
 /// That a text is not 16 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a process key, which has 16 lower-case hexadecimal digits")]
-pub struct InvalidKey;
+pub(crate) struct InvalidKey;
 
 /// What every private name begins with. Public names may not.
 const PRIVATE_PREFIX: &str = ".offshoot-";

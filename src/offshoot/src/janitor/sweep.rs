@@ -24,7 +24,7 @@ const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What a sweep did.
 #[derive(Debug, Default)]
-pub struct Swept {
+pub(crate) struct Swept {
     /// The addresses that it removed.
     pub removed: Vec<PathBuf>,
     /// What it did not remove, and why.
@@ -33,7 +33,7 @@ pub struct Swept {
 
 /// Something that a sweep did not remove.
 #[derive(Debug)]
-pub struct Left {
+pub(crate) struct Left {
     /// What.
     pub path: PathBuf,
     /// Why not.
@@ -43,7 +43,7 @@ pub struct Left {
 /// Why a sweep left something.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Why {
+pub(crate) enum Why {
     /// Something else has taken the address since; it is not ours to remove.
     Successor,
     /// A successor was moved aside and could not be put back, because a third had taken the address. It lies at this path.
@@ -82,7 +82,7 @@ impl fmt::Display for Left {
 
 impl Swept {
     /// Whether nothing is left that a later sweep could still remove.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         !self
             .left
             .iter()
@@ -104,7 +104,7 @@ impl Swept {
 
 /// What [`sweep_dead_trees`] found and did.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// The directories of dead trees that are gone now.
     pub removed: Vec<PathBuf>,
     /// The directories of trees that are alive, and were not touched.
@@ -122,7 +122,7 @@ pub struct Report {
 ///
 /// # Errors
 /// When the base is not safe to work in, or cannot be read. What fails within one tree is in the report.
-pub fn sweep_dead_trees(base: Option<&Path>) -> Result<Report, DirError> {
+pub(crate) fn sweep_dead_trees(base: Option<&Path>) -> Result<Report, DirError> {
     let bases = base.map_or_else(default_bases, |base| vec![base.to_owned()]);
     let mut report = Report::default();
     let deadline = Instant::now() + DEATH_WAIT_MAX;
@@ -221,7 +221,7 @@ fn wait_for_writers(tree: &TreeDir, deadline: Instant) {
 ///
 /// # Blocking
 /// Never, beyond the file system itself.
-pub fn sweep(
+pub(crate) fn sweep(
     table: BorrowedFd<'_>,
     key: ProcessKey,
     private: Option<&GrantedDir>,

@@ -25,10 +25,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many addresses one process can have at a time.
-pub const SLOTS: usize = 255;
+pub(crate) const SLOTS: usize = 255;
 
 /// The longest path of an address beneath its granted directory, in bytes.
-pub const PATH_BYTES_MAX: usize = 768;
+pub(crate) const PATH_BYTES_MAX: usize = 768;
 
 /// The longest single component of a path.
 const NAME_BYTES_MAX: usize = 255;
@@ -230,7 +230,7 @@ impl From<ClaimError> for io::Error {
 
 /// The bind table of this process. Clones are the same table.
 #[derive(Clone, Debug)]
-pub struct BindTable {
+pub(crate) struct BindTable {
     shared: Arc<Shared>,
 }
 
@@ -284,7 +284,7 @@ impl BindTable {
     ///
     /// # Errors
     /// As [`TreeDir::enroll`] and [`open`](Self::open).
-    pub fn create(
+    pub(crate) fn create(
         tree: &TreeDir,
         key: ProcessKey,
         grants: Vec<GrantedDir>,
@@ -297,7 +297,7 @@ impl BindTable {
     ///
     /// # Errors
     /// When the file is no table for this key or another process has opened it before; when it cannot be mapped.
-    pub fn open(enrolment: Enrolment, grants: Vec<GrantedDir>) -> io::Result<Self> {
+    pub(crate) fn open(enrolment: Enrolment, grants: Vec<GrantedDir>) -> io::Result<Self> {
         let Enrolment {
             key,
             table,
@@ -343,17 +343,18 @@ impl BindTable {
     }
 
     /// This process's name in the tree.
-    pub fn key(&self) -> ProcessKey {
+    pub(crate) fn key(&self) -> ProcessKey {
         self.shared.key
     }
 
     /// The directory of this process alone, for addresses that need no place of their own.
-    pub fn private_dir(&self) -> GrantedDir {
+    pub(crate) fn private_dir(&self) -> GrantedDir {
         self.shared.grants()[0].clone()
     }
 
     /// How many addresses are claimed now.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.shared
             .slots()
             .used
@@ -363,7 +364,8 @@ impl BindTable {
     }
 
     /// Whether no address is claimed.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -372,7 +374,7 @@ impl BindTable {
     ///
     /// # Errors
     /// When the record cannot be written.
-    pub fn grant(&self, tree: &TreeDir, dir: GrantedDir) -> Result<(), DirError> {
+    pub(crate) fn grant(&self, tree: &TreeDir, dir: GrantedDir) -> Result<(), DirError> {
         let mut grants = self.shared.grants();
         if grants.iter().any(|known| known.is_same(&dir)) {
             return Ok(());
@@ -383,7 +385,7 @@ impl BindTable {
     }
 
     /// Takes note of a directory that the owner of this process has granted and put on record after the former ones.
-    pub fn accept_grant(&self, dir: GrantedDir) {
+    pub(crate) fn accept_grant(&self, dir: GrantedDir) {
         self.shared.grants().push(dir);
     }
 
@@ -391,7 +393,8 @@ impl BindTable {
     ///
     /// # Errors
     /// [`ClaimError::NotGranted`].
-    pub fn granted(&self, path: &Path) -> Result<(GrantedDir, PathBuf), ClaimError> {
+    #[cfg(test)]
+    pub(crate) fn granted(&self, path: &Path) -> Result<(GrantedDir, PathBuf), ClaimError> {
         let grants = self.shared.grants();
         let within = |path: &Path| {
             let found = grants
@@ -415,7 +418,7 @@ impl BindTable {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub fn bind_socket<T>(
+    pub(crate) fn bind_socket<T>(
         &self,
         granted: &GrantedDir,
         name: &Path,
@@ -434,7 +437,7 @@ impl BindTable {
     ///
     /// # Errors
     /// [`ClaimError`]; then nothing is left of what was made.
-    pub fn publish<T>(
+    pub(crate) fn publish<T>(
         &self,
         kind: Kind,
         granted: &GrantedDir,
@@ -459,7 +462,7 @@ impl BindTable {
     ///
     /// # Errors
     /// [`ClaimError`]; what exists is then left alone.
-    pub fn adopt(
+    pub(crate) fn adopt(
         &self,
         kind: Kind,
         granted: &GrantedDir,
@@ -492,7 +495,7 @@ impl BindTable {
 ///
 /// In a process that was forked from the one that made it, dropping it does nothing.
 #[derive(Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     shared: Arc<Shared>,
     index: usize,
     kind: Kind,
@@ -506,7 +509,7 @@ pub struct Claim {
 
 /// What became of an address when its claim was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
+pub(crate) enum Released {
     /// It was removed.
     Removed,
     /// It was not there any more.
@@ -517,12 +520,13 @@ pub enum Released {
 
 impl Claim {
     /// The public path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// What it is.
-    pub fn kind(&self) -> Kind {
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
@@ -530,7 +534,8 @@ impl Claim {
     ///
     /// # Errors
     /// When the file system refuses. The address then stays in the table, for the sweep after this process.
-    pub fn release(mut self) -> Result<Released, ClaimError> {
+    #[cfg(test)]
+    pub(crate) fn release(mut self) -> Result<Released, ClaimError> {
         self.withdraw()
     }
 

@@ -21,7 +21,7 @@ use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{self, Pidfd};
 use offshoot_sys::{signal, socket};
 use offshoot_wire::frame::{CancelOrder, Ended, Kind};
-use offshoot_wire::{FailureId, codec};
+use offshoot_wire::codec;
 use parking_lot::Mutex;
 use spawn::Outputs;
 use std::io::Read;
@@ -353,11 +353,6 @@ impl Process {
             },
             Vec::new(),
         );
-    }
-
-    /// The reason with which errors of this process are marked.
-    pub(crate) fn failure_id(&self) -> FailureId {
-        self.life.failure_id()
     }
 }
 

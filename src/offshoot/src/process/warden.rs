@@ -675,12 +675,16 @@ impl Loop {
         );
         let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
         let _ = pidfd.kill();
-        // Said at once, and only then waited for. The kernel kills them with their parent; that they
-        // are killed here, too, is for one that undid that.
-        for watched in self.watched.values() {
-            if watched.process.pidfd().is_some() {
-                watched.process.kill(SERVER_ENDED);
-            }
+        // The kernel kills them with their parent; that they are killed here, too, is for one that
+        // undid that. All of them before anything is said, since what is said of the first may make
+        // its owner cancel the second, whose end would then seem to be another one.
+        let processes = || self.watched.values().map(|watched| &watched.process);
+        for pidfd in processes().filter_map(|process| process.pidfd()) {
+            let _ = pidfd.kill();
+        }
+        // Said at once, and only then waited for.
+        for process in processes().filter(|process| process.pidfd().is_some()) {
+            process.kill(SERVER_ENDED);
         }
         let _ = pidfd.wait_dead(SERVER_END);
         // A host program that waits for every child may have reaped it; that is no loss.
