@@ -167,8 +167,10 @@ fn is_wanted(entry: &DirEntry) -> bool {
     if entry.depth() == 0 {
         return true;
     }
-    let hidden = entry.file_name().as_bytes().starts_with(b".");
-    !hidden && !(entry.file_type().is_dir() && is_cache(entry.path()))
+    if entry.file_name().as_bytes().starts_with(b".") {
+        return false;
+    }
+    !entry.file_type().is_dir() || !is_cache(entry.path())
 }
 
 fn is_cache(directory: &Path) -> bool {
