@@ -71,7 +71,7 @@ both! {
     async fn a_cancel_is_idempotent_and_its_first_author_counts(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            let _ = nursery.task(p.call(until_cancelled, "p".to_owned()));
+            drop(nursery.task(p.call(until_cancelled, "p".to_owned())));
             held("p begun").await?;
             let other = nursery.spawn_local("other").await?;
             let first = p.cancel();
@@ -99,7 +99,7 @@ both! {
     async fn a_cancel_is_made_also_if_nobody_waits_for_it(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            let _ = nursery.task(p.call(until_cancelled, "p".to_owned()));
+            drop(nursery.task(p.call(until_cancelled, "p".to_owned())));
             held("p begun").await?;
             drop(p.cancel());
             assert!(author(&p.ended().await).is_some());
@@ -112,7 +112,7 @@ both! {
     async fn a_sibling_can_cancel_and_is_named(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            let _ = nursery.task(p.call(until_cancelled, "p".to_owned()));
+            drop(nursery.task(p.call(until_cancelled, "p".to_owned())));
             held("p begun").await?;
             let sibling = nursery.spawn_local("sibling").await?;
             let target = p.clone();
@@ -130,7 +130,7 @@ both! {
     async fn an_isolate_can_cancel_itself(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            let _ = nursery.task(p.call(until_cancelled, "p".to_owned()));
+            drop(nursery.task(p.call(until_cancelled, "p".to_owned())));
             held("p begun").await?;
             let _ = p.call(|| current().cancel(), ()).await;
             let exit = offshoot::timeout(Duration::from_secs(5), p.ended()).await?;
@@ -147,7 +147,7 @@ both! {
     async fn what_is_below_learns_the_first_author(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            let _ = nursery.task(p.call(middle, ()));
+            drop(nursery.task(p.call(middle, ())));
             held("leaf begun").await?;
             p.cancel().await;
             p.ended().await;
@@ -163,7 +163,7 @@ both! {
         offshoot::nursery(async |nursery| {
             let grace = Duration::from_millis(100);
             let p = nursery.spawn(Isolate::named("p").grace(grace)).await?;
-            let _ = nursery.task(p.call(endless, "p".to_owned()));
+            drop(nursery.task(p.call(endless, "p".to_owned())));
             held("p begun").await?;
             let began = Instant::now();
             p.cancel().await;

@@ -24,7 +24,17 @@ async fn until_released(name: String) {
     let _guard = Guard(format!("{name} dropped"));
     mark(&format!("{name} begun"));
     let released = held("release").await;
-    append("log", &format!("{name} {}", if released.is_ok() { "ended" } else { "cancelled" }));
+    append(
+        "log",
+        &format!(
+            "{name} {}",
+            if released.is_ok() {
+                "ended"
+            } else {
+                "cancelled"
+            }
+        ),
+    );
 }
 
 /// Blocks the thread until `release`.

@@ -3,9 +3,7 @@
 
 use offshoot::prelude::*;
 use offshoot::{Error, ErrorKind, current};
-use offshoot_tests::{
-    Guard, append, both, held, hold, lines, mark, marked, soon, threads, waits,
-};
+use offshoot_tests::{Guard, append, both, held, hold, lines, mark, marked, soon, threads, waits};
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -126,7 +124,7 @@ both! {
         let result = offshoot::nursery(async |nursery| {
             for n in 0..4 {
                 let p = nursery.spawn(format!("p{n}")).await?;
-                let _ = nursery.task(p.call(endless, format!("p{n}")));
+                drop(nursery.task(p.call(endless, format!("p{n}"))));
                 held(&format!("p{n} begun")).await?;
             }
             Err::<(), _>(Error::other("enough"))
@@ -183,7 +181,7 @@ both! {
             }
             let bad = nursery.spawn("bad").await?;
             mark("now");
-            let _ = nursery.task(bad.call(panic_after, "now".to_owned()));
+            drop(nursery.task(bad.call(panic_after, "now".to_owned())));
             // Its body is cancelled, too.
             offshoot::sleep(Duration::from_secs(3_600)).await
         })
@@ -206,7 +204,7 @@ both! {
                 offshoot::nursery(async |nursery| {
                     for n in 0..25 {
                         let p = nursery.spawn(format!("p{n}")).await?;
-                        let _ = nursery.task(p.call(panic_after, "now".to_owned()));
+                        drop(nursery.task(p.call(panic_after, "now".to_owned())));
                     }
                     // All of them are in code that sees no cancellation.
                     soon("all have begun", || lines("begun").len() == 25).await?;
@@ -237,7 +235,7 @@ both! {
             let mut ends = Vec::new();
             for name in names {
                 let p = nursery.spawn(name).await?;
-                let _ = nursery.task(p.call(panic_after, format!("now {name}")));
+                drop(nursery.task(p.call(panic_after, format!("now {name}"))));
                 ends.push((name, p));
             }
             soon("all have begun", || lines("begun").len() == 4).await?;

@@ -24,7 +24,8 @@ impl std::error::Error for Unreadable {
 }
 
 fn read_setting(text: String) -> Result<u32> {
-    text.parse().map_err(|error| Error::other(Unreadable(error)))
+    text.parse()
+        .map_err(|error| Error::other(Unreadable(error)))
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -182,13 +183,13 @@ both! {
                     let a = nursery.spawn(Isolate::named("a").blocking_main(fails)).await?;
                     let spec = Isolate::named("b").blocking_main(fails_by_a_child);
                     let b = nursery.spawn(spec).await?;
-                    let _ = nursery.task(b.call(
+                    drop(nursery.task(b.call(
                         || {
                             mark("b");
                             hold("a ended");
                         },
                         (),
-                    ));
+                    )));
                     held("b").await?;
                     a.call(nothing, ()).await?;
                     a.ended().await;
@@ -329,7 +330,11 @@ async fn ends_by(how: &str) -> [Error; 2] {
 
 fn killed_by(error: &Error, number: i32, text: &str) {
     assert_eq!(error.failures().len(), 1, "{error:?}");
-    assert_eq!(error.origin().map(|origin| origin.path.as_str()), Some("root/p"), "{error:?}");
+    assert_eq!(
+        error.origin().map(|origin| origin.path.as_str()),
+        Some("root/p"),
+        "{error:?}"
+    );
     match error.exit() {
         Some(Exit::Killed { signal, name, .. }) => {
             assert_eq!((*signal, name.as_str()), (number, text), "{error:?}");

@@ -678,7 +678,7 @@ fn new_file_mode() -> u32 {
     let path = dir().join("signs").join("mode");
     let file = std::fs::OpenOptions::new()
         .write(true)
-        .create(true)
+        .create_new(true)
         .mode(0o666)
         .open(path)
         .expect("a file");
@@ -687,8 +687,15 @@ fn new_file_mode() -> u32 {
 
 fn open_files_limit() -> String {
     let limits = std::fs::read_to_string("/proc/self/limits").expect("the limits");
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
-    line.expect("a line").split_whitespace().skip(3).take(2).collect::<Vec<_>>().join(" ")
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    line.expect("a line")
+        .split_whitespace()
+        .skip(3)
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn descriptor(number: u32) -> String {

@@ -7,5 +7,6 @@ mod errors;
 mod interface;
 mod io;
 mod ordering;
+mod regression;
 mod starting;
 mod teardown;

@@ -64,7 +64,9 @@ fn is_exit(result: &Result<()>, word: &str) -> bool {
     result.as_ref().is_err_and(|error| {
         error.failures().len() == 1
             && error.exit().is_some_and(|exit| exit.word() == word)
-            && error.origin().is_some_and(|origin| origin.path == "root/faulty")
+            && error
+                .origin()
+                .is_some_and(|origin| origin.path == "root/faulty")
     })
 }
 
@@ -181,11 +183,11 @@ both! {
         let steps = if t.is_process() { 60 } else { 10 };
         for step in 0..steps {
             let result = offshoot::nursery(async |nursery| {
-                let _ = nursery.task(async move {
+                drop(nursery.task(async move {
                     offshoot::sleep(Duration::from_micros(50 * step)).await?;
                     nursery.cancel();
                     Ok::<(), Error>(())
-                });
+                }));
                 nursery.spawn("p").await?.call(answer, ()).await
             })
             .await;

@@ -63,7 +63,9 @@ fn words(error: &Error) -> Vec<(&'static str, String)> {
         .iter()
         .map(|failure| {
             let word = failure.exit().map_or("no exit", Exit::word);
-            let path = failure.origin().map_or_else(String::new, |origin| origin.path.clone());
+            let path = failure
+                .origin()
+                .map_or_else(String::new, |origin| origin.path.clone());
             (word, path)
         })
         .collect()
@@ -85,7 +87,7 @@ both! {
                 let mut top = None;
                 let result = offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("level5").await?;
-                    let _ = nursery.task(p.call(chain, 5));
+                    drop(nursery.task(p.call(chain, 5)));
                     soon("the leaf is wedged", || marked("wedged")).await?;
                     began = Instant::now();
                     p.cancel().await;
@@ -122,7 +124,7 @@ both! {
                 let result = offshoot::nursery(async |nursery| {
                     for n in 0..many {
                         let p = nursery.spawn(format!("p{n}")).await?;
-                        let _ = nursery.task(p.call(wedge, ()));
+                        drop(nursery.task(p.call(wedge, ())));
                     }
                     soon("all are wedged", || lines("wedged").len() == many).await?;
                     began = Instant::now();
@@ -184,7 +186,7 @@ both! {
                 offshoot::nursery(async |nursery| {
                     for n in 0..8 {
                         let p = nursery.spawn(format!("p{n}")).await?;
-                        let _ = nursery.task(p.call(stubborn, ()));
+                        drop(nursery.task(p.call(stubborn, ())));
                     }
                     soon("all wait", || lines("wedged").len() == 8).await?;
                     began = Instant::now();
@@ -209,7 +211,7 @@ both! {
             .run(async || {
                 offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("sleeper").await?;
-                    let _ = nursery.task(p.call(sleep_once, ()));
+                    drop(nursery.task(p.call(sleep_once, ())));
                     held("asleep").await?;
                     p.cancel().await;
                     Ok(())
@@ -233,7 +235,7 @@ both! {
                 let began = Instant::now();
                 let error = offshoot::nursery(async |nursery| {
                     let bad = nursery.spawn("bad").await?;
-                    let _ = nursery.task(bad.call(|| -> () { panic!("bad") }, ()));
+                    drop(nursery.task(bad.call(|| -> () { panic!("bad") }, ())));
                     let _guard = Guard("body dropped".to_owned());
                     // Sees no cancellation.
                     std::future::pending::<Result<()>>().await
@@ -257,6 +259,7 @@ fn sleep_once() {
     };
     // SAFETY: `long` is a live structure that the call reads; the null pointer says that nobody
     // wants to know what was left.
-    let code = unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &long, std::ptr::null_mut()) };
+    let code =
+        unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &long, std::ptr::null_mut()) };
     append("broken", &code.to_string());
 }

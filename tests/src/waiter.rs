@@ -29,7 +29,9 @@ pub async fn waits<'scope>(
     name: &str,
 ) -> Result<Portal<Waiter>> {
     let portal = nursery.start(Isolate::named(name), Waiter).await?;
-    portal.tell(Waiter::until_cancelled, name.to_owned()).await?;
+    portal
+        .tell(Waiter::until_cancelled, name.to_owned())
+        .await?;
     held(&format!("{name} begun")).await?;
     Ok(portal)
 }

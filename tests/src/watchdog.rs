@@ -28,10 +28,9 @@ pub(crate) fn start() {
                     break;
                 };
                 // Looked at again from time to time: the test may give itself more.
-                std::thread::sleep(left.clamp(
-                    Duration::from_millis(10),
-                    Duration::from_millis(200),
-                ));
+                std::thread::sleep(
+                    left.clamp(Duration::from_millis(10), Duration::from_millis(200)),
+                );
             }
             tell(began.elapsed());
             fork::exit_at_once(EXIT);

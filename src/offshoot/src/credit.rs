@@ -170,16 +170,31 @@ pub(crate) enum Kind {
 
 /// Credit in use; given back when dropped.
 pub(crate) enum Permit {
-    /// Of a lane in this process.
-    Local(Arc<Lane>, Kind),
+    /// Of a lane in this process; of none, once the other side gives it back.
+    Local(Option<Arc<Lane>>, Kind),
     /// Of a lane at the other end of a link.
     Remote(Arc<crate::process::link::Link>, u32),
+}
+
+impl Permit {
+    /// One of a lane in this process.
+    pub(crate) fn local(lane: Arc<Lane>, kind: Kind) -> Permit {
+        Permit::Local(Some(lane), kind)
+    }
+
+    /// Leaves it to the other side of a link to give it back.
+    pub(crate) fn hand_over(mut self) {
+        if let Permit::Local(lane, _) = &mut self {
+            *lane = None;
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         match self {
-            Permit::Local(lane, kind) => lane.credit(*kind).give(1),
+            Permit::Local(Some(lane), kind) => lane.credit(*kind).give(1),
+            Permit::Local(None, _) => {}
             Permit::Remote(link, lane) => link.return_credit(*lane),
         }
     }
@@ -216,7 +231,16 @@ mod tests {
     fn a_permit_gives_back_what_it_took() {
         let lane = Lane::new(0, 1, 1);
         assert!(lane.calls.try_take());
-        drop(Permit::Local(lane.clone(), Kind::Call));
+        drop(Permit::local(lane.clone(), Kind::Call));
         assert!(lane.calls.try_take());
+    }
+
+    #[test]
+    fn one_that_is_handed_over_gives_back_nothing_and_keeps_nothing() {
+        let lane = Lane::new(0, 1, 1);
+        assert!(lane.messages.try_take());
+        Permit::local(lane.clone(), Kind::Message).hand_over();
+        assert!(!lane.messages.try_take());
+        assert_eq!(Arc::strong_count(&lane), 1, "the lane must go with its sender");
     }
 }

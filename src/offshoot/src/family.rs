@@ -16,18 +16,20 @@
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
-use crate::isolate::shared::{Route, Shared, Target};
+use crate::isolate::panics;
+use crate::isolate::shared::{Message, Route, Shared, Target};
 use crate::life::ended;
 use crate::process::Process;
 use crate::spec::Bounds;
+use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit, Origin};
 use offshoot_sys::{clock, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 /// How long an interrupted thread has to end.
 const INTERRUPT: u64 = 40_000_000;
@@ -125,6 +127,8 @@ pub(crate) struct Departed {
     pub(crate) nursery: NurseryKey,
     pub(crate) origin: Origin,
     pub(crate) exit: Exit,
+    /// When it died (ns).
+    pub(crate) at: u64,
     /// What had to be taken down by force below it.
     pub(crate) left: Vec<Error>,
     /// Names its failure.
@@ -160,10 +164,6 @@ pub(crate) struct Family {
     due: BTreeSet<(u64, Key)>,
     /// Its isolate was abandoned or has ended; nobody would look after a new member.
     closed: bool,
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }
 
 /// Nine tenths of what remains until `deadline`.
@@ -321,11 +321,13 @@ impl Family {
             }
         }
         member.target.life.announce(exit.clone());
+        let at = member.target.life.died_at().unwrap_or_else(clock::now);
         let id = member.target.life.failure_id();
         Some(Departed {
             nursery: member.nursery,
             origin,
             exit,
+            at,
             left,
             id,
             silent: member.silent || member.status.silent.load(Ordering::Relaxed),
@@ -337,11 +339,13 @@ impl Family {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Takes every member whose time has come one rung down. Returns those that are now gone.
+    /// Takes every member whose time has come one rung down.
     ///
     /// Children of a thread that has to be abandoned are taken over into this family.
-    pub(crate) fn advance(&mut self, owner: &Arc<Shared>, now: u64) -> Vec<Key> {
+    #[must_use = "what an abandoned child had in its mailbox is dropped by `Advanced::settle`"]
+    pub(crate) fn advance(&mut self, owner: &Arc<Shared>, now: u64) -> Advanced {
         let mut gone = Vec::new();
+        let mut unserved = Vec::new();
         let mut stacks = 0;
         while let Some(&(at, key)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, key));
@@ -385,7 +389,8 @@ impl Family {
                 }
                 (Body::Thread(_), Stage::Interrupted) => {
                     let after_ms = now.saturating_sub(member.since) / 1_000_000;
-                    let heirs = abandon(member, after_ms);
+                    let (heirs, messages) = abandon(member, after_ms);
+                    unserved.extend(messages);
                     member.stage = Stage::Over;
                     let nursery = member.nursery;
                     gone.push(key);
@@ -394,7 +399,7 @@ impl Family {
                 (_, Stage::Over) | (Body::Thread(_), Stage::Killed) => {}
             }
         }
-        gone
+        Advanced { gone, unserved }
     }
 
     fn take_over(&mut self, owner: &Arc<Shared>, heirs: Vec<Member>, nursery: NurseryKey) {
@@ -406,8 +411,27 @@ impl Family {
             let by = Canceller::Parent(owner.life.origin(), Box::new(Canceller::Deadline));
             self.members.insert(key, heir);
             self.cancel_now(key, &Cancel { by }, TAKEN_OVER);
+            self.resume(key);
             // It may have ended while its news went to the one that was abandoned.
             owner.nudge(key);
+        }
+    }
+
+    /// Looks after a member that its former owner may have left on any rung: if its order could not
+    /// be hastened, nothing is due here yet, and nobody would take it further down.
+    fn resume(&mut self, key: Key) {
+        let Some(member) = self.members.get(&key) else {
+            return;
+        };
+        let at = match member.stage {
+            Stage::Over => return,
+            Stage::Killed => clock::now() + KILL_BOUND,
+            Stage::Running | Stage::Cancelled | Stage::Interrupted => {
+                member.order.as_ref().map_or(0, |order| member.force_at(order.hard_at))
+            }
+        };
+        if !self.due.iter().any(|(_, due)| *due == key) {
+            self.due.insert((at, key));
         }
     }
 
@@ -458,10 +482,10 @@ impl Member {
 }
 
 /// Cuts a thread off that does not return: its callers are answered, its mailbox closed, its
-/// processor share lowered. Returns its children.
-fn abandon(member: &mut Member, after_ms: u64) -> Vec<Member> {
+/// processor share lowered. Returns its children, and the messages that nobody will serve.
+fn abandon(member: &mut Member, after_ms: u64) -> (Vec<Member>, Vec<Message>) {
     let Route::Thread(shared) = member.target.route() else {
-        return Vec::new();
+        return Default::default();
     };
     let mut doing = shared.describe();
     if let Some(stack) = member.stack.take() {
@@ -473,7 +497,7 @@ fn abandon(member: &mut Member, after_ms: u64) -> Vec<Member> {
     tracing::error!(isolate = %origin, id = %origin.id, %exit, "thread abandoned");
     member.target.life.announce(exit.clone());
     let heirs = shared.family.lock().surrender();
-    shared.cut_off();
+    let unserved = shared.cut_off();
     // Written last, and only if the thread has not ended at this very moment.
     let _ = member.status.ended.set((exit, Vec::new()));
     member.status.gone.store(true, Ordering::Release);
@@ -489,5 +513,28 @@ fn abandon(member: &mut Member, after_ms: u64) -> Vec<Member> {
         .binder
         .release(member.target.life.identity().id);
     member.target.runtime.count_abandoned();
-    heirs
+    (heirs, unserved)
+}
+
+/// What came of taking members down.
+#[derive(Default)]
+pub(crate) struct Advanced {
+    /// Those that are now gone.
+    gone: Vec<Key>,
+    /// What the abandoned had not begun.
+    unserved: Vec<Message>,
+}
+
+impl Advanced {
+    /// Drops what nobody will serve, which tells its callers, and says who is gone. Not for under a
+    /// lock: the destructors are the program's. Their panics are logged, and harm nobody else.
+    pub(crate) fn settle(self) -> Vec<Key> {
+        for message in self.unserved {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(message))) {
+                let panic = panics::take(payload);
+                tracing::error!(%panic, "a destructor of a message to an abandoned isolate panicked");
+            }
+        }
+        self.gone
+    }
 }

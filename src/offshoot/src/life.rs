@@ -5,6 +5,7 @@
 //! socket or of a thread only confirms it. Nothing here blocks.
 
 use crate::{Cancel, Error, ErrorKind, Exit, Origin};
+use offshoot_sys::clock;
 use offshoot_wire::FailureId;
 use parking_lot::Mutex;
 use slab::Slab;
@@ -16,7 +17,8 @@ pub(crate) struct Life {
     origin: Origin,
     /// The hosting process, once it is known: a process isolate has none before it is forked.
     pid: AtomicI32,
-    exit: OnceLock<Exit>,
+    /// How it ended, and when (ns).
+    exit: OnceLock<(Exit, u64)>,
     cancelled: OnceLock<Cancel>,
     /// The isolate has seen its cancellation.
     acknowledged: AtomicBool,
@@ -66,14 +68,19 @@ impl Life {
 
     /// Says that no answer will come any more, and why. The first one counts.
     pub(crate) fn announce(&self, exit: Exit) {
-        if self.exit.set(exit).is_ok() {
+        if self.exit.set((exit, clock::now())).is_ok() {
             self.wake_all();
         }
     }
 
     /// How it ended, once that is known.
     pub(crate) fn exit(&self) -> Option<&Exit> {
-        self.exit.get()
+        self.exit.get().map(|(exit, _)| exit)
+    }
+
+    /// When its end was announced, in ns: deaths are told later, and not always in their order.
+    pub(crate) fn died_at(&self) -> Option<u64> {
+        self.exit.get().map(|(_, at)| *at)
     }
 
     /// Records the cancellation. True the first time.

@@ -27,6 +27,7 @@ use offshoot_mailbox::WakerCell;
 use offshoot_sys::clock;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
@@ -34,6 +35,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+
+/// How often one poll of a nursery goes through the tasks that are ready.
+const ROUNDS: usize = 8;
 
 /// Opens a nursery, runs `body` in it, and returns when all that was started in it has ended.
 ///
@@ -266,12 +270,11 @@ impl<T> Drop for SlotGuard<T> {
     }
 }
 
-/// A task of a nursery; awaiting it gives its value.
+/// A task of a nursery. It runs whether this is kept or not; awaiting it gives its value.
 ///
 /// # Errors
 /// Awaiting it fails with a cancelled error if the task was dropped or panicked; the panic itself
 /// is reported by the nursery.
-#[must_use = "the task runs in any case; await the handle for its value, or drop it with `let _ =`"]
 pub struct TaskHandle<'scope, T> {
     slot: Rc<Slot<T>>,
     scope: PhantomData<&'scope ()>,
@@ -347,7 +350,8 @@ pub(crate) struct Core {
     ready: Arc<Ready>,
     /// No task and no isolate may be started any more.
     closed: Cell<bool>,
-    failures: RefCell<Vec<Error>>,
+    /// With the time of each (ns), by which they are put in order.
+    failures: RefCell<Vec<(u64, Error)>>,
     cancelling: Cell<bool>,
     /// When the body and the tasks are dropped, once it is cancelled, and the timer for it.
     grace: Cell<Option<Grace>>,
@@ -576,19 +580,24 @@ impl Core {
 
     /// Records a failure and cancels the rest.
     fn fail(&self, error: Error) {
+        self.fail_at(clock::now(), error);
+    }
+
+    fn fail_at(&self, at: u64, error: Error) {
         {
             let mut failures = self.failures.borrow_mut();
             // The same failure may be reported by a call and by the exit of its isolate.
             match failures
                 .iter_mut()
-                .find(|other| other.id().is_some() && other.id() == error.id())
+                .find(|(_, other)| other.id().is_some() && other.id() == error.id())
             {
-                Some(other) => {
+                Some((since, other)) => {
+                    *since = at.min(*since);
                     if error.is_ended() {
                         *other = error;
                     }
                 }
-                None => failures.push(error),
+                None => failures.push((at, error)),
             }
         }
         let by = Canceller::Nursery(self.local.shared.life.origin());
@@ -624,10 +633,10 @@ impl Core {
         let any = !news.is_empty();
         for departed in news {
             if let Some(failure) = departed.failure() {
-                self.fail(failure);
+                self.fail_at(departed.at, failure);
             }
             for left in departed.left {
-                self.fail(left);
+                self.fail_at(departed.at, left);
             }
         }
         any
@@ -641,6 +650,7 @@ impl Core {
     ) -> Poll<Result<R>> {
         self.ready.parent.register(cx.waker());
         let mut body_ran = false;
+        let mut rounds = 0;
         loop {
             let mut any = self.read_news(cx);
             if let Poll::Ready(cancel) = self.above.borrow_mut().poll(cx)
@@ -667,7 +677,7 @@ impl Core {
                 }
             }
             any |= self.poll_tasks();
-            let idle = body.is_none() && self.tasks.borrow().is_empty();
+            let idle = is_over(body.as_mut()) && self.tasks.borrow().is_empty();
             if idle {
                 let children = self.children();
                 if children.is_empty() {
@@ -688,6 +698,13 @@ impl Core {
             if !any {
                 break;
             }
+            rounds += 1;
+            if rounds == ROUNDS {
+                // Tasks that wake themselves must not keep the isolate from its other work, nor
+                // from its cancellation.
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         if !self.ready.queue.is_empty() {
             cx.waker().wake_by_ref();
@@ -700,7 +717,7 @@ impl Core {
         let Some((at, timer)) = self.grace.get() else {
             return;
         };
-        if body.is_none() && self.tasks.borrow().is_empty() {
+        if is_over(body.as_mut()) && self.tasks.borrow().is_empty() {
             return;
         }
         if clock::now() >= at {
@@ -719,6 +736,10 @@ impl Core {
 
     fn result<R>(&self, value: Option<R>) -> Result<R> {
         let mut failures = std::mem::take(&mut *self.failures.borrow_mut());
+        // The cause first. They came in the order in which they were told, not of the deaths.
+        failures.sort_by_key(|(at, _)| *at);
+        let failures = failures.into_iter().map(|(_, error)| error).collect();
+        let mut failures = without_repeats(failures);
         // Cancelled from outside: that is the cause, and what had to be forced comes after it.
         let outside = self.outside.borrow_mut().take();
         if failures.is_empty() {
@@ -741,6 +762,30 @@ impl Core {
             }
         }
     }
+}
+
+/// True if the body has returned or was dropped.
+///
+/// Not `Option::is_none`, which makes a shared reference: a future that is suspended may hold unique
+/// references into itself, and those a shared one to the whole of it would end.
+fn is_over<B>(body: Pin<&mut Option<B>>) -> bool {
+    body.as_pin_mut().is_none()
+}
+
+/// Drops those that another one contains: what was forced far below is told by the error of a call,
+/// and beside the exits.
+fn without_repeats(mut failures: Vec<Error>) -> Vec<Error> {
+    let contained: HashSet<_> = failures
+        .iter()
+        .map(Error::failures)
+        .filter(|inner| inner.len() > 1)
+        .flatten()
+        .filter_map(Error::id)
+        .collect();
+    failures.retain(|error| {
+        error.failures().len() > 1 || error.id().is_none_or(|id| !contained.contains(&id))
+    });
+    failures
 }
 
 /// True for what the ladder did to a child that did not come down.

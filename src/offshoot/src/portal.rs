@@ -211,7 +211,7 @@ impl<S: 'static> Portal<S> {
                 args,
             });
         }
-        let permit = Permit::Local(lane.clone(), Kind::Message);
+        let permit = Permit::local(lane.clone(), Kind::Message);
         let out = Box::new(MethodOut {
             method,
             args,
@@ -724,7 +724,7 @@ impl Sending {
             return self.or_gone(cx);
         }
         match lane.credit(kind).poll_take(cx, &mut self.place) {
-            Poll::Ready(()) => Poll::Ready(Ok((lane.clone(), Permit::Local(lane, kind)))),
+            Poll::Ready(()) => Poll::Ready(Ok((lane.clone(), Permit::local(lane, kind)))),
             Poll::Pending => self.or_gone(cx),
         }
     }
@@ -795,7 +795,7 @@ where
             {
                 Ok(()) => {
                     // Given back by the other side, when the method has begun.
-                    std::mem::forget(permit);
+                    permit.hand_over();
                     Ok(())
                 }
                 Err(error) => Err((error, out)),

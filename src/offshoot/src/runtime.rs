@@ -664,13 +664,21 @@ impl<T> Tree<T> {
     /// Looks after the root as an isolate does after a child, without being one.
     fn wait(self) -> Ran<T> {
         let mut first_signal = None;
-        let departed = loop {
+        // What had to be forced of those that were taken over from an abandoned root.
+        let mut left = Vec::new();
+        let mut collect = |key: Key| {
+            if let Some(heir) = self.family(|family| family.collect(key)) {
+                left.extend(heir.left.iter().cloned());
+                left.extend(heir.failure().filter(|_| heir.was_forced()));
+            }
+        };
+        let mut departed = loop {
             for control in self.outside.control.take_all() {
                 // A heir of an abandoned root is a member like the root.
                 if let Control::Child(key) = control
                     && key != self.key
                 {
-                    self.family(|family| drop(family.collect(key)));
+                    collect(key);
                 }
             }
             if let Some(signals) = &self.signals {
@@ -685,13 +693,13 @@ impl<T> Tree<T> {
                     first_signal.get_or_insert(number);
                 }
             }
-            let gone = {
+            let advanced = {
                 let now = clock::now();
                 let mut family = self.outside.family.lock();
                 family.advance(&self.outside, now)
             };
-            for key in gone.into_iter().filter(|key| *key != self.key) {
-                self.family(|family| drop(family.collect(key)));
+            for key in advanced.settle().into_iter().filter(|key| *key != self.key) {
+                collect(key);
             }
             // The root last: what it left must have ended before.
             let departed = self.family(|family| {
@@ -706,6 +714,7 @@ impl<T> Tree<T> {
             }
             self.sleep();
         };
+        departed.left.append(&mut left);
         self.runtime.shut_down();
         let abandoned = self.runtime.abandoned.load(Ordering::Relaxed);
         let result = result_of(departed, self.slot.lock().take());

@@ -40,8 +40,9 @@ macro_rules! forkserver_entry {
                 unsafe { $crate::premain::enter(argc, argv, envp, $entry) }
             }
             // SAFETY: an entry of .init_array is the address of a function that takes at least these arguments.
+            // Miri calls it without any.
             #[used]
-            #[unsafe(link_section = ".init_array")]
+            #[cfg_attr(not(miri), unsafe(link_section = ".init_array"))]
             static HOOK: extern "C" fn(
                 ::core::ffi::c_int,
                 *const *const ::core::ffi::c_char,

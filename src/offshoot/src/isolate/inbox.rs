@@ -62,10 +62,8 @@ impl Inbox {
 
     fn serve_until(&mut self, deadline: Option<u64>) -> Result<Option<bool>> {
         let local = &self.local;
-        // A timer of the loop, so that it wakes up in time.
-        let timer = deadline
-            .filter(|at| *at > 0)
-            .map(|at| local.add_timer(at, std::task::Waker::noop().clone()));
+        // A timer of the loop, so that it wakes up in time; one that is due keeps it from sleeping.
+        let timer = deadline.map(|at| local.add_timer(at, std::task::Waker::noop().clone()));
         local.open_gate();
         let mut turns = 0;
         let outcome = local.run_until(|| {
@@ -80,8 +78,9 @@ impl Inbox {
             if local.is_drained() {
                 return Some(Ok(Some(false)));
             }
-            // The first turn may still find one that is there already.
-            (turns > 2 && deadline.is_some_and(|at| at <= clock::now())).then_some(Ok(None))
+            // Asked before and after each turn. The first turn finds what is in the mailbox, the
+            // second what the poll after the first has found.
+            (turns > 3 && deadline.is_some_and(|at| at <= clock::now())).then_some(Ok(None))
         });
         local.shut_gate();
         if let Some(timer) = timer {

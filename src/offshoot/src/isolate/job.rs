@@ -265,7 +265,9 @@ where
                 wrong_state::<S, T, R>(local, Some(answer));
                 return;
             };
-            run_method::<false, _, _>(local, function(state), Some(answer)).await;
+            // Called inside: a closure that is no async one runs the program's code at the call.
+            let future = async { function(state).await };
+            run_method::<false, _, _>(local, future, Some(answer)).await;
         })
     }
 }

@@ -27,6 +27,7 @@ use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::process::child::Uplink;
 use crate::reactor::Reactor;
 use crate::scope::Scope;
+use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit, IsolateId};
 use async_task::Runnable;
 use offshoot_mailbox::{Parker, Sleep};
@@ -36,10 +37,12 @@ use slab::Slab;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// How many tasks and how many messages one turn takes before it looks at everything else again.
@@ -81,6 +84,8 @@ pub(crate) struct Local {
     order: Cell<Above>,
     failed: RefCell<Option<Exit>>,
     drop_wanted: Cell<bool>,
+    /// How many tasks are being polled: more than one where code of a blocking isolate waits.
+    running: Cell<u32>,
     lanes: RefCell<Lanes>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
@@ -93,6 +98,31 @@ pub(crate) struct Local {
     blocking_main: Cell<bool>,
     /// How many more messages may begin; a blocking isolate takes one at a time.
     gate: Cell<usize>,
+}
+
+/// A task's future, dropped with care: a destructor that panics ends the isolate and not, as it
+/// would inside of the task's cell, the process.
+struct DropCaught<'a, F> {
+    local: &'a Local,
+    future: Pin<&'a mut Option<F>>,
+}
+
+impl<F: Future<Output = ()>> DropCaught<'_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl<F> Drop for DropCaught<'_, F> {
+    fn drop(&mut self) {
+        let future = &mut self.future;
+        if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| future.set(None))) {
+            self.local.fail(Exit::Panicked(panics::take(payload)));
+        }
+    }
 }
 
 impl Local {
@@ -109,6 +139,7 @@ impl Local {
             order: Cell::new(None),
             failed: RefCell::new(None),
             drop_wanted: Cell::new(false),
+            running: Cell::new(0),
             lanes: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
@@ -180,8 +211,13 @@ impl Local {
         };
         let (runnable, task) = async_task::spawn_local(
             async move {
-                let _active = active;
-                future.await;
+                let active = active;
+                let mut future = pin!(Some(future));
+                let mut caught = DropCaught {
+                    local: &active.0,
+                    future: future.as_mut(),
+                };
+                poll_fn(|cx| caught.poll(cx)).await;
             },
             schedule,
         );
@@ -191,8 +227,11 @@ impl Local {
     }
 
     fn run_task(&self, runnable: Runnable) {
+        self.running.set(self.running.get() + 1);
         // User code is caught where it is polled; this catches what is dropped by a poll.
-        if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run())) {
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run()));
+        self.running.set(self.running.get() - 1);
+        if let Err(payload) = ran {
             self.fail(Exit::Panicked(panics::take(payload)));
         }
     }
@@ -499,7 +538,6 @@ impl Local {
         let bounds = self.shared.runtime.settings.bounds;
         let now = clock::now();
         if self.order.get().is_none() {
-            let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX / 4);
             self.order.set(Some((
                 now + nanos(bounds.grace),
                 now + nanos(bounds.hard_kill),
@@ -570,14 +608,14 @@ impl Local {
     }
 
     fn look_after_family(&self, now: u64) {
-        let gone = {
+        let advanced = {
             let mut family = self.shared.family.lock();
             if family.next_due().is_none_or(|at| at > now) {
                 return;
             }
             family.advance(&self.shared, now)
         };
-        for key in gone {
+        for key in advanced.settle() {
             self.child_changed(key);
         }
     }
@@ -631,7 +669,9 @@ impl Local {
         if let Some(uplink) = self.uplink.get() {
             any |= uplink.pump(self);
         }
-        if self.drop_wanted.get() {
+        // A task that runs this loop because it waits on a blocking isolate cannot be dropped under
+        // its own feet. What it waits for fails, and its turn comes when it has returned.
+        if self.drop_wanted.get() && self.running.get() == 0 {
             self.drop_tasks();
             any = true;
         }
@@ -657,6 +697,8 @@ impl Local {
 
     /// Sleeps until there may be something to do; not at all if `busy`.
     fn sleep(&self, busy: bool) {
+        // A task may have been woken here since the turn, by what a blocking wait polls.
+        let busy = busy || !self.queue.borrow().is_empty();
         let deadline = self.next_deadline();
         let left = |deadline: u64| Duration::from_nanos(deadline.saturating_sub(clock::now()));
         if let Some(uplink) = self.uplink.get()
@@ -737,7 +779,10 @@ impl Local {
             Ok(Err(error)) if error.is_cancelled() && self.order.get().is_some() => {}
             Ok(Err(error)) => self.fail(Exit::Failed(error)),
             // What it has not received is refused: it is the main function that says when it is over.
-            Ok(Ok(())) => self.phase.set(Phase::Dropping),
+            Ok(Ok(())) => {
+                self.phase.set(Phase::Dropping);
+                self.drop_wanted.set(true);
+            }
         }
         self.run()
     }

@@ -172,12 +172,13 @@ impl Shared {
         })
     }
 
-    /// Takes away from a wedged thread what others wait for.
-    pub(crate) fn cut_off(&self) {
+    /// Takes away from a wedged thread what others wait for. Returns what it had not begun, to be
+    /// dropped where no lock is held: arguments are `Send`, and their callers are told by the drop.
+    #[must_use]
+    pub(crate) fn cut_off(&self) -> Vec<Message> {
         self.cut_off.store(true, Ordering::Release);
         drop(self.control.close());
-        // Dropped here, on the thread of its owner: arguments are `Send`, and their callers are told.
-        drop(self.inbox.close());
+        let unserved = self.inbox.close().collect();
         // Its peers see the end; the numbers stay taken, so that it can harm no stranger's.
         self.sockets.revoke();
         let tid = self.tid.load(Ordering::Acquire);
@@ -186,6 +187,7 @@ impl Shared {
         {
             tracing::debug!(isolate = %self.life.identity(), %error, "cannot demote an abandoned thread");
         }
+        unserved
     }
 
     pub(crate) fn is_cut_off(&self) -> bool {

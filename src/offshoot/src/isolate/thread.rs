@@ -99,7 +99,8 @@ pub(crate) fn live(
     local.enter();
     before(&local);
     match work {
-        Work::Serve => {}
+        // A `Portal<()>` can be asked, too, if only for methods of `()`.
+        Work::Serve => local.set_state(Box::new(())),
         Work::State(make) => local.set_state(make()),
         Work::Main(start) => start(&local),
     }

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!("127.0.0.1:80".to_addresses(), home);
         assert_eq!(("127.0.0.1", 80).to_addresses(), home);
         assert_eq!((Ipv4Addr::LOCALHOST, 80).to_addresses(), home);
-        assert_eq!((&String::from("127.0.0.1:80")).to_addresses(), home);
+        assert_eq!(String::from("127.0.0.1:80").to_addresses(), home);
         let host = Addresses::Host("localhost".to_owned(), 80);
         assert_eq!(("localhost", 80).to_addresses(), host);
         let text = Addresses::Text("localhost:80".to_owned());

@@ -124,7 +124,7 @@ fn an_inner_nursery_may_borrow_from_the_outer_body() {
             task.await
         })
         .await?;
-        let _ = outer.task(yield_once());
+        outer.task(yield_once());
         Ok(length)
     })));
     assert_eq!(result.unwrap(), 17);
@@ -139,7 +139,7 @@ fn leaked_after_a_partial_poll_nothing_of_it_runs_again() {
     let mut outside = vec![1, 2, 3];
     {
         let mut future = Box::pin(nursery(async |nursery| {
-            let _ = nursery.task(async {
+            nursery.task(async {
                 let _said = Said(&log, "task");
                 loop {
                     polls.set(polls.get() + 1);
@@ -206,7 +206,7 @@ fn dropped_early_the_body_goes_first_and_then_the_tasks() {
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
         for name in ["first task", "second task"] {
-            let _ = nursery.task(async move {
+            nursery.task(async move {
                 let _said = Said(log, name);
                 park(wakers).await;
             });
@@ -224,6 +224,33 @@ fn dropped_early_the_body_goes_first_and_then_the_tasks() {
     assert!(isolate.is_clean());
 }
 
+/// Looks, when it is dropped, whether the nursery is still there.
+struct SeesNursery<'a>(&'a Isolated, &'a Cell<usize>);
+
+impl Drop for SeesNursery<'_> {
+    fn drop(&mut self) {
+        self.1.set(self.0.0.nurseries_open());
+    }
+}
+
+#[test]
+fn tasks_are_dropped_while_the_nursery_is_whole() {
+    let isolate = Isolated::new();
+    let seen = Cell::new(usize::MAX);
+    let wakers = RefCell::new(Vec::new());
+    let mut future = Box::pin(nursery(async |nursery| {
+        nursery.task(async {
+            let _sees = SeesNursery(&isolate, &seen);
+            park(&wakers).await;
+        });
+        park(&wakers).await;
+        Ok(())
+    }));
+    assert!(poll(&mut future).is_pending());
+    drop(future);
+    assert_eq!((seen.get(), isolate.0.nurseries_open()), (1, 0));
+}
+
 #[test]
 fn a_destructor_that_starts_a_task_gets_it_dropped_and_not_polled() {
     let _isolate = Isolated::new();
@@ -231,7 +258,7 @@ fn a_destructor_that_starts_a_task_gets_it_dropped_and_not_polled() {
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
-        let _ = nursery.task(async move {
+        nursery.task(async move {
             let _respawns = Respawns(nursery, log, "task");
             park(wakers).await;
         });
@@ -255,7 +282,7 @@ fn a_panic_of_the_body_drops_the_tasks_and_goes_on() {
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
-        let _ = nursery.task(async move {
+        nursery.task(async move {
             let _said = Said(log, "task");
             park(wakers).await;
         });
@@ -283,11 +310,11 @@ fn a_panic_of_a_task_is_a_failure_and_spares_the_others_their_destructors() {
     let log = Log::default();
     let result: Result<()> = finish(Box::pin(nursery(async |nursery| {
         let log = &log;
-        let _ = nursery.task(async move {
+        nursery.task(async move {
             let _said = Said(log, "other");
             let _ = crate::sleep(std::time::Duration::from_secs(3600)).await;
         });
-        let _ = nursery.task(async move {
+        nursery.task(async move {
             let _said = Said(log, "panics");
             yield_once().await;
             panic!("a task");
@@ -322,11 +349,11 @@ fn a_panic_in_a_destructor_leaves_no_task_and_no_nursery() {
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
-        let _ = nursery.task(async move {
+        nursery.task(async move {
             let _bomb = Bomb(log);
             park(wakers).await;
         });
-        let _ = nursery.task(async move {
+        nursery.task(async move {
             let _said = Said(log, "task");
             park(wakers).await;
         });

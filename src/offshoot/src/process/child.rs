@@ -59,6 +59,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
     match prepared.unwrap_or_else(|payload| Err(panicked(payload))) {
         Err(error) => refuse(&link, &error),
         Ok(Prepared { shared, work, manner, sigint }) => {
+            link.set_limit(shared.runtime.settings.frame_max);
             link.send_value(
                 Kind::Ready,
                 0,
@@ -83,7 +84,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
             ) {
                 // Too deep or too long to cross: the same as text.
                 let exit = crate::Exit::Lost {
-                    why: format!("{} ({error})", exit),
+                    why: link.shortened(format!("{exit} ({error})")),
                 };
                 link.send_value(
                     Kind::Ended,
@@ -306,8 +307,12 @@ impl Uplink {
         if self.ended.get() || !self.readiness.is_readable() {
             return false;
         }
+        // Only borrowed already if what came runs a destructor or a decoder that waits, blocking.
+        let Ok(mut reader) = self.reader.try_borrow_mut() else {
+            return false;
+        };
         let mut any = false;
-        let read = read_frames(&self.link, &mut self.reader.borrow_mut(), |header, body| {
+        let read = read_frames(&self.link, &mut reader, |header, body| {
             any = true;
             self.take(local, header, body)
         });

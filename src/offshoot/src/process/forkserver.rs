@@ -221,6 +221,15 @@ impl Server {
                 directory,
                 stdio,
             } => {
+                // Of one that has died since: what it owned was killed then, and nobody would kill
+                // this one.
+                let asking = self.peers.get(&token).and_then(|peer| peer.child);
+                if asking
+                    .and_then(|child| self.children.get(&child))
+                    .is_some_and(|child| child.ended.is_some())
+                {
+                    return;
+                }
                 let limits = limits.into_iter().map(|(number, soft, hard)| {
                     protocol::limit_of(number)
                         .map(|limit| (limit, soft, hard))

@@ -17,7 +17,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -73,7 +73,7 @@ struct Out {
 pub(crate) struct Link {
     fd: OwnedFd,
     out: Mutex<Out>,
-    limit: usize,
+    limit: AtomicUsize,
     next_correlation: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
     lanes: Mutex<HashMap<u32, Weak<Lane>>>,
@@ -89,7 +89,7 @@ impl Link {
         Arc::new(Link {
             fd,
             out: Mutex::default(),
-            limit,
+            limit: AtomicUsize::new(limit),
             next_correlation: AtomicU64::new(1),
             pending: Mutex::default(),
             lanes: Mutex::default(),
@@ -104,7 +104,12 @@ impl Link {
 
     /// The longest body that may be sent or received, in bytes.
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets the limit, once it is known to a process that has just begun.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     // ---- out ----
@@ -119,10 +124,10 @@ impl Link {
         let mut bytes = vec![0; HEADER];
         fill(&mut bytes)?;
         let len = bytes.len() - HEADER;
-        if len > self.limit {
+        let limit = self.limit();
+        if len > limit {
             let message = format!(
-                "a message of {len} bytes exceeds the limit of {} bytes: send bulk data in chunks, or raise the limit by `Builder::frame_max`",
-                self.limit
+                "a message of {len} bytes exceeds the limit of {limit} bytes: send bulk data in chunks, or raise the limit by `Builder::frame_max`"
             );
             return Err(Error::new(ErrorKind::Codec, message));
         }
@@ -149,7 +154,9 @@ impl Link {
                     Ok(n) => bytes = &bytes[n..],
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {
-                        Link::close_out(&mut out, &error);
+                        let waiting = Link::close_out(&mut out, &error);
+                        drop(out);
+                        waiting.into_iter().for_each(Waker::wake);
                         return;
                     }
                 }
@@ -158,13 +165,15 @@ impl Link {
         out.queued.extend_from_slice(bytes);
     }
 
-    fn close_out(out: &mut Out, error: &io::Error) {
+    /// Returns who is to be woken once the lock is given back.
+    #[must_use]
+    fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
         tracing::debug!(%error, "a link ended");
         out.closed = true;
         out.queued = Vec::new();
         out.start = 0;
         // Their isolate's end tells them; here they only must not wait for room for ever.
-        out.waiting.drain(..).for_each(Waker::wake);
+        std::mem::take(&mut out.waiting)
     }
 
     /// Writes what is queued, as far as that goes. True if nothing is left.
@@ -175,7 +184,9 @@ impl Link {
                 Ok(n) => out.start += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    Link::close_out(&mut out, &error);
+                    let waiting = Link::close_out(&mut out, &error);
+                    drop(out);
+                    waiting.into_iter().for_each(Waker::wake);
                     return true;
                 }
             }
@@ -289,16 +300,23 @@ impl Link {
         }
     }
 
+    /// As much of a text as surely crosses.
+    pub(crate) fn shortened(&self, mut text: String) -> String {
+        text.truncate(text.floor_char_boundary(self.limit() / 2));
+        text
+    }
+
     pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
         if self
             .try_send_value(Kind::Failure, correlation, error)
             .is_err()
         {
             // Too deep or too long to cross: the same as text.
+            let text = self.shortened(error.report());
             self.send_value(
                 Kind::Failure,
                 correlation,
-                &Error::new(ErrorKind::Other, error.report()),
+                &Error::new(ErrorKind::Other, text),
             );
         }
     }
@@ -366,8 +384,8 @@ impl Link {
             let _ = sender.send(Err(life.gone()));
             drop(permit);
         }
-        let mut out = self.out.lock();
-        out.waiting.drain(..).for_each(Waker::wake);
+        let waiting = std::mem::take(&mut self.out.lock().waiting);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Notes a caller at the other end.
@@ -394,7 +412,12 @@ impl Link {
     // ---- credit ----
 
     pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
-        self.lanes.lock().insert(lane.number, Arc::downgrade(lane));
+        let mut lanes = self.lanes.lock();
+        // Those of senders that are no more go whenever the map would have to grow.
+        if lanes.len() == lanes.capacity() {
+            lanes.retain(|_, lane| lane.strong_count() > 0);
+        }
+        lanes.insert(lane.number, Arc::downgrade(lane));
     }
 
     /// The other side has room again.
@@ -430,12 +453,9 @@ impl Link {
     /// Returns what has been gathered, before the isolate goes to sleep.
     pub(crate) fn flush_credit(&self) {
         let gathered: Vec<(u32, u32)> = {
+            // Emptied, or it would grow with every sender that there ever was.
             let mut credit = self.credit.lock();
-            credit
-                .iter_mut()
-                .filter(|(_, n)| **n > 0)
-                .map(|(lane, n)| (*lane, std::mem::take(n)))
-                .collect()
+            credit.drain().filter(|(_, n)| *n > 0).collect()
         };
         for (lane, messages) in gathered {
             self.send_value(

@@ -132,6 +132,11 @@ impl Process {
         }
     }
 
+    /// Nobody reads its output any more. A portal may live on, and must not keep the pipes.
+    pub(crate) fn close_pipes(&self) {
+        self.output.lock().pipes = [None, None];
+    }
+
     fn print(&self, stream: usize, line: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(line);
         let stream = ["stdout", "stderr"][stream];

@@ -2,7 +2,7 @@
 
 use super::Process;
 use super::link::Link;
-use super::warden::SpawnFds;
+use super::warden::{SpawnFds, Warden};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
 use crate::isolate::shared::{Route, Shared, Target};
@@ -58,6 +58,7 @@ struct Abort {
     owner: Arc<Shared>,
     key: Key,
     process: Arc<Process>,
+    warden: Arc<Warden>,
     armed: bool,
 }
 
@@ -79,6 +80,7 @@ impl Drop for Abort {
         if self.armed {
             self.silence();
             self.process.kill("its spawn was given up");
+            self.warden.given_up(&self.process);
         }
     }
 }
@@ -152,6 +154,7 @@ pub(crate) async fn spawn_process(
         owner: owner.clone(),
         key,
         process: process.clone(),
+        warden: warden.clone(),
         armed: true,
     };
 
@@ -209,7 +212,6 @@ pub(crate) async fn spawn_process(
         }
         // Its own watch of the scope is behind ours, so that it can only be the time.
         if bound.as_mut().poll(cx).is_ready() {
-            warden.start_timed_out(&process);
             let error = failed(
                 "start",
                 name,

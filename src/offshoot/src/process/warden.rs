@@ -12,7 +12,7 @@ use crate::runtime::Runtime;
 use crate::spec::Isolate;
 use crate::{Error, ErrorKind, Result};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Registry, Token};
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
@@ -22,8 +22,10 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 const WAKE: Token = Token(0);
@@ -40,6 +42,12 @@ const SERVER_END: Duration = Duration::from_secs(12);
 const REPORT: u64 = 1_000_000_000;
 /// Why a process was killed whose forkserver is no more.
 const SERVER_ENDED: &str = "the tree's forkserver had ended, and every process with it";
+/// How long the forkserver has to answer a request, before it is taken for wedged and replaced.
+/// Counted from the request, however short the bound of the spawn is: all other processes of the
+/// tree end with it.
+const ANSWER: u64 = 1_000_000_000;
+/// How long a bind waits for its table or grant (ns).
+const ENROL: u64 = 5_000_000_000;
 /// How long a process has to die whose link has ended.
 const LINK_ENDED: u64 = 200_000_000;
 
@@ -61,6 +69,8 @@ struct Watched {
     process: Arc<Process>,
     reader: FrameReader,
     link_ended: bool,
+    /// When it was asked for (ns).
+    since: u64,
     /// When something has to be done about it, and what.
     due: Option<(u64, Due)>,
 }
@@ -71,6 +81,8 @@ enum Due {
     Dead,
     /// It is dead and should have been reported.
     Reported,
+    /// Its spawn was given up, and it should at least be forked.
+    Forked,
 }
 
 /// An answer that is awaited from the forkserver.
@@ -85,8 +97,8 @@ pub(crate) struct Warden {
     arrived: Mutex<Vec<Arc<Process>>>,
     enrolling: Mutex<Vec<Enrolling>>,
     next_request: AtomicU64,
-    /// The forkserver is to be replaced: it did not answer.
-    wedged: AtomicBool,
+    /// Requests that were given up before an answer came.
+    given_up: Mutex<Vec<u64>>,
     stopping: AtomicBool,
     thread: Mutex<Option<Joiner>>,
 }
@@ -94,7 +106,7 @@ pub(crate) struct Warden {
 impl Warden {
     /// Starts the thread. With `control`, this process was forked and has its own connection.
     pub(crate) fn start(runtime: &Arc<Runtime>, control: Option<OwnedFd>) -> Result<Arc<Warden>> {
-        let poll = Poll::new()?;
+        let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waker = mio::Waker::new(&registry, WAKE)?;
         if let Some(control) = &control {
@@ -115,7 +127,7 @@ impl Warden {
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
             next_request: AtomicU64::new(1),
-            wedged: AtomicBool::new(false),
+            given_up: Mutex::default(),
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -128,6 +140,7 @@ impl Warden {
                     warden: this,
                     poll,
                     watched: BTreeMap::new(),
+                    heard: 0,
                     buffer: Vec::new(),
                 }
                 .run()
@@ -238,18 +251,21 @@ impl Warden {
             )?;
             enrolling.push(sender);
         }
-        crate::portal::block_on(receiver).unwrap_or_else(|oneshot::Dropped| {
-            Err(Error::new(
-                ErrorKind::Io(None),
-                "the tree's forkserver ended before it had made a bind table",
-            ))
-        })
+        let failed = |message: &str| Err(Error::new(ErrorKind::Io(None), message));
+        match wait_for(receiver, clock::now() + ENROL) {
+            Some(Ok(answer)) => answer,
+            Some(Err(oneshot::Dropped)) => {
+                failed("the tree's forkserver ended before it had made a bind table")
+            }
+            None => failed("the tree's forkserver does not answer"),
+        }
     }
 
-    /// A process was not ready in time. If it was not even forked, the forkserver does not answer.
-    pub(crate) fn start_timed_out(&self, process: &Process) {
-        if !process.is_spawned() {
-            self.wedged.store(true, Ordering::Release);
+    /// The spawn of a process was given up. If it is not even forked, that must not be waited for
+    /// without a bound: perhaps the forkserver does not answer.
+    pub(crate) fn given_up(&self, process: &Process) {
+        if !process.is_spawned() && !process.is_over() {
+            self.given_up.lock().push(process.request);
             self.wake();
         }
     }
@@ -264,6 +280,31 @@ impl Warden {
                 tracing::error!("the warden does not end");
             }
         }
+    }
+}
+
+/// Parks this thread until the answer is there or the deadline (ns) has passed.
+fn wait_for<T>(
+    mut receiver: oneshot::Receiver<T>,
+    deadline: u64,
+) -> Option<Result<T, oneshot::Dropped>> {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(answer) = Pin::new(&mut receiver).poll(&mut cx) {
+            return Some(answer);
+        }
+        let left = deadline.saturating_sub(clock::now());
+        if left == 0 {
+            return None;
+        }
+        std::thread::park_timeout(Duration::from_nanos(left));
     }
 }
 
@@ -335,8 +376,10 @@ fn start_server(tree: &TreeDir, registry: &Registry) -> Result<Server> {
 /// The thread's own half.
 struct Loop {
     warden: Arc<Warden>,
-    poll: Poll,
+    poll: mio::Poll,
     watched: BTreeMap<u64, Watched>,
+    /// When the forkserver last said anything (ns).
+    heard: u64,
     buffer: Vec<u8>,
 }
 
@@ -358,6 +401,8 @@ impl Loop {
             {
                 tracing::error!(%error, "the warden cannot wait");
             }
+            // Taken first: a request arrives before it is given up.
+            let given_up = std::mem::take(&mut *self.warden.given_up.lock());
             self.take_arrived();
             let mut control = false;
             for event in events.iter() {
@@ -378,8 +423,12 @@ impl Loop {
             if control {
                 self.read_control();
             }
-            if self.warden.wedged.swap(false, Ordering::AcqRel) {
-                self.server_ended("it did not answer");
+            for request in given_up {
+                if let Some(watched) = self.watched.get_mut(&request)
+                    && !watched.process.is_spawned()
+                {
+                    watched.due = Some((watched.since + ANSWER, Due::Forked));
+                }
             }
             self.look_at_clock();
             if self.warden.stopping.load(Ordering::Acquire) {
@@ -426,6 +475,7 @@ impl Loop {
                     process,
                     reader,
                     link_ended: false,
+                    since: clock::now(),
                     due: None,
                 },
             );
@@ -513,6 +563,7 @@ impl Loop {
                 let _ = registry.deregister(&mut SourceFd(&fd));
             }
         }
+        watched.process.close_pipes();
         how(&watched.process);
     }
 
@@ -538,6 +589,7 @@ impl Loop {
                             .kill("it had closed its connection and not ended");
                     }
                 }
+                Due::Forked => self.not_forked(request),
                 Due::Reported => self.finish(request, |process| {
                     // The kernel may know what the forkserver has not said.
                     match process.pidfd().and_then(Pidfd::status) {
@@ -558,12 +610,35 @@ impl Loop {
             .for_each(|request| self.finish(request, |_| {}));
     }
 
+    /// A process whose spawn was given up should at least be forked by now.
+    fn not_forked(&mut self, request: u64) {
+        let Some(watched) = self.watched.get_mut(&request) else {
+            return;
+        };
+        if watched.process.is_spawned() {
+            watched.due = None;
+        } else if self.heard < watched.since {
+            self.server_ended("it did not answer");
+        } else {
+            // It answers others: this answer was lost, for want of a descriptor. The process sees
+            // the end of its link.
+            let message = "the forkserver's answer was lost";
+            let error = Error::new(ErrorKind::Spawn("fork".to_owned()), message);
+            self.finish(request, |process| process.never_was(error));
+        }
+    }
+
     fn read_control(&mut self) {
         loop {
             let received = match &*self.warden.server.lock() {
                 None => return,
                 Some(server) => protocol::receive::<Event>(&server.control, &mut self.buffer),
             };
+            if matches!(&received, Ok(Some(_)))
+                || matches!(&received, Err(error) if error.kind() == io::ErrorKind::InvalidData)
+            {
+                self.heard = clock::now();
+            }
             match received {
                 Ok(Some((event, fds))) => self.take_event(event, fds),
                 Ok(None) => return self.server_ended("its connection ended"),
@@ -599,6 +674,11 @@ impl Loop {
                     tracing::error!(%error, "cannot watch a process");
                 }
                 let process = watched.process.clone();
+                if let Some(watched) = self.watched.get_mut(&request)
+                    && matches!(watched.due, Some((_, Due::Forked)))
+                {
+                    watched.due = None;
+                }
                 process.set_spawned(pid, pidfd);
                 // It may have died before it was watched.
                 self.died(request);
