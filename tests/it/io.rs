@@ -323,7 +323,7 @@ both! {
             for what in ALL {
                 let args = (what.to_owned(), to.port(), path.clone());
                 let call = waiter.call(wait_for, args);
-                let _ = nursery.task(async { drop(call.await) });
+                drop(nursery.task(async { drop(call.await) }));
             }
             for what in ALL {
                 held(&format!("{what} waits")).await?;
@@ -363,7 +363,7 @@ both! {
             offshoot::nursery(async |nursery| {
                 let other = nursery.spawn("other").await?;
                 let call = other.call(bind_and_wait, bound.clone());
-                let _ = nursery.task(async { drop(call.await) });
+                drop(nursery.task(async { drop(call.await) }));
                 held("bound").await?;
                 assert!(bound.exists());
                 other.cancel().await;
@@ -383,7 +383,7 @@ both! {
         offshoot::nursery(async |nursery| {
             let other = nursery.spawn("other").await?;
             let call = other.call(bind_and_wait, path.clone());
-            let _ = nursery.task(async { drop(call.await) });
+            drop(nursery.task(async { drop(call.await) }));
             held("bound").await?;
             let error = Error::from(UnixListener::bind(&path).await.unwrap_err());
             assert_eq!(kind(&error), Some(ErrorKind::AddrInUse));
@@ -538,7 +538,7 @@ processes! {
             offshoot::nursery(async |nursery| {
                 let other = nursery.spawn("other").await?;
                 for call in [other.call(bind_and_wait, bound.clone()), other.call(register_and_wait, file.clone())] {
-                    let _ = nursery.task(async { drop(call.await) });
+                    drop(nursery.task(async { drop(call.await) }));
                 }
                 held("bound").await?;
                 held("registered").await?;
@@ -566,7 +566,7 @@ processes! {
             offshoot::nursery(async |nursery| {
                 let other = nursery.spawn("other").await?;
                 let call = other.call(bind_and_hang, bound);
-                let _ = nursery.task(async { drop(call.await) });
+                drop(nursery.task(async { drop(call.await) }));
                 held("bound").await?;
                 other.cancel().await;
                 Ok(())
@@ -588,7 +588,7 @@ threads! {
             let error = offshoot::nursery(async |nursery| {
                 let other = nursery.spawn("other").await?;
                 let call = other.call(bind_and_hang, bound.clone());
-                let _ = nursery.task(async { drop(call.await) });
+                drop(nursery.task(async { drop(call.await) }));
                 held("bound").await?;
                 other.cancel().await;
                 Ok(())

@@ -97,7 +97,9 @@ async fn pends() {
 /// Has a leaf that is given up long before its own time is over, and says so.
 async fn loses_a_leaf() -> Result<()> {
     offshoot::nursery(async |nursery| {
-        let leaf = Isolate::named("leaf").grace(Duration::ZERO).hard_kill(Duration::from_millis(50));
+        let leaf = Isolate::named("leaf")
+            .grace(Duration::ZERO)
+            .hard_kill(Duration::from_millis(50));
         let leaf = nursery.spawn(leaf).await?;
         let _ = nursery.task(leaf.call(wedge, ()));
         soon("the leaf is wedged", || marked("wedged")).await?;

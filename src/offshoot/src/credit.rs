@@ -241,6 +241,10 @@ mod tests {
         assert!(lane.messages.try_take());
         Permit::local(lane.clone(), Kind::Message).hand_over();
         assert!(!lane.messages.try_take());
-        assert_eq!(Arc::strong_count(&lane), 1, "the lane must go with its sender");
+        assert_eq!(
+            Arc::strong_count(&lane),
+            1,
+            "the lane must go with its sender"
+        );
     }
 }

@@ -42,8 +42,7 @@ pub(crate) struct Descriptor {
 type DecodeCall = fn(&[u8], RemoteAnswer) -> Option<Box<dyn Job>>;
 
 /// As [`DecodeCall`]; a `tell` has no answer, but credit to give back.
-type DecodeMethod =
-    fn(&[u8], Option<RemoteAnswer>, Option<Permit>) -> Option<Box<dyn StateJob>>;
+type DecodeMethod = fn(&[u8], Option<RemoteAnswer>, Option<Permit>) -> Option<Box<dyn StateJob>>;
 
 /// What a descriptor does, by kind.
 #[derive(Clone, Copy)]

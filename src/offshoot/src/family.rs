@@ -426,9 +426,10 @@ impl Family {
         let at = match member.stage {
             Stage::Over => return,
             Stage::Killed => clock::now() + KILL_BOUND,
-            Stage::Running | Stage::Cancelled | Stage::Interrupted => {
-                member.order.as_ref().map_or(0, |order| member.force_at(order.hard_at))
-            }
+            Stage::Running | Stage::Cancelled | Stage::Interrupted => member
+                .order
+                .as_ref()
+                .map_or(0, |order| member.force_at(order.hard_at)),
         };
         if !self.due.iter().any(|(_, due)| *due == key) {
             self.due.insert((at, key));

@@ -186,7 +186,10 @@ impl Runtime {
     fn check_running(&self) -> Result<()> {
         match self.over.load(Ordering::Acquire) {
             false => Ok(()),
-            true => Err(Error::new(ErrorKind::Misuse, "the tree of this isolate has ended")),
+            true => Err(Error::new(
+                ErrorKind::Misuse,
+                "the tree of this isolate has ended",
+            )),
         }
     }
 
@@ -412,7 +415,9 @@ impl Builder {
         F: AsyncFnOnce() -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        Ok(Running { tree: Some(self.start_tree(root)?) })
+        Ok(Running {
+            tree: Some(self.start_tree(root)?),
+        })
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -583,8 +588,14 @@ impl<T: Send + 'static> Running<T> {
     /// # Panics
     /// Never.
     pub fn handle(&self) -> Handle {
-        let tree = self.tree.as_ref().expect("only `wait` takes it, which also takes this");
-        Handle { outside: tree.outside.clone(), key: tree.key }
+        let tree = self
+            .tree
+            .as_ref()
+            .expect("only `wait` takes it, which also takes this");
+        Handle {
+            outside: tree.outside.clone(),
+            key: tree.key,
+        }
     }
 
     /// Waits until the whole tree has ended. This also looks after the root's own bounds: a root
@@ -596,7 +607,10 @@ impl<T: Send + 'static> Running<T> {
     /// # Panics
     /// Never.
     pub fn wait(mut self) -> Result<T> {
-        let tree = self.tree.take().expect("only `wait` takes it, which takes this");
+        let tree = self
+            .tree
+            .take()
+            .expect("only `wait` takes it, which takes this");
         tree.wait().result
     }
 }
@@ -604,7 +618,11 @@ impl<T: Send + 'static> Running<T> {
 impl<T: Send + 'static> Drop for Running<T> {
     fn drop(&mut self) {
         if let Some(tree) = self.tree.take() {
-            Handle { outside: tree.outside.clone(), key: tree.key }.cancel();
+            Handle {
+                outside: tree.outside.clone(),
+                key: tree.key,
+            }
+            .cancel();
             // Nobody is left to hear how it ended, but for what the log says.
             if let Err(error) = tree.wait().result
                 && !error.is_cancelled()
@@ -631,7 +649,13 @@ pub struct Handle {
 impl Handle {
     /// Cancels the tree. Never blocks; idempotent.
     pub fn cancel(&self) {
-        self.outside.family.lock().cancel(self.key, &Cancel { by: Canceller::Runtime }, None);
+        self.outside.family.lock().cancel(
+            self.key,
+            &Cancel {
+                by: Canceller::Runtime,
+            },
+            None,
+        );
         self.outside.tell(Control::Look);
     }
 

@@ -241,7 +241,11 @@ impl TreeDir {
     ///
     /// # Errors
     /// When the key has been used, or the file system refuses.
-    pub(crate) fn enroll(&self, key: ProcessKey, grants: &[GrantedDir]) -> Result<Enrolment, DirError> {
+    pub(crate) fn enroll(
+        &self,
+        key: ProcessKey,
+        grants: &[GrantedDir],
+    ) -> Result<Enrolment, DirError> {
         if !grants.is_empty() {
             self.write_grants(key, grants)?;
         }
@@ -264,7 +268,11 @@ impl TreeDir {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub(crate) fn write_grants(&self, key: ProcessKey, grants: &[GrantedDir]) -> Result<(), DirError> {
+    pub(crate) fn write_grants(
+        &self,
+        key: ProcessKey,
+        grants: &[GrantedDir],
+    ) -> Result<(), DirError> {
         let name = key.file(GRANTS_PREFIX);
         let write = || {
             let mut bytes = GRANTS_HEAD.to_vec();

@@ -58,7 +58,12 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
     let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(boot, control)));
     match prepared.unwrap_or_else(|payload| Err(panicked(payload))) {
         Err(error) => refuse(&link, &error),
-        Ok(Prepared { shared, work, manner, sigint }) => {
+        Ok(Prepared {
+            shared,
+            work,
+            manner,
+            sigint,
+        }) => {
             link.set_limit(shared.runtime.settings.frame_max);
             link.send_value(
                 Kind::Ready,
@@ -231,7 +236,12 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
     };
     let life = Arc::new(Life::new(origin));
     let shared = Shared::new(life, runtime, None, Arc::new(Status::default()));
-    Ok(Prepared { shared, work, manner, sigint: settings.sigint })
+    Ok(Prepared {
+        shared,
+        work,
+        manner,
+        sigint: settings.sigint,
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -283,7 +293,9 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// Cancels the isolate for a signal that was sent to its process; for a second one at once.
     fn take_signals(&self, local: &Local) {
-        let Some((signals, readiness)) = &self.signals else { return };
+        let Some((signals, readiness)) = &self.signals else {
+            return;
+        };
         if !readiness.is_readable() {
             return;
         }
@@ -291,10 +303,20 @@ impl Uplink {
         for number in signals.drain() {
             let bounds = local.shared.runtime.settings.bounds;
             let now = clock::now();
-            let grace = if local.above().is_some() { 0 } else { nanos(bounds.grace) };
-            let cancel = Cancel { by: Canceller::Signal(signal::name(number)) };
+            let grace = if local.above().is_some() {
+                0
+            } else {
+                nanos(bounds.grace)
+            };
+            let cancel = Cancel {
+                by: Canceller::Signal(signal::name(number)),
+            };
             let hard_at = now + nanos(bounds.hard_kill);
-            local.cancel(CancelOrder { cancel, grace_at: now + grace, hard_at });
+            local.cancel(CancelOrder {
+                cancel,
+                grace_at: now + grace,
+                hard_at,
+            });
         }
     }
 

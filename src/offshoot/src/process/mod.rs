@@ -20,8 +20,8 @@ use link::Link;
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{self, Pidfd};
 use offshoot_sys::{signal, socket};
-use offshoot_wire::frame::{CancelOrder, Ended, Kind};
 use offshoot_wire::codec;
+use offshoot_wire::frame::{CancelOrder, Ended, Kind};
 use parking_lot::Mutex;
 use spawn::Outputs;
 use std::io::Read;
@@ -90,7 +90,11 @@ impl Process {
             status,
             pidfd: OnceLock::new(),
             state: Mutex::new(state),
-            output: Mutex::new(Output { pipes, tail: Vec::new(), line: Default::default() }),
+            output: Mutex::new(Output {
+                pipes,
+                tail: Vec::new(),
+                line: Default::default(),
+            }),
         })
     }
 

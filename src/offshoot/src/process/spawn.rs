@@ -18,8 +18,8 @@ use offshoot_sys::{image, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{Boot, Entry, Kind};
 use std::fs::File;
-use std::io::{self, PipeReader};
 use std::future::poll_fn;
+use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::{Pin, pin};
@@ -120,7 +120,8 @@ pub(crate) async fn spawn_process(
     let mut made = None;
     let key = owner.family.lock().add(&owner, |upward| {
         let process = Process::new(
-            life.clone(), outputs,
+            life.clone(),
+            outputs,
             link.clone(),
             upward.clone(),
             request,
@@ -235,33 +236,46 @@ pub(crate) type Outputs = [Option<PipeReader>; 2];
 fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
     let null = |write: bool| -> Result<OwnedFd, (String, io::Error)> {
         let file = File::options().read(!write).write(write).open("/dev/null");
-        file.map(OwnedFd::from).map_err(|error| ("/dev/null".to_owned(), error))
+        file.map(OwnedFd::from)
+            .map_err(|error| ("/dev/null".to_owned(), error))
     };
     let process = &isolate.process;
     let directory = match &process.directory {
         None => None,
         Some(path) => {
             let opened = open_directory(path);
-            Some(opened.map_err(|error| (format!("working directory `{}`", path.display()), error))?)
+            Some(
+                opened
+                    .map_err(|error| (format!("working directory `{}`", path.display()), error))?,
+            )
         }
     };
     let stdin = match process.stdin {
         Stdio::Inherit => None,
         Stdio::Null | Stdio::Piped => Some(null(false)?),
     };
-    let output = |stdio: Stdio| -> Result<(Option<OwnedFd>, Option<PipeReader>), (String, io::Error)> {
-        match stdio {
-            Stdio::Inherit => Ok((None, None)),
-            Stdio::Null => Ok((Some(null(true)?), None)),
-            Stdio::Piped => {
-                let (reader, writer) = io::pipe().map_err(|error| ("a pipe".to_owned(), error))?;
-                Ok((Some(writer.into()), Some(reader)))
+    let output =
+        |stdio: Stdio| -> Result<(Option<OwnedFd>, Option<PipeReader>), (String, io::Error)> {
+            match stdio {
+                Stdio::Inherit => Ok((None, None)),
+                Stdio::Null => Ok((Some(null(true)?), None)),
+                Stdio::Piped => {
+                    let (reader, writer) =
+                        io::pipe().map_err(|error| ("a pipe".to_owned(), error))?;
+                    Ok((Some(writer.into()), Some(reader)))
+                }
             }
-        }
-    };
+        };
     let (stdout, out) = output(process.stdout)?;
     let (stderr, err) = output(process.stderr)?;
-    Ok((SpawnFds { link, directory, stdio: [stdin, stdout, stderr] }, [out, err]))
+    Ok((
+        SpawnFds {
+            link,
+            directory,
+            stdio: [stdin, stdout, stderr],
+        },
+        [out, err],
+    ))
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {

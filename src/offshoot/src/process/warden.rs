@@ -464,7 +464,11 @@ impl Loop {
             for (stream, fd) in process.pipe_fds().into_iter().enumerate() {
                 let Some(fd) = fd else { continue };
                 let token = Token(link_token(request).0 + 2 + stream);
-                if let Err(error) = self.warden.registry.register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                if let Err(error) =
+                    self.warden
+                        .registry
+                        .register(&mut SourceFd(&fd), token, Interest::READABLE)
+                {
                     tracing::error!(%error, "cannot watch the output of a process");
                 }
             }
