@@ -23,7 +23,7 @@ fn double(n: u64) -> u64 {
 
 async fn yields_for_ever() -> Result<()> {
     offshoot::nursery(async |nursery| {
-        let _ = nursery.task(async {
+        nursery.task(async {
             append("yielding", "");
             while checkpoint().await.is_ok() {}
         });
@@ -36,7 +36,7 @@ async fn yields_for_ever() -> Result<()> {
 async fn wedges_when_cancelled() -> Result<()> {
     offshoot::nursery(async |nursery| {
         let child = nursery.spawn("child").await?;
-        let _ = nursery.task(child.call(wedge, ()));
+        nursery.task(child.call(wedge, ()));
         soon("the child is wedged", || marked("wedged")).await?;
         mark("ready");
         // Its isolate has seen its own cancellation and passed it on by then.
@@ -101,8 +101,28 @@ async fn loses_a_leaf() -> Result<()> {
             .grace(Duration::ZERO)
             .hard_kill(Duration::from_millis(50));
         let leaf = nursery.spawn(leaf).await?;
-        let _ = nursery.task(leaf.call(wedge, ()));
+        nursery.task(leaf.call(wedge, ()));
         soon("the leaf is wedged", || marked("wedged")).await?;
+        mark("ready");
+        offshoot::cancelled().await;
+        Ok(())
+    })
+    .await
+}
+
+/// Has many leaves that are given up long before its own time is over.
+async fn loses_many_leaves() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        for n in 0..20 {
+            let leaf = Isolate::named(format!("leaf{n}"))
+                .thread()
+                .grace(Duration::ZERO);
+            let leaf = nursery
+                .spawn(leaf.hard_kill(Duration::from_millis(50)))
+                .await?;
+            nursery.task(leaf.call(wedge, ()));
+        }
+        soon("all leaves are wedged", || lines("wedged").len() == 20).await?;
         mark("ready");
         offshoot::cancelled().await;
         Ok(())
@@ -148,7 +168,8 @@ both! {
                 held("yielding").await?;
                 assert_eq!(busy.call(double, 4).await?, 8);
                 busy.cancel().await;
-                call.await??.unwrap_err();
+                drop(call);
+                assert!(matches!(busy.ended().await, Exit::Cancelled(_)), "{:?}", busy.exit());
                 Ok(())
             })
             .await
@@ -190,7 +211,7 @@ both! {
                 let mut began = Instant::now();
                 let result = offshoot::nursery(async |nursery| {
                     let parent = nursery.spawn("parent").await?;
-                    let _ = nursery.task(parent.call(wedges_when_cancelled, ()));
+                    nursery.task(parent.call(wedges_when_cancelled, ()));
                     held("ready").await?;
                     began = Instant::now();
                     parent.cancel().await;
@@ -211,7 +232,7 @@ both! {
             .run(async || {
                 Ok(offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("bomber").await?;
-                    let _ = nursery.task(p.call(carries_a_bomb, ()));
+                    nursery.task(p.call(carries_a_bomb, ()));
                     held("carried").await?;
                     p.cancel().await;
                     assert!(matches!(p.ended().await, Exit::Panicked(_)));
@@ -235,7 +256,7 @@ both! {
                     let p = nursery
                         .spawn(Isolate::named("content").blocking_main(always_content))
                         .await?;
-                    let _ = nursery.task(p.call(pends, ()));
+                    nursery.task(p.call(pends, ()));
                     held("pends").await?;
                     began = Instant::now();
                     p.cancel().await;
@@ -303,6 +324,26 @@ processes! {
 }
 
 processes! {
+    fn a_report_that_is_longer_than_the_limit_does_not_hide_the_exit(t: T) {
+        t.builder()
+            .frame_max(4 << 10)
+            .run(async || {
+                let error = offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("p").await?;
+                    nursery.task(p.call(loses_many_leaves, ()));
+                    held("ready").await?;
+                    p.cancel().await;
+                    assert!(matches!(p.ended().await, Exit::Cancelled(_)), "{:?}", p.exit());
+                    Ok(())
+                })
+                .await
+                .unwrap_err();
+                assert!(error.report().contains("leaf"), "{}", error.report());
+                Ok(())
+            })
+            .unwrap();
+    }
+
     fn a_panic_that_is_longer_than_the_limit_is_a_panic(t: T) {
         t.builder()
             .frame_max(8 << 10)
@@ -366,10 +407,10 @@ threads! {
                         let sibling = nursery.spawn("sibling").await?;
                         let p = nursery.spawn_local("p").await?;
                         let wedged = lines("wedged").len();
-                        let _ = nursery.task(p.call(wedge, ()));
+                        nursery.task(p.call(wedge, ()));
                         soon("it is wedged", || lines("wedged").len() > wedged).await?;
                         let meddler = Meddler(sibling.clone(), panics);
-                        let _ = nursery.task(p.run(async move || drop(meddler)));
+                        nursery.task(p.run(async move || drop(meddler)));
                         offshoot::sleep(Duration::from_millis(1)).await?;
                         p.cancel().await;
                         Ok(())

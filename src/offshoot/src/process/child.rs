@@ -78,15 +78,18 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
             let (exit, left) = thread::live(&shared, work, manner, |local| {
                 begin(local, uplink_of, reader, sigint)
             });
-            let left = flat(left);
-            if let Err(error) = link.try_send_value(
-                Kind::Ended,
-                0,
-                &Ended {
-                    exit: exit.clone(),
-                    left,
-                },
-            ) {
+            let ended = Ended {
+                exit: exit.clone(),
+                left: flat(left),
+            };
+            let sent = link.try_send_value(Kind::Ended, 0, &ended).or_else(|_| {
+                // Too much was forced below it: that as text, for as long as it fits.
+                let reports: String = ended.left.iter().map(Error::report).collect();
+                let left = vec![Error::new(ErrorKind::Other, link.shortened(reports))];
+                let exit = exit.clone();
+                link.try_send_value(Kind::Ended, 0, &Ended { exit, left })
+            });
+            if let Err(error) = sent {
                 // Too deep or too long to cross: the same as text.
                 let exit = crate::Exit::Lost {
                     why: link.shortened(format!("{exit} ({error})")),
