@@ -49,6 +49,15 @@ async fn stubborn() {
     std::future::pending::<()>().await;
 }
 
+/// Goes round for ever, whatever its checkpoint says.
+async fn deaf() {
+    let _guard = Guard("deaf dropped".to_owned());
+    append("wedged", "");
+    loop {
+        let _ = offshoot::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn forced(isolation: Isolation) -> &'static str {
     match isolation {
         Isolation::Process => "killed",
@@ -262,4 +271,24 @@ fn sleep_once() {
     let code =
         unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &long, std::ptr::null_mut()) };
     append("broken", &code.to_string());
+}
+
+both! {
+    /// A loop that swallows its cancellation is dropped when its grace is over, not given up.
+    async fn a_loop_that_ignores_its_checkpoints_is_dropped_after_its_grace(_t: T) {
+        let result = offshoot::nursery(async |nursery| {
+            let isolate = Isolate::named("deaf").grace(Duration::from_millis(200)).hard_kill(Duration::from_secs(8));
+            let isolate = nursery.spawn(isolate).await?;
+            let portal = isolate.clone();
+            nursery.task(async move { portal.call(deaf, ()).await });
+            soon("it goes round", || marked("wedged")).await?;
+            isolate.cancel().await;
+            let exit = isolate.ended().await;
+            assert_eq!(exit.word(), "cancelled", "{exit:?}");
+            Ok(())
+        })
+        .await;
+        assert!(result.is_ok(), "{result:?}");
+        assert!(marked("deaf dropped"), "its destructors have run");
+    }
 }

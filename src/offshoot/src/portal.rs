@@ -19,7 +19,7 @@ use crate::isolate::local::Local;
 use crate::isolate::shared::{Message, Route, Target};
 use crate::life::Watch;
 use crate::process::link::{Link, Pending};
-use crate::scope::{ScopeWatch, cancelled_error};
+use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
 use crate::{
     Cancel, Canceller, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method, Origin,
     Payload, Result,
@@ -849,6 +849,7 @@ impl Future for Tell {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
         if let Err(error) = this.sending.check_scope(cx) {
+            std::task::ready!(poll_refusal(cx));
             return Poll::Ready(Err(error));
         }
         let (lane, permit) = match this.sending.poll_permit(Kind::Message, cx) {
@@ -1006,6 +1007,7 @@ impl<T> Future for Reply<T> {
                 this.state = State::Over;
                 return Poll::Ready(result);
             }
+            std::task::ready!(poll_refusal(cx));
             this.state = State::Over;
             return Poll::Ready(Err(error));
         }

@@ -3,7 +3,7 @@
 //! An isolate without I/O has no file descriptor at all; see `Local::sleep`.
 
 use crate::isolate::local::Local;
-use crate::scope::{Scope, ScopeWatch, cancelled_error};
+use crate::scope::{Scope, ScopeWatch, cancelled_error, poll_refusal};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker as MioWaker};
@@ -250,6 +250,7 @@ impl<S: AsFd> Registered<S> {
         // that counts is the one in which it is used now.
         *watch = ScopeWatch::default();
         if let Some(cancel) = Scope::current().and_then(|scope| scope.cancelled()) {
+            std::task::ready!(poll_refusal(cx));
             return TaskPoll::Ready(Err(cancelled_error(cancel).into()));
         }
         let Readiness { streak, .. } = &*self.readiness;

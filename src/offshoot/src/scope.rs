@@ -121,6 +121,25 @@ pub(crate) fn cancelled_error(cancel: Cancel) -> Error {
     Error::new(ErrorKind::Cancelled(cancel), message)
 }
 
+/// Ready when a checkpoint of a cancelled scope may fail at once.
+///
+/// Now and then it is not, and the isolate's loop gets a turn: code that ignores the error and goes
+/// round again would otherwise never give its thread back, and could not be dropped when its grace
+/// is over.
+pub(crate) fn poll_refusal(cx: &mut Context<'_>) -> Poll<()> {
+    const AT_ONCE: u32 = 32;
+    thread_local! {
+        static REFUSED: Cell<u32> = const { Cell::new(0) };
+    }
+    let refused = REFUSED.get().wrapping_add(1);
+    REFUSED.set(refused);
+    if refused.is_multiple_of(AT_ONCE) {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    Poll::Ready(())
+}
+
 /// A place among those who are woken when the scope is cancelled. Gone when dropped.
 ///
 /// It belongs to the scope in which it is first polled.

@@ -5,7 +5,7 @@
 
 use crate::isolate::local::Local;
 use crate::isolate::shared::Control;
-use crate::scope::{ScopeWatch, cancelled_error};
+use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
 use crate::{Cancel, Canceller, Error, ErrorKind, Result};
 use offshoot_sys::clock;
 use offshoot_wire::frame::CancelOrder;
@@ -59,6 +59,7 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if let Poll::Ready(cancel) = self.watch.poll(cx) {
+            std::task::ready!(poll_refusal(cx));
             return Poll::Ready(Err(cancelled_error(cancel)));
         }
         self.poll_elapsed(cx)
@@ -153,6 +154,7 @@ pub async fn checkpoint() -> Result<()> {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(cancel) = watch.poll(cx) {
+            std::task::ready!(poll_refusal(cx));
             return Poll::Ready(Err(cancelled_error(cancel)));
         }
         if std::mem::replace(&mut yielded, true) {
