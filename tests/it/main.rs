@@ -7,6 +7,7 @@ mod errors;
 mod interface;
 mod io;
 mod ordering;
+mod outside;
 mod regression;
 mod starting;
 mod teardown;
