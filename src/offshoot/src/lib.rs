@@ -1,9 +1,34 @@
 //! Low-latency trees of actors: a thread each, or by one flag a process each, and nothing left behind.
 //!
-//! An **isolate** is an OS thread with its own event loop. A **nursery** owns isolates and returns
-//! when all of them have ended. A **portal** calls functions and asks methods of an isolate. When
+//! An **isolate** is an OS thread with its own event loop. A [`nursery()`] owns isolates and returns
+//! when all of them have ended. A [`Portal`] calls functions and asks methods of an isolate. When
 //! an isolate must be separated by the operating system, `.process()` makes it a forked process;
 //! the calls stay the same.
+//!
+//! ```
+//! use offshoot::prelude::*;
+//!
+//! async fn shout(text: String) -> String {
+//!     text.to_uppercase()
+//! }
+//!
+//! offshoot::run(async || {
+//!     offshoot::nursery(async |nursery| {
+//!         let thread = nursery.spawn("thread").await?;
+//!         let process = nursery.spawn(Isolate::named("process").process()).await?;
+//!         assert_eq!(thread.call(shout, "here".to_string()).await?, "HERE");
+//!         assert_eq!(process.call(shout, "there".to_string()).await?, "THERE");
+//!         Ok(())
+//!     })
+//!     .await
+//! })?;
+//! # Ok::<(), offshoot::Error>(())
+//! ```
+//!
+//! Where to read on: [`Nursery`] for what can be started, [`Portal`] for what can be sent and what
+//! dropping means, [`Isolate`] for what can be set, [`Exit`] and [`Error`] for how it ends,
+//! [`Builder`] for a tree's settings, [`net`] and [`fs`] for input and output. The guide, in
+//! `docs/guide.md`, tells what differs in a process.
 
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -70,3 +95,8 @@ pub mod prelude {
     };
     pub use serde::{Deserialize, Serialize};
 }
+
+/// README's example is compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct ReadmeExamples;
