@@ -217,3 +217,16 @@ both! {
         .await?;
     }
 }
+
+processes! {
+    /// A process that has said how it ended and does not go is taken down, and its word counts.
+    async fn one_that_has_ended_and_does_not_go_is_taken_down(_t: T) {
+        let isolate = Isolate::named("lingers").process().env("OFFSHOOT_FAULT", "S8:hang");
+        offshoot::nursery(async |nursery| {
+            let portal = nursery.spawn(isolate).await?;
+            assert_eq!(portal.call(answer, ()).await?, 42);
+            Ok(())
+        })
+        .await?;
+    }
+}

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `S3` | a new process, told who it is, its environment set, before anything else is prepared |
 //! | `S5` | a new process, having said that it is ready |
+//! | `S8` | a process whose isolate has ended, having said so |
 
 /// Does here what the environment says.
 #[cfg(feature = "fault-points")]

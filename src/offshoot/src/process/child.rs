@@ -37,7 +37,7 @@ use std::time::Duration;
 /// How long a new process waits for its first frame, which lies in its socket already.
 const BOOT_BOUND: Duration = Duration::from_secs(10);
 /// How long the last frames may take to be written.
-const LAST_WORDS: u64 = 5_000_000_000;
+const LAST_WORDS: u64 = 2_000_000_000;
 /// How long a process has whose owner is gone; the forkserver kills it anyway.
 const ORPHANED: u64 = 500_000_000;
 
@@ -106,6 +106,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
             thread::end(&shared, exit, Vec::new());
             shared.runtime.shut_down();
             link.flush_until(clock::now() + LAST_WORDS);
+            crate::fault::point("S8");
             fork::exit_now(0)
         }
     }

@@ -206,6 +206,11 @@ impl Process {
         self.state.lock().ended = Some(ended);
     }
 
+    /// True between its last word and its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().ended.is_some()
+    }
+
     /// It has said that it cannot start, or the forkserver that it cannot fork it.
     pub(crate) fn fail_start(&self, error: Error) {
         let starting = self.state.lock().starting.take();

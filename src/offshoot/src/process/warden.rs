@@ -50,6 +50,9 @@ const ANSWER: u64 = 1_000_000_000;
 const ENROL: u64 = 5_000_000_000;
 /// How long a process has to die whose link has ended.
 const LINK_ENDED: u64 = 200_000_000;
+/// How long a process has to be gone that has said how it ended: its pool, its last frames and its
+/// standard output, which may be a full pipe, must not keep its owner waiting for ever.
+const SAID_ITS_END: u64 = 8_000_000_000;
 
 /// The descriptors of one spawn.
 pub(crate) struct SpawnFds {
@@ -502,6 +505,9 @@ impl Loop {
         let read = read_frames(&process.link, &mut watched.reader, |header, body| {
             take(&process, header, body)
         });
+        if process.has_ended() && watched.due.is_none() {
+            watched.due = Some((clock::now() + SAID_ITS_END, Due::Dead));
+        }
         match read {
             Read::Drained => {}
             Read::Ended => {
@@ -590,7 +596,7 @@ impl Loop {
                         watched.due = None;
                         watched
                             .process
-                            .kill("it had closed its connection and not ended");
+                            .kill("it was done with its owner, and did not go");
                     }
                 }
                 Due::Forked => self.not_forked(request),
