@@ -9,5 +9,6 @@ mod io;
 mod ordering;
 mod outside;
 mod regression;
+mod reserve;
 mod starting;
 mod teardown;

@@ -131,6 +131,10 @@ fn one(random: &mut Random, phase: Phase, start: Duration, round: usize) -> Opti
         slowest: 0,
     };
 
+    if hit.victim == RESERVE {
+        // The tree goes on.
+        running.stop();
+    }
     let status = running.wait(PATIENCE);
     let gone = match oracle::wait_childless(
         GONE + Duration::from_nanos(oracle::stalled(at, clock::now())),
@@ -156,6 +160,14 @@ fn one(random: &mut Random, phase: Phase, start: Duration, round: usize) -> Opti
     let log = running.all_output(PATIENCE);
     let deaths = deaths.all();
 
+    if hit.victim == RESERVE {
+        // Nobody's yet, or only just somebody's, in a tree that is stopped at once.
+        assert!(
+            matches!(status, Status::Exited(0 | 1)),
+            "{context}: {status:?}\n{log}"
+        );
+        return Some(hit);
+    }
     if victim.pid == root.pid {
         if phase == Phase::Stopping && status == Status::Exited(0) {
             // It was on its last steps in the kernel.
@@ -226,11 +238,16 @@ fn one(random: &mut Random, phase: Phase, start: Duration, round: usize) -> Opti
     Some(hit)
 }
 
+/// The role of a process that waits to become somebody.
+const RESERVE: &str = "reserve";
+
 fn role(victim: &Process, root: &Process) -> String {
     if victim.pid == root.pid {
         "root".to_owned()
     } else if victim.name.starts_with("offshoot-forks") {
         "forkserver".to_owned()
+    } else if oracle::is_reserve(victim) {
+        RESERVE.to_owned()
     } else {
         // Its isolate's name, or before it has one, that of the program.
         victim.name.clone()

@@ -104,6 +104,19 @@ pub(crate) fn forkserver_of(pid: i32) -> Option<Process> {
         .find(|process| is_one(process) && process.state != 'Z')
 }
 
+/// The processes below the forkserver `pid` that are somebody's; not those that wait in reserve.
+pub(crate) fn isolates_below(pid: i32) -> Vec<Process> {
+    let mut all = below(pid);
+    all.retain(|process| !is_reserve(process));
+    all
+}
+
+/// Whether it waits in the forkserver's reserve.
+pub(crate) fn is_reserve(process: &Process) -> bool {
+    // Its name is cut to what the kernel keeps of one.
+    process.name.starts_with("offshoot-reser")
+}
+
 /// Everything below this process, for a report.
 pub(crate) fn table() -> String {
     let lines: Vec<String> = below(own_pid()).iter().map(Process::describe).collect();

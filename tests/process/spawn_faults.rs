@@ -29,7 +29,7 @@ fn spawn_with(fault: &str, bound: Duration) -> (Error, Duration) {
             let alone = || {
                 forkserver
                     .as_ref()
-                    .is_none_or(|process| oracle::below(process.pid).is_empty())
+                    .is_none_or(|process| oracle::isolates_below(process.pid).is_empty())
             };
             assert!(
                 oracle::within(Duration::from_secs(1), alone),

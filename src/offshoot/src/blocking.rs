@@ -104,6 +104,19 @@ impl Pool {
         Poll::Ready(Ok(()))
     }
 
+    /// Queues a job of the runtime's own, if there is room.
+    pub(crate) fn try_submit(&self, job: impl FnOnce() + Send + 'static) {
+        let (mut ticket, mut job): (_, Option<Job>) = (None, Some(Box::new(job)));
+        let _ = self.poll_submit(
+            &mut Context::from_waker(Waker::noop()),
+            &mut ticket,
+            &mut job,
+        );
+        if let Some(ticket) = ticket {
+            self.leave(ticket);
+        }
+    }
+
     /// Gives up a place among those who wait for room.
     fn leave(&self, ticket: u64) {
         let mut state = self.0.state.lock();

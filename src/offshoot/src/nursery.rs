@@ -488,7 +488,8 @@ impl Core {
             (true, _) => Manner::Blocking(serve_all),
             (false, _) => Manner::Loop,
         };
-        match thread::start(shared, work, manner, isolate.stack.or(settings.stack)) {
+        runtime.reserve.want();
+        match thread::start(shared, work, manner, isolate.stack) {
             Ok(joiner) => {
                 if let Some(member) = owner.family.lock().member(key) {
                     member.body = Body::Thread(Some(joiner));

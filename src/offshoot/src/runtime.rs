@@ -9,6 +9,7 @@ use crate::family::{Body, Departed, Family, Key, Member, Status};
 use crate::isolate::job::{Outcome, poll_caught};
 use crate::isolate::local::Local;
 use crate::isolate::panics;
+use crate::isolate::reserve::Reserve;
 use crate::isolate::shared::{Control, PollWaker, Route, Shared, Target};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
@@ -25,6 +26,7 @@ use offshoot_sys::{clock, fork, fsx, futex, poll, process};
 use offshoot_wire::frame::{self, Entry};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::env::VarError;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
@@ -41,8 +43,18 @@ pub(crate) struct Settings {
     pub(crate) messages: u32,
     pub(crate) calls: u32,
     pub(crate) stack: Option<usize>,
+    pub(crate) reserve: Reserves,
     pub(crate) frame_max: usize,
     pub(crate) on_start: Option<Entry>,
+}
+
+/// How many are kept ready.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Reserves {
+    /// Threads, in each process of the tree.
+    pub(crate) threads: u32,
+    /// Children of the forkserver, for the whole tree.
+    pub(crate) processes: u32,
 }
 
 /// What a new process is told of it, and of itself.
@@ -69,6 +81,7 @@ pub(crate) struct Runtime {
     pub(crate) tree: TreeId,
     pub(crate) settings: Settings,
     pub(crate) pool: Pool,
+    pub(crate) reserve: Arc<Reserve>,
     /// Part of the ids that are given out here.
     process_key: u32,
     next_slot: AtomicU32,
@@ -108,8 +121,10 @@ impl Runtime {
     #[allow(clippy::new_ret_no_self)] // As of `Builder::default`, but found where one looks for it.
     fn new(tree: TreeId, settings: Settings, place: Place) -> Result<Arc<Runtime>> {
         panics::install();
+        let threads = usize::try_from(settings.reserve.threads).unwrap_or(usize::MAX);
         let runtime = Arc::new(Runtime {
             tree,
+            reserve: Arc::new(Reserve::new(threads, settings.stack)),
             settings,
             pool: Pool::default(),
             process_key: u32::try_from(random()? >> 32).unwrap_or(0),
@@ -248,6 +263,7 @@ impl Runtime {
         // First, while the warden still gets answers for those who wait in it.
         let left = self.pool.stop(self.settings.bounds.hard_kill);
         self.abandoned.fetch_add(left, Ordering::Relaxed);
+        self.reserve.close();
         let warden = self.warden.lock().take();
         if let Some(warden) = warden {
             warden.stop();
@@ -282,6 +298,8 @@ pub struct Builder {
     messages: u32,
     calls: u32,
     stack: Option<usize>,
+    reserve_threads: Option<u32>,
+    reserve_processes: Option<u32>,
     frame_max: usize,
     on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
     signals: bool,
@@ -303,6 +321,8 @@ impl Builder {
             messages: 1_024,
             calls: 1_024,
             stack: None,
+            reserve_threads: None,
+            reserve_processes: None,
             frame_max: frame::BODY_MAX,
             on_start: None,
             signals: false,
@@ -354,6 +374,34 @@ impl Builder {
     /// Sets the size of the stack of threads in bytes.
     pub fn stack_size(mut self, bytes: usize) -> Builder {
         self.stack = Some(bytes);
+        self
+    }
+
+    /// Keeps `threads` threads started and waiting in each process of the tree, so that a spawn is
+    /// a hand-over; 0 starts each isolate's thread when it is spawned. Goes before the environment
+    /// variable `OFFSHOOT_RESERVE_THREADS`, and that before the default of 4.
+    ///
+    /// Each serves one isolate and then ends. A new one takes its place when the isolate has nothing
+    /// to do for the first time. A burst that uses up the reserve gets new threads, as without one.
+    /// What was set here or in the environment is made ready when the tree starts; by default
+    /// nothing is before the first spawn.
+    ///
+    /// Isolates with a [stack size](crate::Isolate::stack_size) of their own do not come from it.
+    /// `std` calls its threads "isolate"; an isolate's own name is that of [`current`](crate::current).
+    pub fn reserve_threads(mut self, threads: u32) -> Builder {
+        self.reserve_threads = Some(threads);
+        self
+    }
+
+    /// Keeps `processes` processes forked and waiting for the whole tree, so that the spawn of a
+    /// process isolate is a message to one that is there; 0 forks each when it is spawned. Goes
+    /// before the environment variable `OFFSHOOT_RESERVE_PROCESSES`, and that before the default of 2.
+    ///
+    /// Each serves one isolate. One that dies while it waits is replaced. A burst that uses up the
+    /// reserve is forked, as without one. What was set here or in the environment is made ready
+    /// when the tree starts; by default nothing is before the first spawn of a process.
+    pub fn reserve_processes(mut self, processes: u32) -> Builder {
+        self.reserve_processes = Some(processes);
         self
     }
 
@@ -441,6 +489,10 @@ impl Builder {
             messages: self.messages,
             calls: self.calls,
             stack: self.stack,
+            reserve: Reserves {
+                threads: reserve(self.reserve_threads, RESERVE_THREADS)?.unwrap_or(4),
+                processes: reserve(self.reserve_processes, RESERVE_PROCESSES)?.unwrap_or(2),
+            },
             frame_max: self.frame_max,
             on_start,
         })
@@ -520,7 +572,8 @@ impl Builder {
         let slot = Arc::new(Mutex::new(None));
         let into = slot.clone();
         let work = Work::Main(Box::new(move |local| begin_root(local, root, into)));
-        let joiner = thread::start(shared, work, Manner::Loop, runtime.settings.stack)?;
+        let joiner = thread::start(shared, work, Manner::Loop, None)?;
+        self.fill_reserves(&runtime);
         if let Some(member) = outside.family.lock().member(key) {
             member.body = Body::Thread(Some(joiner));
         }
@@ -531,6 +584,43 @@ impl Builder {
             signals,
             slot,
         })
+    }
+
+    /// Fills the reserves that somebody has asked for, off the caller's path.
+    fn fill_reserves(&self, runtime: &Arc<Runtime>) {
+        let asked_for = |built, variable| reserve(built, variable).ok().flatten();
+        if asked_for(self.reserve_threads, RESERVE_THREADS).is_some() {
+            runtime.reserve.want();
+            runtime.reserve.refill();
+        }
+        if asked_for(self.reserve_processes, RESERVE_PROCESSES).is_some_and(|size| size > 0) {
+            let this = runtime.clone();
+            // The forkserver's start, which it waits for. If it fails, so does the first spawn, and says why.
+            runtime.pool.try_submit(move || {
+                if let Err(error) = this.warden() {
+                    tracing::warn!(%error, "no process is kept in reserve");
+                }
+            });
+        }
+    }
+}
+
+const RESERVE_THREADS: &str = "OFFSHOOT_RESERVE_THREADS";
+const RESERVE_PROCESSES: &str = "OFFSHOOT_RESERVE_PROCESSES";
+
+/// The size of a reserve, if anybody has set it.
+fn reserve(built: Option<u32>, variable: &str) -> Result<Option<u32>> {
+    match (built, std::env::var(variable)) {
+        (Some(size), _) => Ok(Some(size)),
+        (None, Err(VarError::NotPresent)) => Ok(None),
+        (None, Ok(text)) if text.trim().parse::<u32>().is_ok() => Ok(text.trim().parse().ok()),
+        (None, text) => {
+            let text = text.unwrap_or_else(|error| error.to_string());
+            let message = format!(
+                "the environment variable {variable} is `{text}` instead of a number of 0 or more"
+            );
+            Err(Error::new(ErrorKind::Misuse, message))
+        }
     }
 }
 

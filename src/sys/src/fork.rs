@@ -25,6 +25,15 @@ pub struct Prelude {
     pub expected_parent: i32,
     /// Descriptors that stay open, besides 0, 1 and 2.
     pub keep: Vec<RawFd>,
+    /// What the child is given of its own.
+    pub outfit: Outfit,
+    /// Whether the child leads a process group of its own, so that the terminal's signals do not reach it.
+    pub new_session_group: bool,
+}
+
+/// What a child is given of its own, at the fork or, in one that was forked before anybody wanted it, later. By default nothing.
+#[derive(Debug, Default)]
+pub struct Outfit {
     /// Shown by `ps`: whole in its arguments (cut to 64 bytes, in children of a forkserver), the first 15 bytes as the command's name. Empty
     /// leaves it.
     pub name: String,
@@ -36,8 +45,6 @@ pub struct Prelude {
     pub cwd: Option<OwnedFd>,
     /// What takes the place of descriptors 0, 1 and 2.
     pub stdio: [Option<OwnedFd>; 3],
-    /// Whether the child leads a process group of its own, so that the terminal's signals do not reach it.
-    pub new_session_group: bool,
 }
 
 impl Default for Prelude {
@@ -45,13 +52,48 @@ impl Default for Prelude {
         Self {
             expected_parent: process::id(),
             keep: Vec::new(),
-            name: String::new(),
-            umask: None,
-            limits: Vec::new(),
-            cwd: None,
-            stdio: [None, None, None],
+            outfit: Outfit::default(),
             new_session_group: false,
         }
+    }
+}
+
+impl Outfit {
+    /// Whether it can be put on, as far as that can be known before. The child inherits our limits.
+    ///
+    /// # Errors
+    /// When a limit cannot be had (`InvalidInput`, `PermissionDenied`) or `name` holds a NUL (`InvalidInput`).
+    pub fn check(&self) -> io::Result<()> {
+        CString::new(self.name.as_str())?;
+        checked_limits(&self.limits).map(drop)
+    }
+
+    /// Puts it on, in a child that was forked without: steps 4, 5 and 7 to 10 of [`fork_child`]. Such a child has one thread and has done nothing
+    /// yet.
+    ///
+    /// # Errors
+    /// Of the step that failed. The child is then neither one thing nor the other and has to end, by [`exit_at_once`] with
+    /// [`EXIT_PRELUDE`].
+    pub fn put_on(self, expected_parent: i32) -> io::Result<()> {
+        let Prepared {
+            prelude,
+            name,
+            limits,
+        } = Prepared::new(Prelude {
+            expected_parent,
+            outfit: self,
+            ..Prelude::default()
+        })?;
+        let Outfit {
+            umask, cwd, stdio, ..
+        } = prelude.outfit;
+        // The sources are descriptors above the standard ones, which were open at the fork: nothing is lost by closing them.
+        replace_stdio(&stdio)?;
+        drop(stdio);
+        change_directory(cwd)?;
+        take_name(&name)?;
+        restrict(umask, limits)?;
+        process::die_with_parent(expected_parent)
     }
 }
 
@@ -96,7 +138,7 @@ pub enum Limit {
 /// 2. It becomes the leader of its own process group, if `new_session_group`.
 /// 3. It sets every signal to its default action, but SIGPIPE, which is ignored as in every Rust program. (All signals are blocked from
 ///    before the fork, so that no handler of the parent's runs in the child.) Then it unblocks all.
-/// 4. It puts `stdio` in place.
+/// 4. It puts the outfit's `stdio` in place.
 /// 5. It changes to `cwd`.
 /// 6. It closes all descriptors but those to be kept.
 /// 7. It takes its name.
@@ -107,8 +149,7 @@ pub enum Limit {
 /// If a step fails, the child ends with code 71 and has written nothing.
 ///
 /// # Errors
-/// When this process has other threads, the limits cannot be had (`InvalidInput`, `PermissionDenied`), `name` holds a NUL, or the system is
-/// out of processes, memory or descriptors. No child exists then.
+/// When this process has other threads, the outfit [cannot be had](Outfit::check), or the system is out of processes, memory or descriptors. No child exists then.
 pub fn fork_child(
     prelude: Prelude,
     child: impl FnOnce() -> Infallible,
@@ -163,32 +204,8 @@ struct Prepared {
 
 impl Prepared {
     fn new(prelude: Prelude) -> io::Result<Self> {
-        let name = CString::new(prelude.name.as_str())?;
-        let mut limits = vec![(Resource::RLIMIT_CORE, 0, 0)];
-        // SAFETY: no arguments, cannot fail.
-        let privileged = unsafe { libc::geteuid() } == 0;
-        for &(limit, soft, hard) in &prelude.limits {
-            let resource = limit.resource();
-            let refused = |kind, why: &str| {
-                Err(io::Error::new(
-                    kind,
-                    format!("the limit {limit:?} of {soft} and {hard}: {why}"),
-                ))
-            };
-            if soft > hard {
-                return refused(
-                    io::ErrorKind::InvalidInput,
-                    "the soft limit is above the hard one",
-                );
-            }
-            if hard > getrlimit(resource)?.1 && !privileged {
-                return refused(
-                    io::ErrorKind::PermissionDenied,
-                    "the hard limit is above ours",
-                );
-            }
-            limits.push((resource, soft, hard));
-        }
+        let name = CString::new(prelude.outfit.name.as_str())?;
+        let limits = checked_limits(&prelude.outfit.limits)?;
         Ok(Self {
             prelude,
             name,
@@ -203,34 +220,84 @@ impl Prepared {
             name,
             limits,
         } = self;
+        let Outfit {
+            umask, cwd, stdio, ..
+        } = prelude.outfit;
         process::die_with_parent(prelude.expected_parent)?; // 1
         if prelude.new_session_group {
             // SAFETY: takes no pointer.
             checked(unsafe { libc::setpgid(0, 0) })?; // 2
         }
         reset_signals()?; // 3
-        replace_stdio(prelude.stdio)?; // 4
-        if let Some(directory) = prelude.cwd {
-            nix::unistd::fchdir(&directory)?; // 5
-        }
+        replace_stdio(&stdio)?; // 4
+        // Not closed here: one of them may be a standard descriptor that stays as it is. The others go with step 6.
+        std::mem::forget(stdio);
+        change_directory(cwd)?; // 5
         let keep: Vec<RawFd> = prelude.keep.iter().copied().chain(0..=2).collect();
         // SAFETY: the objects of the caller's that own other descriptors are never used or dropped in this process; that `child` has none of
         // them is the documented contract. Those of `stdio` were forgotten, that of `cwd` was closed.
         unsafe { process::close_all_but(&keep)? }; // 6
-        if !name.is_empty() {
-            title::set(name.as_bytes());
-            // SAFETY: the name is NUL-terminated; the kernel reads at most 16 bytes.
-            checked(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) })?; // 7
-        }
-        if let Some(mask) = prelude.umask {
-            // SAFETY: takes no pointer, cannot fail.
-            unsafe { libc::umask(mask as libc::mode_t) }; // 8
-        }
-        for (resource, soft, hard) in limits {
-            setrlimit(resource, soft, hard)?; // 9
-        }
+        take_name(&name)?; // 7
+        restrict(umask, limits)?; // 8, 9
         process::die_with_parent(prelude.expected_parent) // 10
     }
+}
+
+/// The limits as the kernel wants them, with what is always limited.
+fn checked_limits(wanted: &[(Limit, u64, u64)]) -> io::Result<Vec<(Resource, u64, u64)>> {
+    let mut limits = vec![(Resource::RLIMIT_CORE, 0, 0)];
+    // SAFETY: no arguments, cannot fail.
+    let privileged = unsafe { libc::geteuid() } == 0;
+    for &(limit, soft, hard) in wanted {
+        let resource = limit.resource();
+        let refused = |kind, why: &str| {
+            Err(io::Error::new(
+                kind,
+                format!("the limit {limit:?} of {soft} and {hard}: {why}"),
+            ))
+        };
+        if soft > hard {
+            return refused(
+                io::ErrorKind::InvalidInput,
+                "the soft limit is above the hard one",
+            );
+        }
+        if hard > getrlimit(resource)?.1 && !privileged {
+            return refused(
+                io::ErrorKind::PermissionDenied,
+                "the hard limit is above ours",
+            );
+        }
+        limits.push((resource, soft, hard));
+    }
+    Ok(limits)
+}
+
+fn change_directory(directory: Option<OwnedFd>) -> io::Result<()> {
+    match directory {
+        Some(directory) => Ok(nix::unistd::fchdir(&directory)?),
+        None => Ok(()),
+    }
+}
+
+fn take_name(name: &CString) -> io::Result<()> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    title::set(name.as_bytes());
+    // SAFETY: the name is NUL-terminated; the kernel reads at most 16 bytes.
+    checked(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }).map(drop)
+}
+
+fn restrict(umask: Option<u32>, limits: Vec<(Resource, u64, u64)>) -> io::Result<()> {
+    if let Some(mask) = umask {
+        // SAFETY: takes no pointer, cannot fail.
+        unsafe { libc::umask(mask as libc::mode_t) };
+    }
+    for (resource, soft, hard) in limits {
+        setrlimit(resource, soft, hard)?;
+    }
+    Ok(())
 }
 
 impl Limit {
@@ -292,7 +359,7 @@ fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
-fn replace_stdio(stdio: [Option<OwnedFd>; 3]) -> io::Result<()> {
+fn replace_stdio(stdio: &[Option<OwnedFd>; 3]) -> io::Result<()> {
     // Moved up first: a source that is itself one of the three could be overwritten before its turn.
     let mut sources = [None, None, None];
     for (source, moved) in stdio.iter().zip(&mut sources) {
@@ -303,8 +370,6 @@ fn replace_stdio(stdio: [Option<OwnedFd>; 3]) -> io::Result<()> {
             *moved = Some(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
-    // Not closed here: one of them may be a standard descriptor that stays as it is. The others go with step 6.
-    std::mem::forget(stdio);
     for (source, target) in sources.iter().zip(0..) {
         if let Some(source) = source {
             // SAFETY: takes no pointer. The three standard descriptors belong to the process, and not to an object.

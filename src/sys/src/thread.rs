@@ -86,6 +86,16 @@ pub fn interrupt(tid: i32) -> io::Result<()> {
     send(tid, signal)
 }
 
+/// Names the calling thread for debuggers and `/proc`, by the first 15 bytes of `name` up to a NUL. `std` does not see it.
+pub fn take_name(name: &str) -> io::Result<()> {
+    let mut short = [0_u8; 16];
+    for (to, from) in short[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: the name is NUL-terminated; the kernel reads at most 16 bytes.
+    checked(unsafe { libc::prctl(libc::PR_SET_NAME, short.as_ptr()) }).map(drop)
+}
+
 /// Gives the thread only the time that nobody else wants (`SCHED_IDLE`). It is not undone.
 pub fn demote(tid: i32) -> io::Result<()> {
     let priority = libc::sched_param { sched_priority: 0 };

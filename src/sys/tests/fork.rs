@@ -3,7 +3,7 @@
 //!
 //! With a name as argument only the cases that contain it are run.
 
-use offshoot_sys::fork::{self, Limit, Prelude, fork_child};
+use offshoot_sys::fork::{self, Limit, Outfit, Prelude, fork_child};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, limits, process, signal, socket, thread};
 use std::fs::{self, File};
@@ -69,9 +69,10 @@ fn main() {
 
 fn the_child_is_what_the_prelude_says() {
     let directory = tempfile::tempdir().unwrap();
+    let cwd = directory.path().canonicalize().unwrap();
     let open = limits::open_files();
     let files = (open.0.min(77), open.1.min(99));
-    let prelude = Prelude {
+    let outfit = || Outfit {
         name: "a name of more than fifteen bytes".to_string(),
         umask: Some(0o051),
         limits: vec![
@@ -79,11 +80,9 @@ fn the_child_is_what_the_prelude_says() {
             (Limit::Cpu, 1000, 2000),
         ],
         cwd: Some(File::open(directory.path()).unwrap().into()),
-        new_session_group: true,
-        ..Prelude::default()
+        stdio: [Some(null()), None, None],
     };
-    let cwd = directory.path().canonicalize().unwrap();
-    in_child(prelude, move || {
+    let is_so = || {
         assert_eq!(std::env::current_dir().unwrap(), cwd);
         assert_eq!(process::umask_now().unwrap(), 0o051);
         assert_eq!(limits::open_files(), files);
@@ -91,8 +90,29 @@ fn the_child_is_what_the_prelude_says() {
         assert_eq!(limit(&all, "Max cpu time"), ["1000", "2000"]);
         assert_eq!(limit(&all, "Max core file size"), ["0", "0"]);
         assert_eq!(status("Name"), "a name of more ");
+        let input = fs::read_link("/proc/self/fd/0").unwrap();
+        assert_eq!(input.to_str(), Some("/dev/null"));
         assert_eq!(stat(5), process::id().to_string(), "its own process group");
         assert!(process::is_single_threaded().unwrap());
+    };
+    let prelude = |outfit| Prelude {
+        outfit,
+        new_session_group: true,
+        ..Prelude::default()
+    };
+    in_child(prelude(outfit()), is_so);
+    // The same later, by descriptors that the child has got since.
+    let parent = process::id();
+    in_child(prelude(Outfit::default()), || {
+        assert_ne!(process::umask_now().unwrap(), 0o051);
+        let outfit = outfit();
+        outfit.check().unwrap();
+        outfit.put_on(parent).unwrap();
+        is_so();
+    });
+    // By one whose parent has gone meanwhile, it is not put on.
+    in_child(prelude(Outfit::default()), || {
+        assert!(Outfit::default().put_on(1).is_err());
     });
     assert_ne!(
         process::umask_now().unwrap(),
@@ -154,7 +174,7 @@ fn descriptors_in_child() {
     expected.sort_unstable();
     let (release, wait) = UnixStream::pair().unwrap();
     let mut prelude = prelude;
-    prelude.stdio[0] = Some(wait.into());
+    prelude.outfit.stdio[0] = Some(wait.into());
     let (pid, child) = fork_child(prelude, || {
         // Until the parent has looked.
         let _ = std::io::stdin().read(&mut [0]);
@@ -231,7 +251,10 @@ fn stdio_is_replaced_in_any_order() {
     feed.write_all(b"in").unwrap();
     drop(feed);
     let prelude = Prelude {
-        stdio: [Some(input.into()), Some(out.into()), Some(err.into())],
+        outfit: Outfit {
+            stdio: [Some(input.into()), Some(out.into()), Some(err.into())],
+            ..Outfit::default()
+        },
         ..Prelude::default()
     };
     // Crossed over once more below, with sources that are themselves standard descriptors.
@@ -239,7 +262,10 @@ fn stdio_is_replaced_in_any_order() {
         // SAFETY: the standard descriptors are open and given away here for good; this process uses them through no other object.
         let (one, two) = unsafe { (owned(1), owned(2)) };
         let crossed = Prelude {
-            stdio: [None, Some(two), Some(one)],
+            outfit: Outfit {
+                stdio: [None, Some(two), Some(one)],
+                ..Outfit::default()
+            },
             ..Prelude::default()
         };
         let (_, child) = fork_child(crossed, || {
@@ -271,7 +297,10 @@ fn stdio_is_replaced_where_there_was_none() {
         assert_eq!(unsafe { libc::close(0) }, 0);
         in_child(
             Prelude {
-                stdio: [Some(source), None, None],
+                outfit: Outfit {
+                    stdio: [Some(source), None, None],
+                    ..Outfit::default()
+                },
                 ..Prelude::default()
             },
             || {
@@ -289,7 +318,10 @@ fn stdio_is_replaced_where_there_was_none() {
         let output = unsafe { owned(1) };
         in_child(
             Prelude {
-                stdio: [Some(output), None, None],
+                outfit: Outfit {
+                    stdio: [Some(output), None, None],
+                    ..Outfit::default()
+                },
                 ..Prelude::default()
             },
             || {
@@ -305,7 +337,10 @@ fn stdio_is_replaced_where_there_was_none() {
 fn output_is_neither_lost_nor_doubled() {
     let (mut output, out) = UnixStream::pair().unwrap();
     let prelude = Prelude {
-        stdio: [None, Some(out.into()), None],
+        outfit: Outfit {
+            stdio: [None, Some(out.into()), None],
+            ..Outfit::default()
+        },
         ..Prelude::default()
     };
     let (_, child) = fork_child(prelude, || {
@@ -333,7 +368,10 @@ fn output_is_neither_lost_nor_doubled() {
 
 fn a_panic_ends_the_child() {
     let prelude = Prelude {
-        stdio: [None, None, Some(null())],
+        outfit: Outfit {
+            stdio: [None, None, Some(null())],
+            ..Outfit::default()
+        },
         ..Prelude::default()
     };
     let (_, child) = fork_child(prelude, || panic!("on purpose")).unwrap();
@@ -356,7 +394,10 @@ fn a_failed_step_ends_the_child() {
     // A file is no directory to change to.
     let (_, child) = fork_child(
         Prelude {
-            cwd: Some(null()),
+            outfit: Outfit {
+                cwd: Some(null()),
+                ..Outfit::default()
+            },
             ..Prelude::default()
         },
         || fork::exit_at_once(0),
@@ -367,6 +408,7 @@ fn a_failed_step_ends_the_child() {
 
 fn impossible_preludes_are_refused() {
     let refused = |prelude: Prelude| {
+        assert!(prelude.outfit.check().is_err());
         fork_child(prelude, || fork::exit_at_once(0))
             .map(|(pid, _)| pid)
             .expect_err("refused")
@@ -375,7 +417,10 @@ fn impossible_preludes_are_refused() {
     let limits = vec![(Limit::OpenFiles, 9, 8)];
     assert_eq!(
         refused(Prelude {
-            limits,
+            outfit: Outfit {
+                limits,
+                ..Outfit::default()
+            },
             ..Prelude::default()
         }),
         std::io::ErrorKind::InvalidInput
@@ -383,7 +428,10 @@ fn impossible_preludes_are_refused() {
     let name = "a\0b".to_string();
     assert_eq!(
         refused(Prelude {
-            name,
+            outfit: Outfit {
+                name,
+                ..Outfit::default()
+            },
             ..Prelude::default()
         }),
         std::io::ErrorKind::InvalidInput
@@ -393,7 +441,10 @@ fn impossible_preludes_are_refused() {
         let limits = vec![(Limit::OpenFiles, 8, limits::open_files().1 + 1)];
         assert_eq!(
             refused(Prelude {
-                limits,
+                outfit: Outfit {
+                    limits,
+                    ..Outfit::default()
+                },
                 ..Prelude::default()
             }),
             std::io::ErrorKind::PermissionDenied
@@ -542,7 +593,10 @@ fn children_are_reaped_with_what_they_used() {
 /// Everything that hangs in the child of a process with threads.
 fn the_child_is_a_whole_program() {
     let prelude = Prelude {
-        stdio: [None, Some(null()), Some(null())],
+        outfit: Outfit {
+            stdio: [None, Some(null()), Some(null())],
+            ..Outfit::default()
+        },
         ..Prelude::default()
     };
     in_child(prelude, || {

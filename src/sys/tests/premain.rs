@@ -1,7 +1,7 @@
 //! The hook before `main`, in a program that has one: this test starts itself as a forkserver. Has its own `main` because the entry below
 //! takes the place of it.
 
-use offshoot_sys::fork::{self, Prelude, fork_child};
+use offshoot_sys::fork::{self, Outfit, Prelude, fork_child};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{image, premain, process, signal, socket, spawn};
 use std::collections::BTreeMap;
@@ -90,7 +90,10 @@ fn facts(socket: &OwnedFd) -> String {
 fn forked() -> String {
     let (ours, theirs) = socket::packet_pair().unwrap();
     let prelude = Prelude {
-        name: "child of the test".to_string(),
+        outfit: Outfit {
+            name: "child of the test".to_string(),
+            ..Outfit::default()
+        },
         keep: vec![theirs.as_raw_fd()],
         ..Prelude::default()
     };

@@ -96,6 +96,8 @@ pub(crate) struct Local {
     pub(crate) uplink: OnceCell<Uplink>,
     /// Its main function is a blocking one and has not returned.
     blocking_main: Cell<bool>,
+    /// It has had nothing to do before.
+    settled: Cell<bool>,
     /// How many more messages may begin; a blocking isolate takes one at a time.
     gate: Cell<usize>,
 }
@@ -148,6 +150,7 @@ impl Local {
             left: RefCell::default(),
             uplink: OnceCell::new(),
             blocking_main: Cell::new(false),
+            settled: Cell::new(false),
             gate: Cell::new(usize::MAX),
         })
     }
@@ -705,6 +708,9 @@ impl Local {
             && !busy
         {
             uplink.before_sleep();
+        }
+        if !busy && !self.settled.replace(true) {
+            self.shared.runtime.reserve.refill();
         }
         match self.reactor.get() {
             Some(reactor) => {

@@ -53,7 +53,21 @@ thread_local! {
     static LAST_GASP: RefCell<Option<LastGasp>> = const { RefCell::new(None) };
 }
 
-/// Starts the thread of `shared`.
+/// An isolate and what it is there for, on the way to its thread.
+pub(crate) struct Assignment {
+    shared: Arc<Shared>,
+    work: Work,
+    manner: Manner,
+}
+
+impl Assignment {
+    pub(crate) fn name(&self) -> &str {
+        self.shared.life.identity().name()
+    }
+}
+
+/// Gives `shared` a thread: one of the reserve, or a new one if it is to have a stack of its own
+/// size or the reserve is empty.
 ///
 /// # Errors
 /// [`ErrorKind::Spawn`] if the operating system gives no thread.
@@ -63,14 +77,25 @@ pub(crate) fn start(
     manner: Manner,
     stack: Option<usize>,
 ) -> Result<Joiner> {
-    let origin = shared.life.identity();
-    let mut builder = std::thread::Builder::new().name(origin.name().to_owned());
-    if let Some(stack) = stack {
+    let runtime = shared.runtime.clone();
+    let mut assignment = Assignment {
+        shared,
+        work,
+        manner,
+    };
+    if stack.is_none() {
+        assignment = match runtime.reserve.hand_over(assignment) {
+            Ok(joiner) => return Ok(joiner),
+            Err(assignment) => assignment,
+        };
+    }
+    let name = assignment.name().to_owned();
+    let mut builder = std::thread::Builder::new().name(name.clone());
+    if let Some(stack) = stack.or(runtime.settings.stack) {
         builder = builder.stack_size(stack);
     }
-    let name = origin.name().to_owned();
     let handle = builder
-        .spawn(move || thread_main(shared, work, manner))
+        .spawn(move || thread_main(assignment))
         .map_err(|error| {
             let message = format!(
                 "cannot start a thread for isolate `{name}`: {error}; the limits are RLIMIT_NPROC, \
@@ -81,7 +106,13 @@ pub(crate) fn start(
     Ok(Joiner::from(handle))
 }
 
-fn thread_main(shared: Arc<Shared>, work: Work, manner: Manner) {
+/// What a thread runs that is an isolate's.
+pub(crate) fn thread_main(assignment: Assignment) {
+    let Assignment {
+        shared,
+        work,
+        manner,
+    } = assignment;
     LAST_GASP.set(Some(LastGasp(shared.clone())));
     let (exit, left) = live(&shared, work, manner, |_| {});
     end(&shared, exit, left);

@@ -5,6 +5,7 @@
 
 use super::decode_body;
 use super::link::{Link, Read, read_frames};
+use super::protocol::{self, Outfit};
 use crate::answer::RemoteAnswer;
 use crate::credit::Permit;
 use crate::descriptor::{Descriptor, Run};
@@ -28,6 +29,8 @@ use offshoot_wire::frame::{
 };
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -43,6 +46,34 @@ const ORPHANED: u64 = 500_000_000;
 
 /// The exit code of a process that refused to start.
 const EXIT_REFUSED: i32 = 78;
+
+/// The main function of a process that was forked before anybody wanted it: waits until it is
+/// somebody's, then becomes that one.
+pub(crate) fn blank(control: OwnedFd) -> Infallible {
+    let parent = process::parent();
+    let mut buffer = Vec::new();
+    loop {
+        // Without a bound: it ends with the forkserver.
+        match protocol::receive::<Outfit>(&control, &mut buffer) {
+            Ok(Some((outfit, fds))) => {
+                let dressed = outfit.unpack(fds).and_then(|(link, outfit)| {
+                    outfit.put_on(parent)?;
+                    Ok(link)
+                });
+                match dressed {
+                    Ok(link) => return main(link, control),
+                    Err(_) => fork::exit_at_once(fork::EXIT_PRELUDE),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if socket::wait_readable(&control, None).is_err() {
+                    fork::exit_at_once(fork::EXIT_PRELUDE);
+                }
+            }
+            Ok(None) | Err(_) => fork::exit_at_once(fork::EXIT_PRELUDE),
+        }
+    }
+}
 
 /// The main function of a forked process.
 pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
@@ -172,7 +203,7 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<Boot>> {
         match socket::recv(&link.fd(), reader.space()) {
             Ok(0) => return Ok(None),
             Ok(n) => reader.filled(n),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -263,7 +294,7 @@ fn begin(local: &Rc<Local>, link: Arc<Link>, reader: FrameReader, sigint: Sigint
                 let signals = Signals::install(&SIGNALS)?;
                 let fd = signals.fd().as_raw_fd();
                 let (_, readiness) = reactor.register(&mut mio::unix::SourceFd(&fd))?;
-                Some((signals, readiness))
+                Some((ManuallyDrop::new(signals), readiness))
             }
         };
         Ok((readiness, signals))
@@ -291,7 +322,9 @@ pub(crate) struct Uplink {
     reader: RefCell<FrameReader>,
     ended: Cell<bool>,
     /// Of an isolate that handles its own, see [`Sigint::Own`].
-    signals: Option<(Signals, Rc<Readiness>)>,
+    /// They stay for as long as the process does: without its handlers a further signal would
+    /// kill it before it has said how it ended.
+    signals: Option<(ManuallyDrop<Signals>, Rc<Readiness>)>,
 }
 
 impl Uplink {

@@ -16,14 +16,21 @@ use offshoot_sys::fork::{self, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, process, signal, socket};
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 offshoot_sys::forkserver_entry!(serve);
 
 /// How long the processes of a tree whose root is gone have to die before it gives up on them.
 const LAST_BOUND: Duration = Duration::from_secs(10);
+
+/// How long after a request a child is forked for the reserve (ns): not while the one that was asked for
+/// and the one who asked need the processors.
+const REFILL_AFTER: u64 = 500_000;
+/// The same after a fork that failed (ns).
+const REFILL_AGAIN: u64 = 100_000_000;
 
 const ROOT_PIDFD: Token = Token(0);
 
@@ -41,12 +48,19 @@ struct Peer {
 struct Child {
     pid: i32,
     pidfd: Pidfd,
-    request: u64,
-    /// Who asked for it, and is told of its end.
-    owner: usize,
+    /// None of one that waits in reserve.
+    claim: Option<Claim>,
     /// It has ended so, but something that it owned has not.
     ended: Option<Status>,
     peer: usize,
+}
+
+/// Whose a child is.
+#[derive(Clone, Copy)]
+struct Claim {
+    /// Who asked for it, and is told of its end.
+    owner: usize,
+    request: u64,
 }
 
 struct Server {
@@ -55,6 +69,11 @@ struct Server {
     children: BTreeMap<usize, Child>,
     next: usize,
     tree: Option<TreeDir>,
+    /// How many children are to wait in reserve, and which do, the newest last.
+    reserve: usize,
+    blanks: Vec<usize>,
+    /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
+    refill_at: Option<u64>,
 }
 
 /// What the executable runs instead of its `main` when it was started to be a forkserver.
@@ -96,16 +115,16 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         children: BTreeMap::new(),
         next: 1,
         tree: None,
+        reserve: 0,
+        blanks: Vec::new(),
+        refill_at: None,
     };
     let root_peer = server.add_peer(socket, None)?;
     let mut events = Events::with_capacity(64);
     let mut buffer = Vec::new();
     // Until the root's socket ends or the root does: a copy of the socket may be held elsewhere.
     while server.peers.contains_key(&root_peer) && !root.is_dead() {
-        // Rarely anything is queued; then a short bound, as the readiness to write is not watched.
-        let queued = server.peers.values().any(|peer| !peer.queue.is_empty());
-        let timeout = queued.then_some(Duration::from_millis(5));
-        match server.poll.poll(&mut events, timeout) {
+        match server.poll.poll(&mut events, server.timeout()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => result?,
         }
@@ -118,6 +137,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
             }
         }
         server.flush();
+        server.refill();
     }
     server.end();
     Ok(())
@@ -157,6 +177,44 @@ impl Server {
         Some(peer)
     }
 
+    /// How long nothing has to be done unless something happens.
+    fn timeout(&self) -> Option<Duration> {
+        // Rarely anything is queued; then a short bound, as the readiness to write is not watched.
+        let queued = self.peers.values().any(|peer| !peer.queue.is_empty());
+        let queued = queued.then_some(Duration::from_millis(5));
+        let refill = self
+            .refill_at
+            .map(|at| Duration::from_nanos(at.saturating_sub(clock::now())));
+        [queued, refill].into_iter().flatten().min()
+    }
+
+    /// Says that the reserve may not be full any more.
+    fn plan_refill(&mut self, after: u64) {
+        self.refill_at = (self.blanks.len() < self.reserve).then(|| clock::now() + after);
+    }
+
+    /// Forks one child for the reserve, if it is time; the next one when nothing else is to do.
+    fn refill(&mut self) {
+        if self.refill_at.is_none_or(|at| clock::now() < at) {
+            return;
+        }
+        let outfit = fork::Outfit {
+            name: protocol::RESERVE.to_owned(),
+            ..fork::Outfit::default()
+        };
+        let made = self.fork(outfit, &[], None, child::blank);
+        match made {
+            Ok((token, _)) => {
+                self.blanks.push(token);
+                self.plan_refill(0);
+            }
+            Err(error) => {
+                eprintln!("offshoot: the forkserver cannot fork for its reserve: {error}");
+                self.plan_refill(REFILL_AGAIN);
+            }
+        }
+    }
+
     /// Reads all that a peer has asked.
     fn read(&mut self, token: usize, buffer: &mut Vec<u8>) {
         while let Some(peer) = self.peers.get(&token) {
@@ -192,7 +250,7 @@ impl Server {
 
     fn handle(&mut self, token: usize, request: Request, mut fds: Vec<OwnedFd>) {
         match request {
-            Request::Hello { build_id } => {
+            Request::Hello { build_id, reserve } => {
                 let is_root = self
                     .peers
                     .get(&token)
@@ -212,15 +270,10 @@ impl Server {
                     }
                 }
                 self.send(token, &Event::Welcome, Vec::new());
+                self.reserve = usize::try_from(reserve).unwrap_or(0);
+                self.plan_refill(REFILL_AFTER);
             }
-            Request::Spawn {
-                request,
-                name,
-                umask,
-                limits,
-                directory,
-                stdio,
-            } => {
+            Request::Spawn { request, outfit } => {
                 // Of one that has died since: what it owned was killed then, and nobody would kill
                 // this one.
                 let asking = self.peers.get(&token).and_then(|peer| peer.child);
@@ -230,20 +283,11 @@ impl Server {
                 {
                     return;
                 }
-                let limits = limits.into_iter().map(|(number, soft, hard)| {
-                    protocol::limit_of(number)
-                        .map(|limit| (limit, soft, hard))
-                        .ok_or(number)
-                });
-                let made = match limits.collect::<Result<Vec<_>, u8>>() {
-                    Err(number) => {
-                        Err(io::Error::other(format!("unknown resource limit {number}")))
-                    }
-                    Ok(limits) => {
-                        self.fork(token, request, name, umask, limits, directory, stdio, fds)
-                    }
+                let claim = Claim {
+                    owner: token,
+                    request,
                 };
-                match made {
+                match self.spawn(claim, outfit, fds) {
                     Ok((pid, pidfd)) => {
                         self.send(token, &Event::Spawned { request, pid }, vec![pidfd])
                     }
@@ -260,6 +304,7 @@ impl Server {
                         );
                     }
                 }
+                self.plan_refill(REFILL_AFTER);
             }
             Request::Enroll { grant } => {
                 let granted = if grant {
@@ -282,44 +327,82 @@ impl Server {
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // The parts of one packet, taken apart once.
-    fn fork(
+    /// The child that was asked for: one that waits, or a new one.
+    fn spawn(
         &mut self,
-        owner: usize,
-        request: u64,
-        name: String,
-        umask: Option<u32>,
-        limits: Vec<(fork::Limit, u64, u64)>,
-        directory: bool,
-        stdio: [bool; 3],
+        claim: Claim,
+        outfit: protocol::Outfit,
         fds: Vec<OwnedFd>,
     ) -> io::Result<(i32, OwnedFd)> {
-        let mut fds = fds.into_iter();
-        let missing = || io::Error::other("a spawn request lacks descriptors");
-        let link = fds.next().ok_or_else(missing)?;
-        let cwd = if directory {
-            Some(fds.next().ok_or_else(missing)?)
-        } else {
-            None
-        };
-        let mut replaced = [None, None, None];
-        for (slot, wanted) in replaced.iter_mut().zip(stdio) {
-            if wanted {
-                *slot = Some(fds.next().ok_or_else(missing)?);
+        if let Some(adopted) = self.adopt(claim, &outfit, &fds)? {
+            return Ok(adopted);
+        }
+        let (link, outfit) = outfit.unpack(fds)?;
+        let keep = [link.as_raw_fd()];
+        let (token, pidfd) = self.fork(outfit, &keep, Some(claim), move |control| {
+            child::main(link, control)
+        })?;
+        let pid = self.children.get(&token).map_or(0, |child| child.pid);
+        Ok((pid, pidfd))
+    }
+
+    /// Gives the request to a child that waits in reserve, if there is one.
+    fn adopt(
+        &mut self,
+        claim: Claim,
+        outfit: &protocol::Outfit,
+        fds: &[OwnedFd],
+    ) -> io::Result<Option<(i32, OwnedFd)>> {
+        if self.blanks.is_empty() {
+            return Ok(None);
+        }
+        // Refused here, where the reason can still be told.
+        outfit.plain()?.check()?;
+        let bytes = protocol::encode(outfit).map_err(io::Error::other)?;
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        while let Some(token) = self.blanks.pop() {
+            let Some(child) = self.children.get_mut(&token) else {
+                continue;
+            };
+            let Some(peer) = self.peers.get(&child.peer) else {
+                continue;
+            };
+            // One that is dead has not been heard of yet; its pidfd will be readable.
+            if child.pidfd.is_dead() {
+                continue;
+            }
+            let sent =
+                child.pidfd.as_fd().try_clone_to_owned().and_then(|pidfd| {
+                    Ok((pidfd, socket::send_packet(&peer.socket, &bytes, &fds)?))
+                });
+            match sent {
+                Ok((pidfd, ())) => {
+                    child.claim = Some(claim);
+                    return Ok(Some((child.pid, pidfd)));
+                }
+                // Whatever it is, it will not become what was asked for.
+                Err(_) => self.kill(token),
             }
         }
+        Ok(None)
+    }
+
+    /// Forks a child that runs `main` with its connection to this process, and watches it.
+    fn fork(
+        &mut self,
+        outfit: fork::Outfit,
+        keep: &[RawFd],
+        claim: Option<Claim>,
+        main: impl FnOnce(OwnedFd) -> Infallible,
+    ) -> io::Result<(usize, OwnedFd)> {
         let (ours, theirs) = socket::packet_pair()?;
         let prelude = Prelude {
             expected_parent: process::id(),
-            keep: vec![link.as_raw_fd(), theirs.as_raw_fd()],
-            name,
-            umask,
-            limits,
-            cwd,
-            stdio: replaced,
+            keep: keep.iter().copied().chain([theirs.as_raw_fd()]).collect(),
+            outfit,
             new_session_group: true,
         };
-        let (pid, pidfd) = fork::fork_child(prelude, move || child::main(link, theirs))?;
+        let (pid, pidfd) = fork::fork_child(prelude, move || main(theirs))?;
         let token = self.token();
         let peer = self.add_peer(ours, Some(token)).inspect_err(|_| {
             let _ = pidfd.kill();
@@ -337,13 +420,12 @@ impl Server {
                     Child {
                         pid,
                         pidfd,
-                        request,
-                        owner,
+                        claim,
                         ended: None,
                         peer,
                     },
                 );
-                Ok((pid, copy))
+                Ok((token, copy))
             }
             (peer, registered, copy) => {
                 // Out of descriptors between the fork and here. It is killed and reaped on the spot.
@@ -357,7 +439,7 @@ impl Server {
                     .err()
                     .or(registered.err())
                     .or(copy.err())
-                    .unwrap_or_else(missing))
+                    .unwrap_or_else(|| io::Error::other("a child that cannot be watched")))
             }
         }
     }
@@ -433,11 +515,15 @@ impl Server {
         let owned: Vec<usize> = self
             .children
             .iter()
-            .filter(|(_, other)| other.owner == peer && other.ended.is_none())
+            .filter(|(_, other)| other.is_owned_by(peer) && other.ended.is_none())
             .map(|(token, _)| *token)
             .collect();
         owned.into_iter().for_each(|token| self.kill(token));
         self.settle(token);
+        if let Some(at) = self.blanks.iter().position(|blank| *blank == token) {
+            self.blanks.remove(at);
+            self.plan_refill(REFILL_AFTER);
+        }
     }
 
     /// Tells the owner of a dead child, once nothing is left of it; then perhaps of the owner.
@@ -451,11 +537,11 @@ impl Server {
             if self
                 .children
                 .values()
-                .any(|other| other.owner == child.peer)
+                .any(|other| other.is_owned_by(child.peer))
             {
                 return;
             }
-            let (peer, owner, request) = (child.peer, child.owner, child.request);
+            let (peer, claim) = (child.peer, child.claim);
             if let (Some(tree), Some(key)) =
                 (&self.tree, self.peers.get(&peer).and_then(|peer| peer.key))
             {
@@ -464,6 +550,9 @@ impl Server {
             self.remove_peer(peer);
             self.children.remove(&token);
             self.kill_strays();
+            let Some(Claim { owner, request }) = claim else {
+                return;
+            };
             let event = match status {
                 Status::Exited(code) => Event::Exited {
                     request,
@@ -487,10 +576,13 @@ impl Server {
     /// Kills what was started by an isolate that is no more, and has become a child of ours: once
     /// no process of the tree is left, every child that is not known is such a one.
     fn kill_strays(&self) {
-        if !self.children.is_empty() {
+        if self.children.values().any(|child| child.claim.is_some()) {
             return;
         }
         for pid in process::children_of(process::id()) {
+            if self.children.values().any(|blank| blank.pid == pid) {
+                continue;
+            }
             if let Ok(pidfd) = Pidfd::open(pid) {
                 let _ = pidfd.kill();
                 if pidfd.wait_dead(Duration::from_secs(1)).unwrap_or(false) {
@@ -539,6 +631,12 @@ impl Server {
         if let Some(tree) = &self.tree {
             tree.remove();
         }
+    }
+}
+
+impl Child {
+    fn is_owned_by(&self, peer: usize) -> bool {
+        self.claim.is_some_and(|claim| claim.owner == peer)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a process and the forkserver say to each other: one packet, one value, some descriptors.
 
 use crate::{Error, ErrorKind, Result};
-use offshoot_sys::fork::Limit;
+use offshoot_sys::fork::{self, Limit};
 use offshoot_sys::socket;
 use offshoot_wire::codec;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -10,22 +10,76 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The argument by which `ps` shows the forkserver.
 pub(crate) const NAME: &str = "offshoot-forkserver";
+/// The name of a child that waits in reserve.
+pub(crate) const RESERVE: &str = "offshoot-reserve";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// The root's first: the tree's directory and its lock follow as descriptors.
-    Hello { build_id: Vec<u8> },
-    /// Fork. Descriptors: the link, then as `directory` and `stdio` say.
-    Spawn {
-        request: u64,
-        name: String,
-        umask: Option<u32>,
-        limits: Vec<(u8, u64, u64)>,
-        directory: bool,
-        stdio: [bool; 3],
-    },
+    /// The root's first: the tree's directory and its lock follow as descriptors. So many children
+    /// are to wait in reserve.
+    Hello { build_id: Vec<u8>, reserve: u32 },
+    /// Fork. Descriptors: the link, then as the outfit says.
+    Spawn { request: u64, outfit: Outfit },
     /// Make a bind table for the asking process, or extend its grants; the directory follows.
     Enroll { grant: bool },
+}
+
+/// What a process is given at its start, as it crosses; its descriptors follow beside it. By itself
+/// it is what the forkserver says to a child that waits in reserve.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Outfit {
+    pub(crate) name: String,
+    pub(crate) umask: Option<u32>,
+    pub(crate) limits: Vec<(u8, u64, u64)>,
+    /// Whether its working directory follows.
+    pub(crate) directory: bool,
+    /// Which of its standard descriptors follow.
+    pub(crate) stdio: [bool; 3],
+}
+
+impl Outfit {
+    /// What of it is no descriptor.
+    ///
+    /// # Errors
+    /// When a limit is none that is known here.
+    pub(crate) fn plain(&self) -> io::Result<fork::Outfit> {
+        let limits = self.limits.iter().map(|&(number, soft, hard)| {
+            let limit = LIMITS.get(usize::from(number)).copied();
+            limit.map(|limit| (limit, soft, hard)).ok_or(number)
+        });
+        let limits = limits
+            .collect::<Result<Vec<_>, u8>>()
+            .map_err(|number| io::Error::other(format!("unknown resource limit {number}")))?;
+        Ok(fork::Outfit {
+            name: self.name.clone(),
+            umask: self.umask,
+            limits,
+            ..fork::Outfit::default()
+        })
+    }
+
+    /// The link and the outfit, with the descriptors that came beside it.
+    ///
+    /// # Errors
+    /// As of [`plain`](Outfit::plain), and when descriptors are missing.
+    pub(crate) fn unpack(&self, fds: Vec<OwnedFd>) -> io::Result<(OwnedFd, fork::Outfit)> {
+        let mut outfit = self.plain()?;
+        let mut fds = fds.into_iter();
+        let mut next = || {
+            let missing = || io::Error::other("a spawn request lacks descriptors");
+            fds.next().ok_or_else(missing)
+        };
+        let link = next()?;
+        if self.directory {
+            outfit.cwd = Some(next()?);
+        }
+        for (slot, wanted) in outfit.stdio.iter_mut().zip(self.stdio) {
+            if wanted {
+                *slot = Some(next()?);
+            }
+        }
+        Ok((link, outfit))
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,10 +125,6 @@ pub(crate) fn limit_number(limit: Limit) -> u8 {
         .position(|known| *known == limit)
         .and_then(|at| u8::try_from(at).ok())
         .unwrap_or(u8::MAX)
-}
-
-pub(crate) fn limit_of(number: u8) -> Option<Limit> {
-    LIMITS.get(usize::from(number)).copied()
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {

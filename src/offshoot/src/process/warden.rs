@@ -180,7 +180,8 @@ impl Warden {
             ));
         };
         let dir = runtime.tree_dir()?;
-        *server = Some(start_server(&dir, &self.registry)?);
+        let reserve = runtime.settings.reserve.processes;
+        *server = Some(start_server(&dir, reserve, &self.registry)?);
         Ok(())
     }
 
@@ -195,19 +196,17 @@ impl Warden {
         let options = &isolate.process;
         let request = Request::Spawn {
             request: process.request,
-            name: isolate.name.clone(),
-            umask: options.umask,
-            limits: options
-                .limits
-                .iter()
-                .map(|(limit, soft, hard)| (protocol::limit_number(*limit), *soft, *hard))
-                .collect(),
-            directory: fds.directory.is_some(),
-            stdio: [
-                fds.stdio[0].is_some(),
-                fds.stdio[1].is_some(),
-                fds.stdio[2].is_some(),
-            ],
+            outfit: protocol::Outfit {
+                name: isolate.name.clone(),
+                umask: options.umask,
+                limits: options
+                    .limits
+                    .iter()
+                    .map(|(limit, soft, hard)| (protocol::limit_number(*limit), *soft, *hard))
+                    .collect(),
+                directory: fds.directory.is_some(),
+                stdio: fds.stdio.each_ref().map(Option::is_some),
+            },
         };
         let all: Vec<BorrowedFd<'_>> = std::iter::once(&fds.link)
             .chain(&fds.directory)
@@ -312,7 +311,7 @@ fn wait_for<T>(
 }
 
 /// Starts the forkserver and waits until it serves.
-fn start_server(tree: &TreeDir, registry: &Registry) -> Result<Server> {
+fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Server> {
     let failed = |stage: &str, error: &dyn std::fmt::Display| {
         Error::new(
             ErrorKind::Spawn("forkserver".to_owned()),
@@ -333,6 +332,7 @@ fn start_server(tree: &TreeDir, registry: &Registry) -> Result<Server> {
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(tree.dir_fd()).chain(lock).collect();
     let hello = Request::Hello {
         build_id: image::build_id().to_vec(),
+        reserve,
     };
     protocol::send(&ours, &hello, &fds).map_err(|error| abort(failed("first request", &error)))?;
     let served = socket::wait_readable(&ours, Some(SERVER_START))
