@@ -4,6 +4,7 @@ mod compile_fail;
 mod dropping;
 mod ending;
 mod errors;
+mod faults;
 mod interface;
 mod io;
 mod ordering;

@@ -53,6 +53,14 @@ impl T {
         self.builder().run(root)
     }
 
+    /// Sets the faults of the trees that this test runs from here on, and of all their processes; see
+    /// `fault.rs` of the crate `offshoot` for how they are written.
+    pub fn faults(&self, faults: &str) {
+        // SAFETY: the other threads of this process are the harness's and the watchdog, which read
+        // the environment through std, if at all, as this does.
+        unsafe { std::env::set_var("OFFSHOOT_FAULT", faults) };
+    }
+
     /// True if its isolates are processes.
     pub fn is_process(&self) -> bool {
         self.isolation == Isolation::Process

@@ -164,7 +164,10 @@ pub(crate) async fn bind_socket<T: Send + 'static>(
     mut bind: impl FnMut(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<(T, Claimed)> {
     claim("bind", path, move |table, directory, name| {
-        table.bind_socket(directory, name, &mut bind)
+        table.bind_socket(directory, name, |path: &Path| {
+            crate::fault::check("bind", "")?;
+            bind(path)
+        })
     })
     .await
 }

@@ -242,6 +242,8 @@ impl Runtime {
             Ok(report) => tracing::debug!(?report, "swept dead trees"),
             Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),
         }
+        crate::fault::check("tree", "")
+            .map_err(|error| Error::io("cannot make the tree's directory", error))?;
         let dir = TreeDir::create(None)
             .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
         Ok(slot.insert(Arc::new(dir)).clone())

@@ -74,7 +74,7 @@ impl Outfit {
     /// # Errors
     /// Of the step that failed. The child is then neither one thing nor the other and has to end, by [`exit_at_once`] with
     /// [`EXIT_PRELUDE`].
-    pub fn put_on(self, expected_parent: i32) -> io::Result<()> {
+    pub fn put_on(self, expected_parent: i32) -> Result<(), FailedStep> {
         let Prepared {
             prelude,
             name,
@@ -83,17 +83,18 @@ impl Outfit {
             expected_parent,
             outfit: self,
             ..Prelude::default()
-        })?;
+        })
+        .map_err(at("name or resource limits"))?;
         let Outfit {
             umask, cwd, stdio, ..
         } = prelude.outfit;
         // The sources are descriptors above the standard ones, which were open at the fork: nothing is lost by closing them.
-        replace_stdio(&stdio)?;
+        replace_stdio(&stdio).map_err(at("standard descriptors"))?;
         drop(stdio);
-        change_directory(cwd)?;
-        take_name(&name)?;
-        restrict(umask, limits)?;
-        process::die_with_parent(expected_parent)
+        change_directory(cwd).map_err(at("working directory"))?;
+        take_name(&name).map_err(at("name"))?;
+        restrict(umask, limits).map_err(at("resource limits"))?;
+        process::die_with_parent(expected_parent).map_err(at("parent"))
     }
 }
 
@@ -146,13 +147,44 @@ pub enum Limit {
 /// 9. It sets its limits, no core dumps by default.
 /// 10. It repeats step 1, which any change of credentials in between would have undone.
 ///
-/// If a step fails, the child ends with code 71 and has written nothing.
+/// If a step fails, the child ends with code 71 and has written nothing; [`fork_child_told`] lets it say why.
 ///
 /// # Errors
 /// When this process has other threads, the outfit [cannot be had](Outfit::check), or the system is out of processes, memory or descriptors. No child exists then.
 pub fn fork_child(
     prelude: Prelude,
     child: impl FnOnce() -> Infallible,
+) -> io::Result<(i32, Pidfd)> {
+    fork_child_told(prelude, |prelude| match prelude {
+        Ok(()) => child(),
+        Err(_) => exit_at_once(EXIT_PRELUDE),
+    })
+}
+
+/// A step of the prelude that failed.
+#[derive(Debug)]
+pub struct FailedStep {
+    /// What it was about, in a few words: `working directory`.
+    pub step: &'static str,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+fn at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> FailedStep {
+    move |error| FailedStep {
+        step,
+        error: error.into(),
+    }
+}
+
+/// As [`fork_child`], but `child` is also called if a step of the prelude failed, to tell somebody why. It then is whatever the steps before that
+/// one have made of it (other descriptors may be open, and it has the parent's limits), and has to end.
+///
+/// # Errors
+/// As of [`fork_child`].
+pub fn fork_child_told(
+    prelude: Prelude,
+    child: impl FnOnce(Result<(), FailedStep>) -> Infallible,
 ) -> io::Result<(i32, Pidfd)> {
     if !process::is_single_threaded()? {
         return Err(io::Error::other(
@@ -168,10 +200,7 @@ pub fn fork_child(
         0 => {
             // Whatever happens, the frames above this one belong to the parent.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                if prelude.run().is_err() {
-                    exit_at_once(EXIT_PRELUDE);
-                }
-                child()
+                child(prelude.run())
             }));
             exit_at_once(EXIT_PANIC)
         }
@@ -214,7 +243,7 @@ impl Prepared {
     }
 
     /// The steps of [`fork_child`], by number.
-    fn run(self) -> io::Result<()> {
+    fn run(self) -> Result<(), FailedStep> {
         let Self {
             prelude,
             name,
@@ -223,23 +252,23 @@ impl Prepared {
         let Outfit {
             umask, cwd, stdio, ..
         } = prelude.outfit;
-        process::die_with_parent(prelude.expected_parent)?; // 1
+        process::die_with_parent(prelude.expected_parent).map_err(at("parent"))?; // 1
         if prelude.new_session_group {
             // SAFETY: takes no pointer.
-            checked(unsafe { libc::setpgid(0, 0) })?; // 2
+            checked(unsafe { libc::setpgid(0, 0) }).map_err(at("process group"))?; // 2
         }
-        reset_signals()?; // 3
-        replace_stdio(&stdio)?; // 4
+        reset_signals().map_err(at("signals"))?; // 3
+        replace_stdio(&stdio).map_err(at("standard descriptors"))?; // 4
         // Not closed here: one of them may be a standard descriptor that stays as it is. The others go with step 6.
         std::mem::forget(stdio);
-        change_directory(cwd)?; // 5
+        change_directory(cwd).map_err(at("working directory"))?; // 5
         let keep: Vec<RawFd> = prelude.keep.iter().copied().chain(0..=2).collect();
         // SAFETY: the objects of the caller's that own other descriptors are never used or dropped in this process; that `child` has none of
         // them is the documented contract. Those of `stdio` were forgotten, that of `cwd` was closed.
-        unsafe { process::close_all_but(&keep)? }; // 6
-        take_name(&name)?; // 7
-        restrict(umask, limits)?; // 8, 9
-        process::die_with_parent(prelude.expected_parent) // 10
+        unsafe { process::close_all_but(&keep) }.map_err(at("descriptors"))?; // 6
+        take_name(&name).map_err(at("name"))?; // 7
+        restrict(umask, limits).map_err(at("resource limits"))?; // 8, 9
+        process::die_with_parent(prelude.expected_parent).map_err(at("parent")) // 10
     }
 }
 

@@ -41,6 +41,7 @@ fn main() {
         a_panic_ends_the_child,
         a_strangers_child_ends,
         a_failed_step_ends_the_child,
+        a_failed_step_is_told,
         impossible_preludes_are_refused,
         a_process_with_threads_is_refused,
         a_killed_parent_takes_its_children_along,
@@ -404,6 +405,31 @@ fn a_failed_step_ends_the_child() {
     )
     .unwrap();
     assert_eq!(end_of(&child), Status::Exited(fork::EXIT_PRELUDE));
+}
+
+fn a_failed_step_is_told() {
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (_, child) = fork::fork_child_told(
+        Prelude {
+            outfit: fork::Outfit {
+                cwd: Some(null()),
+                ..fork::Outfit::default()
+            },
+            ..Prelude::default()
+        },
+        |prelude| {
+            let failed = prelude.expect_err("a file is no directory");
+            let errno = failed.error.raw_os_error();
+            let told = format!("{} {}", failed.step, errno == Some(libc::ENOTDIR));
+            let _ = writer.write_all(told.as_bytes());
+            fork::exit_at_once(7)
+        },
+    )
+    .unwrap();
+    assert_eq!(end_of(&child), Status::Exited(7));
+    let mut told = vec![0; 64];
+    let n = reader.read(&mut told).unwrap();
+    assert_eq!(&told[..n], b"working directory true");
 }
 
 fn impossible_preludes_are_refused() {

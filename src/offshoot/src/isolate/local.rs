@@ -523,6 +523,7 @@ impl Local {
     /// Accepts nothing more and ends when all that was accepted is done.
     pub(crate) fn close(&self) {
         if self.phase.get() == Phase::Running {
+            crate::fault::point("S7", self.shared.life.identity().name());
             self.phase.set(Phase::Closing);
         }
     }
@@ -575,6 +576,9 @@ impl Local {
     }
 
     fn come_down(&self, cancel: Cancel, phase: Phase) {
+        if self.phase.get() == Phase::Running {
+            crate::fault::point("S7", self.shared.life.identity().name());
+        }
         self.phase.set(phase);
         self.shared.set_waiting("its own cancellation");
         let below = Cancel {

@@ -137,6 +137,7 @@ impl Shared {
     /// Puts a message into the mailbox; gives it back if the isolate accepts nothing more.
     pub(crate) fn post(&self, message: Message) -> Result<(), Message> {
         self.inbox.push(message)?;
+        crate::fault::frequent_point("wake", self.life.identity().name());
         self.wake();
         Ok(())
     }

@@ -94,8 +94,8 @@ pub(crate) fn start(
     if let Some(stack) = stack.or(runtime.settings.stack) {
         builder = builder.stack_size(stack);
     }
-    let handle = builder
-        .spawn(move || thread_main(assignment))
+    let handle = crate::fault::check("thread", &name)
+        .and_then(|()| builder.spawn(move || thread_main(assignment)))
         .map_err(|error| {
             let message = format!(
                 "cannot start a thread for isolate `{name}`: {error}; the limits are RLIMIT_NPROC, \
@@ -115,6 +115,7 @@ pub(crate) fn thread_main(assignment: Assignment) {
     } = assignment;
     LAST_GASP.set(Some(LastGasp(shared.clone())));
     let (exit, left) = live(&shared, work, manner, |_| {});
+    crate::fault::point("S8", shared.life.identity().name());
     end(&shared, exit, left);
 }
 
@@ -135,6 +136,7 @@ pub(crate) fn live(
         Work::State(make) => local.set_state(make()),
         Work::Main(start) => start(&local),
     }
+    crate::fault::point("S6", shared.life.identity().name());
     let outcome = match manner {
         Manner::Loop => local.run(),
         Manner::Blocking(main) => local.run_blocking(main),

@@ -21,6 +21,7 @@ use crate::runtime::{ChildSettings, Runtime, SIGNALS};
 use crate::spec::Sigint;
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Result};
+use offshoot_sys::fork::FailedStep;
 use offshoot_sys::signal::{self, Signals};
 use offshoot_sys::{clock, fork, image, process, socket};
 use offshoot_wire::codec;
@@ -49,21 +50,22 @@ const EXIT_REFUSED: i32 = 78;
 
 /// The main function of a process that was forked before anybody wanted it: waits until it is
 /// somebody's, then becomes that one.
-pub(crate) fn blank(control: OwnedFd) -> Infallible {
+pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infallible {
+    if prelude.is_err() {
+        fork::exit_at_once(fork::EXIT_PRELUDE);
+    }
     let parent = process::parent();
     let mut buffer = Vec::new();
     loop {
         // Without a bound: it ends with the forkserver.
         match protocol::receive::<Outfit>(&control, &mut buffer) {
             Ok(Some((outfit, fds))) => {
-                let dressed = outfit.unpack(fds).and_then(|(link, outfit)| {
-                    outfit.put_on(parent)?;
-                    Ok(link)
-                });
-                match dressed {
-                    Ok(link) => return main(link, control),
-                    Err(_) => fork::exit_at_once(fork::EXIT_PRELUDE),
-                }
+                let Ok((link, outfit)) = outfit.unpack(fds) else {
+                    fork::exit_at_once(fork::EXIT_PRELUDE);
+                };
+                let name = outfit.name.clone();
+                let dressed = outfit.put_on(parent);
+                return begin_life(&name, link, control, dressed);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if socket::wait_readable(&control, None).is_err() {
@@ -75,8 +77,32 @@ pub(crate) fn blank(control: OwnedFd) -> Infallible {
     }
 }
 
+/// What a forked process does with its life once its prelude is over, or has failed.
+pub(crate) fn begin_life(
+    name: &str,
+    link: OwnedFd,
+    control: OwnedFd,
+    prelude: Result<(), FailedStep>,
+) -> Infallible {
+    crate::fault::point("S1", name);
+    let prelude = prelude.and_then(|()| {
+        let step = "fault point";
+        crate::fault::check("S2", name).map_err(|error| FailedStep { step, error })
+    });
+    match prelude {
+        Ok(()) => main(link, control),
+        Err(FailedStep { step, error }) => {
+            let error = Error::io(format!("its prelude failed at the {step}: {error}"), error);
+            let link = Link::new(link, BODY_MAX);
+            link.send_value(Kind::Refused, 0, &error);
+            link.flush_until(clock::now() + LAST_WORDS);
+            fork::exit_at_once(fork::EXIT_PRELUDE)
+        }
+    }
+}
+
 /// The main function of a forked process.
-pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
+fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
     let link = Link::new(link, BODY_MAX);
     let mut reader = FrameReader::new(BODY_MAX);
     let boot = match read_boot(&link, &mut reader) {
@@ -104,7 +130,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
                     build_id: image::build_id().to_vec(),
                 },
             );
-            crate::fault::point("S5");
+            crate::fault::point("S5", shared.life.identity().name());
             let uplink_of = link.clone();
             let (exit, left) = thread::live(&shared, work, manner, |local| {
                 begin(local, uplink_of, reader, sigint)
@@ -137,7 +163,7 @@ pub(crate) fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
             thread::end(&shared, exit, Vec::new());
             shared.runtime.shut_down();
             link.flush_until(clock::now() + LAST_WORDS);
-            crate::fault::point("S8");
+            crate::fault::point("S8", shared.life.identity().name());
             fork::exit_now(0)
         }
     }
@@ -226,8 +252,9 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
             None => process::remove_env(key)?,
         }
     }
-    crate::fault::point("S3");
-    if boot.build_id != image::build_id() {
+    crate::fault::point("S3", boot.origin.name());
+    let another = crate::fault::check("build", boot.origin.name()).is_err();
+    if another || boot.build_id != image::build_id() {
         return Err(Error::new(
             ErrorKind::Protocol,
             format!(
@@ -257,6 +284,7 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
             _ => return Err(Error::new(ErrorKind::Protocol, "the state is no state")),
         },
     };
+    crate::fault::point("S4", boot.origin.name());
     let manner = match (settings.blocking, settings.main) {
         (false, _) => Manner::Loop,
         (true, None) => Manner::Blocking(serve_all),
@@ -279,7 +307,7 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -12,7 +12,7 @@ use super::protocol::{self, Event, Request};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use offshoot_sys::fork::{self, Prelude};
+use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, process, signal, socket};
 use std::collections::{BTreeMap, VecDeque};
@@ -334,13 +334,15 @@ impl Server {
         outfit: protocol::Outfit,
         fds: Vec<OwnedFd>,
     ) -> io::Result<(i32, OwnedFd)> {
+        crate::fault::check("fork", &outfit.name)?;
         if let Some(adopted) = self.adopt(claim, &outfit, &fds)? {
             return Ok(adopted);
         }
         let (link, outfit) = outfit.unpack(fds)?;
         let keep = [link.as_raw_fd()];
-        let (token, pidfd) = self.fork(outfit, &keep, Some(claim), move |control| {
-            child::main(link, control)
+        let name = outfit.name.clone();
+        let (token, pidfd) = self.fork(outfit, &keep, Some(claim), move |control, prelude| {
+            child::begin_life(&name, link, control, prelude)
         })?;
         let pid = self.children.get(&token).map_or(0, |child| child.pid);
         Ok((pid, pidfd))
@@ -377,6 +379,7 @@ impl Server {
                 });
             match sent {
                 Ok((pidfd, ())) => {
+                    crate::fault::check("forked", &outfit.name)?;
                     child.claim = Some(claim);
                     return Ok(Some((child.pid, pidfd)));
                 }
@@ -393,8 +396,9 @@ impl Server {
         outfit: fork::Outfit,
         keep: &[RawFd],
         claim: Option<Claim>,
-        main: impl FnOnce(OwnedFd) -> Infallible,
+        main: impl FnOnce(OwnedFd, Result<(), FailedStep>) -> Infallible,
     ) -> io::Result<(usize, OwnedFd)> {
+        let name = outfit.name.clone();
         let (ours, theirs) = socket::packet_pair()?;
         let prelude = Prelude {
             expected_parent: process::id(),
@@ -402,7 +406,9 @@ impl Server {
             outfit,
             new_session_group: true,
         };
-        let (pid, pidfd) = fork::fork_child(prelude, move || main(theirs))?;
+        let (pid, pidfd) =
+            fork::fork_child_told(prelude, move |prelude| main(theirs, prelude))?;
+        let forked = crate::fault::check("forked", &name);
         let token = self.token();
         let peer = self.add_peer(ours, Some(token)).inspect_err(|_| {
             let _ = pidfd.kill();
@@ -412,7 +418,7 @@ impl Server {
             Token(token),
             Interest::READABLE,
         );
-        let copy = pidfd.as_fd().try_clone_to_owned();
+        let copy = forked.and_then(|()| pidfd.as_fd().try_clone_to_owned());
         match (peer, registered, copy) {
             (Ok(peer), Ok(()), Ok(copy)) => {
                 self.children.insert(
@@ -493,6 +499,7 @@ impl Server {
         if child.ended.is_some() || !child.pidfd.is_dead() {
             return;
         }
+        crate::fault::point("reap", "");
         // What it started and left in its process group goes with it. The group's number cannot
         // have been reused: its leader is not reaped yet.
         process::kill_group(child.pid);
@@ -542,6 +549,7 @@ impl Server {
                 return;
             }
             let (peer, claim) = (child.peer, child.claim);
+            crate::fault::point("sweep", "");
             if let (Some(tree), Some(key)) =
                 (&self.tree, self.peers.get(&peer).and_then(|peer| peer.key))
             {
@@ -610,6 +618,7 @@ impl Server {
     /// The root has gone: everything goes.
     fn end(&mut self) {
         let deadline = clock::now() + u64::try_from(LAST_BOUND.as_nanos()).unwrap_or(u64::MAX);
+        crate::fault::point("end", "");
         for child in self.children.values() {
             let _ = child.pidfd.kill();
         }

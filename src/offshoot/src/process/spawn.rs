@@ -102,8 +102,9 @@ pub(crate) async fn spawn_process(
         .warden()
         .map_err(|error| failed("forkserver", name, error, ""))?;
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
-    let (ours, theirs) =
-        socket::stream_pair().map_err(|error| failed("socket pair", name, error, fds_hint))?;
+    let (ours, theirs) = crate::fault::check("pair", name)
+        .and_then(|()| socket::stream_pair())
+        .map_err(|error| failed("socket pair", name, error, fds_hint))?;
     let (fds, outputs) =
         open_fds(&isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
 
@@ -195,7 +196,9 @@ pub(crate) async fn spawn_process(
         process.never_was(error.clone());
         return Err(error);
     }
-    if let Err(error) = warden.spawn(&process, &isolate, fds) {
+    let asked =
+        crate::fault::check("request", name).and_then(|()| warden.spawn(&process, &isolate, fds));
+    if let Err(error) = asked {
         let error = failed("request", name, error, "");
         process.never_was(error.clone());
         return Err(error);

@@ -4,6 +4,7 @@
 //! no code of users and never blocks but in its poll, so that a reply, a death and a kill are never
 //! behind a blocked isolate. It is started with the first process isolate.
 
+use super::child::hex;
 use super::link::{Read, read_frames};
 use super::protocol::{self, Event, Request};
 use super::{Process, decode_body};
@@ -318,6 +319,7 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
             format!("cannot start the forkserver: {stage}: {error}"),
         )
     };
+    crate::fault::check("server", "").map_err(|error| failed("its start", &error))?;
     let (ours, theirs) = socket::packet_pair().map_err(|error| failed("socket pair", &error))?;
     let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV)
         .map_err(|error| failed("exec of this executable", &error))?;
@@ -832,7 +834,12 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
         Kind::Ready => {
             let ready: Ready = decode_body(kind, body)?;
             if ready.build_id != image::build_id() {
-                return Err(Error::new(ErrorKind::Protocol, "it is another build"));
+                let message = format!(
+                    "it is of build {}, its owner of {}",
+                    hex(&ready.build_id),
+                    hex(image::build_id())
+                );
+                return Err(Error::new(ErrorKind::Protocol, message));
             }
             process.set_ready();
         }
