@@ -110,7 +110,7 @@ both! {
         .await?;
     }
 
-    async fn the_error_of_a_main_function_arrives_with_its_origin(t: T) {
+    async fn f17_the_error_of_a_main_function_arrives_with_its_origin(t: T) {
         let error = offshoot::nursery(async |nursery| {
             let p = nursery.spawn(Isolate::named("p").blocking_main(fails)).await?;
             p.call(nothing, ()).await?;
@@ -131,7 +131,7 @@ both! {
         assert!(error.report().contains("root/p"), "{error:?}");
     }
 
-    async fn a_panic_arrives_with_message_and_place(_t: T) {
+    async fn f18_a_panic_arrives_with_message_and_place(_t: T) {
         let error = offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
             let error = p.call(panics, ()).await.unwrap_err();
@@ -344,7 +344,7 @@ fn killed_by(error: &Error, number: i32, text: &str) {
 }
 
 processes! {
-    async fn a_process_that_exits_is_told_with_its_code(_t: T) {
+    async fn f17_a_process_that_exits_is_told_with_its_code(_t: T) {
         for (how, expected) in [("exit", 3), ("exit well", 0)] {
             for error in ends_by(how).await {
                 assert!(
@@ -355,7 +355,7 @@ processes! {
         }
     }
 
-    async fn a_crash_is_told_with_its_signal(_t: T) {
+    async fn f22_a_crash_is_told_with_its_signal(_t: T) {
         for error in ends_by("fault").await {
             killed_by(&error, libc::SIGSEGV, "SIGSEGV");
         }
@@ -364,7 +364,7 @@ processes! {
         }
     }
 
-    async fn a_stack_overflow_is_told_as_a_crash(_t: T) {
+    async fn f21_a_stack_overflow_is_told_as_a_crash(_t: T) {
         for error in ends_by("overflow").await {
             // Not by std's handler: a child begins with every signal at its default.
             killed_by(&error, libc::SIGSEGV, "SIGSEGV");

@@ -378,7 +378,7 @@ both! {
         assert!(!path.exists());
     }
 
-    async fn nothing_is_bound_over_anything(_t: T) {
+    async fn f44_nothing_is_bound_over_anything(_t: T) {
         let path = dir().join("socket");
         offshoot::nursery(async |nursery| {
             let other = nursery.spawn("other").await?;
@@ -717,7 +717,7 @@ threads! {
         assert_eq!(connected?.len(), MANY);
     }
 
-    async fn paths_may_be_long_or_relative(_t: T) {
+    async fn f45_paths_may_be_long_or_relative(_t: T) {
         let long = dir().join("l".repeat(100)).join("m".repeat(100));
         std::fs::create_dir_all(&long)?;
         let path = long.join("socket");

@@ -214,7 +214,7 @@ both! {
         .await?;
     }
 
-    async fn a_full_mailbox_makes_its_sender_wait_and_nobody_else(_t: T) {
+    async fn f61_a_full_mailbox_makes_its_sender_wait_and_nobody_else(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.start(Isolate::named("p").mailbox(4), Log).await?;
             let q = nursery.start(Isolate::named("q").mailbox(4), Log).await?;

@@ -76,27 +76,27 @@ processes! {
         assert!(error.message().contains("SIGKILL"), "{error:?}");
     }
 
-    async fn stopped_before_it_is_ready(_t: T) {
+    async fn f06_stopped_before_it_is_ready(_t: T) {
         let error = fails_to_start("S3", "stop", false).await?;
         assert!(error.message().contains("within"), "{error:?}");
     }
 
-    async fn exited_before_it_is_ready(_t: T) {
+    async fn f17_exited_before_it_is_ready(_t: T) {
         let error = fails_to_start("S3", "exit", true).await?;
         assert!(error.message().contains("code 3"), "{error:?}");
     }
 
-    async fn panicked_before_it_is_ready(_t: T) {
+    async fn f18_panicked_before_it_is_ready(_t: T) {
         let error = fails_to_start("S3", "panic", true).await?;
         assert!(error.message().contains("fault point S3"), "{error:?}");
     }
 
-    async fn hung_before_it_is_ready(_t: T) {
+    async fn f58_hung_before_it_is_ready(_t: T) {
         let error = fails_to_start("S3", "hang", false).await?;
         assert!(error.message().contains("within"), "{error:?}");
     }
 
-    async fn killed_when_it_is_ready(_t: T) {
+    async fn f04_killed_when_it_is_ready(_t: T) {
         let (spawned, ended) = ends_when_ready("kill").await;
         match spawned {
             Ok(_) => assert!(is_exit(&ended, "killed"), "{ended:?}"),
@@ -132,7 +132,7 @@ processes! {
         assert!(is_exit(&ended, "killed"), "{ended:?}");
     }
 
-    async fn a_state_that_cannot_be_decoded_fails_the_spawn(_t: T) {
+    async fn f16_a_state_that_cannot_be_decoded_fails_the_spawn(_t: T) {
         #[derive(Serialize)]
         struct OneWay;
         impl<'de> Deserialize<'de> for OneWay {
@@ -179,7 +179,7 @@ both! {
         }
     }
 
-    async fn cancelled_in_the_middle_of_a_spawn(t: T) {
+    async fn f56_cancelled_in_the_middle_of_a_spawn(t: T) {
         let steps = if t.is_process() { 60 } else { 10 };
         for step in 0..steps {
             let result = offshoot::nursery(async |nursery| {

@@ -117,7 +117,7 @@ both! {
         }
     }
 
-    fn many_that_ignore_everything(t: T) {
+    fn f28_many_that_ignore_everything(t: T) {
         t.within(Duration::from_secs(60));
         let many = if t.is_process() { 50 } else { 16 };
         if !t.is_process() {
@@ -150,7 +150,7 @@ both! {
         assert!(words.iter().all(|(each, _)| *each == word), "{words:?}");
     }
 
-    fn one_that_computes_for_ever(t: T) {
+    fn f26_one_that_computes_for_ever(t: T) {
         if !t.is_process() {
             t.abandons(1);
         }

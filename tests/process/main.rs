@@ -24,7 +24,7 @@ use std::process::ExitCode;
 /// All cases, by the name that a filter is matched with.
 const CASES: &[Case] = &[
     case(
-        "fds::a_process_has_only_its_own_descriptors",
+        "fds::f42_a_process_has_only_its_own_descriptors",
         fds::only_its_own,
     ),
     case(
@@ -32,20 +32,20 @@ const CASES: &[Case] = &[
         fds::a_thousand_threads,
     ),
     case(
-        "forkserver::killed_while_idle",
+        "forkserver::f13_killed_while_idle",
         forkserver::killed_while_idle,
     ),
-    case("forkserver::stopped", forkserver::stopped),
+    case("forkserver::f15_stopped", forkserver::stopped),
     case(
-        "forkserver::killed_during_a_spawn",
+        "forkserver::f14_killed_during_a_spawn",
         forkserver::killed_during_a_spawn,
     ),
     case(
-        "host_program::ignores_sigchld",
+        "host_program::f30_ignores_sigchld",
         host_program::ignores_sigchld,
     ),
     case(
-        "host_program::waits_for_any_child",
+        "host_program::f30_waits_for_any_child",
         host_program::waits_for_any_child,
     ),
     case(
@@ -61,9 +61,9 @@ const CASES: &[Case] = &[
         "kills::any_process_at_any_moment",
         kills::any_process_at_any_moment,
     ),
-    case("root_death::killed", root_death::killed),
+    case("root_death::f53_killed", root_death::killed),
     case(
-        "root_death::killed_with_a_child_that_wants_to_stay",
+        "root_death::f53_killed_with_a_child_that_wants_to_stay",
         root_death::killed_with_a_stayer,
     ),
     case(
@@ -72,7 +72,19 @@ const CASES: &[Case] = &[
     ),
     case("root_death::segfault", root_death::segfault),
     case(
-        "root_death::daemons_go_with_the_tree",
+        "root_death::f19_a_thread_that_panics_twice",
+        root_death::bombs,
+    ),
+    case(
+        "root_death::f21_a_thread_that_overflows",
+        root_death::overflow,
+    ),
+    case(
+        "root_death::f55_the_executable_is_replaced",
+        root_death::replaced,
+    ),
+    case(
+        "root_death::f29_daemons_go_with_the_tree",
         root_death::daemons_go_with_the_tree,
     ),
     case(
@@ -80,7 +92,7 @@ const CASES: &[Case] = &[
         signals::interrupt_cancels,
     ),
     case(
-        "signals::interrupt_of_the_whole_group",
+        "signals::f33_interrupt_of_the_whole_group",
         signals::interrupt_of_the_group,
     ),
     case(
@@ -100,7 +112,7 @@ const CASES: &[Case] = &[
         spawn_faults::killed_before,
     ),
     case(
-        "spawn_faults::stopped_before_it_serves",
+        "spawn_faults::f06_stopped_before_it_serves",
         spawn_faults::stopped_before,
     ),
     case(

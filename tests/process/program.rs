@@ -9,6 +9,7 @@ use offshoot_sys::pidfd::{Pidfd, Status};
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,10 +37,20 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a program in a process group of its own.
     pub(crate) fn start(program: &str, environment: &[(&str, &str)]) -> Running {
+        let image = std::env::current_exe().expect("an executable");
+        Running::start_image(&image, program, environment)
+    }
+
+    /// As [`Running::start`], of another copy of this executable.
+    pub(crate) fn start_image(
+        image: &Path,
+        program: &str,
+        environment: &[(&str, &str)],
+    ) -> Running {
         let (input, stdin) = std::io::pipe().expect("a pipe");
         let (output, stdout) = std::io::pipe().expect("a pipe");
         let stderr = stdout.try_clone().expect("a copy");
-        let mut command = Command::new(std::env::current_exe().expect("an executable"));
+        let mut command = Command::new(image);
         command
             .env(PROGRAM, program)
             .envs(environment.iter().copied())
@@ -176,6 +187,9 @@ pub(crate) fn main() -> Option<ExitCode> {
         "busy-run" => finish(offshoot::run(busy)),
         "stayer" => offshoot::main(stayer),
         "segfault" => offshoot::main(segfault),
+        "overflow" => offshoot::main(overflow),
+        "bombs" => offshoot::main(bombs),
+        "late" => offshoot::main(late),
         "daemons" => offshoot::main(daemons),
         "stubborn" => offshoot::main(stubborn),
         "handlers" => finish(handlers()),
@@ -382,6 +396,59 @@ async fn segfault() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Recurses until its stack is full.
+fn dig(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    frame[1] + std::hint::black_box(dig as fn(u64) -> u64)(depth + 1)
+}
+
+/// A tree with a process, and a thread isolate that overflows its stack when it is told to stop.
+async fn overflow() -> Result<()> {
+    with_a_faulty_thread(|| {
+        let depth = dig(0);
+        say(&format!("it got to {depth}"));
+    })
+    .await
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("and in its destructor");
+    }
+}
+
+/// A tree with a process, and a thread isolate that panics while it panics.
+async fn bombs() -> Result<()> {
+    with_a_faulty_thread(|| {
+        let _bomb = Bomb;
+        panic!("in the call");
+    })
+    .await
+}
+
+async fn with_a_faulty_thread(fault: fn()) -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        let left = nursery.spawn(Isolate::named("left").process()).await?;
+        let _ = wait_on(&left);
+        let thread = Isolate::named("thread").stack_size(256 << 10);
+        let thread = nursery.spawn_local(thread).await?;
+        say("@ready");
+        stopped().await?;
+        thread.run(async move || fault()).await
+    })
+    .await
+}
+
+/// Starts its first process when it is told to stop.
+async fn late() -> Result<()> {
+    say("@ready");
+    stopped().await?;
+    clean().await
 }
 
 /// Starts programs that know nothing of the tree: a child, and a daemon that has left its session and its parent.

@@ -90,24 +90,52 @@ pub(crate) fn killed_with_the_forkserver() {
 
 /// A crash of the root is like its kill. (F22, F53)
 pub(crate) fn segfault() {
+    crash("segfault", libc::SIGSEGV);
+}
+
+/// A thread that overflows its stack takes its process along, and what is below it. (F21)
+pub(crate) fn overflow() {
+    crash("overflow", libc::SIGABRT);
+}
+
+/// So does one that panics while it panics. (F19)
+pub(crate) fn bombs() {
+    crash("bombs", libc::SIGABRT);
+}
+
+/// The executable is replaced while a tree runs that has not started a process yet: it is of the old one. (F55)
+pub(crate) fn replaced() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let image = directory.path().join("program");
+    std::fs::copy(std::env::current_exe().expect("an executable"), &image).expect("a copy");
+    let mut running = Running::start_image(&image, "late", &[]);
+    running.line("@ready", PATIENCE);
+    let other = directory.path().join("other");
+    std::fs::write(&other, "no executable").expect("a file");
+    std::fs::rename(&other, &image).expect("a replacement");
+    running.stop();
+    assert_eq!(
+        running.wait(PATIENCE),
+        Status::Exited(0),
+        "{}",
+        running.log()
+    );
+    assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+}
+
+fn crash(program: &str, signal: i32) {
     oracle::watch_stalls();
-    let mut running = Running::start("segfault", &[]);
+    let mut running = Running::start(program, &[]);
     running.line("@ready", PATIENCE);
     let at = clock::now();
     running.stop();
     let status = running.wait(PATIENCE);
     assert!(
-        matches!(
-            status,
-            Status::Signaled {
-                signal: libc::SIGSEGV,
-                ..
-            }
-        ),
+        matches!(status, Status::Signaled { signal: by, .. } if by == signal),
         "{status:?}\n{}",
         running.log()
     );
-    assert_gone(&running, at, "segfault");
+    assert_gone(&running, at, program);
     assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
 }
 

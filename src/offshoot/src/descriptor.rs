@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_entries_are_refused() {
+    fn f16_forged_entries_are_refused() {
         let entry = descriptor_of(double).entry().unwrap();
         let forged = [
             Entry {

@@ -48,7 +48,7 @@ fn main() {
         a_parent_killed_during_the_prelude_takes_its_children_along,
         children_are_reaped_with_what_they_used,
         the_child_is_a_whole_program,
-        send_never_raises_sigpipe,
+        f32_send_never_raises_sigpipe,
         the_environment_can_be_changed_alone,
     ];
     let mut run = 0;
@@ -642,7 +642,7 @@ fn the_child_is_a_whole_program() {
 }
 
 /// With SIGPIPE at its default, where a signal would end the process.
-fn send_never_raises_sigpipe() {
+fn f32_send_never_raises_sigpipe() {
     in_child(Prelude::default(), || {
         // SAFETY: the handler is a constant of the system.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };

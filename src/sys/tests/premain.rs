@@ -153,7 +153,7 @@ fn main() {
         a_socket_may_have_any_number,
         a_panic_in_the_entry_ends_the_process,
         without_an_invitation_the_hook_is_inert,
-        a_strangers_invitation_is_not_taken,
+        f48_a_strangers_invitation_is_not_taken,
         a_privileged_program_takes_no_invitation,
         a_name_that_cannot_be_is_refused,
     ] {
@@ -319,7 +319,7 @@ fn without_an_invitation_the_hook_is_inert() {
 }
 
 /// Only root can be two users, so that this is checked where the tests run as root.
-fn a_strangers_invitation_is_not_taken() {
+fn f48_a_strangers_invitation_is_not_taken() {
     let Some(socket) = socket_of_nobody() else {
         return;
     };

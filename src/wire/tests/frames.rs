@@ -132,7 +132,7 @@ fn the_end_of_the_stream_is_between_frames_or_an_error() {
 }
 
 #[test]
-fn a_bad_header_is_refused_before_its_body_and_for_good() {
+fn f36_a_bad_header_is_refused_before_its_body_and_for_good() {
     let good = frame(3, 1);
     let bad = |at: usize, byte: u8| {
         let mut bytes = good.clone();

@@ -116,28 +116,32 @@ struct Endless {
 }
 
 #[test]
-fn a_length_that_is_not_there_allocates_nothing() {
-    isolated("a_length_that_is_not_there_allocates_nothing", 4, || {
-        for len in [1, 1 << 20, 100 << 20, 1 << 32, 1 << 62, u64::MAX] {
-            let bytes = length(len);
-            refused::<String>(&bytes, "more are needed");
-            refused::<Bytes>(&bytes, "more are needed");
-            refused::<Box<str>>(&bytes, "more are needed");
-        }
-        for len in [1 << 20, 1 << 32, 1 << 62, u64::MAX] {
-            let bytes = length(len);
-            refused::<Vec<u8>>(&bytes, "more elements than");
-            refused::<Vec<u64>>(&bytes, "more elements than");
-            refused::<Vec<[u64; 32]>>(&bytes, "more elements than");
-            refused::<BTreeMap<u64, u64>>(&bytes, "more elements than");
-        }
-        refused::<Vec<u8>>(&length(100), "more are needed");
-    });
+fn f35_a_length_that_is_not_there_allocates_nothing() {
+    isolated(
+        "f35_a_length_that_is_not_there_allocates_nothing",
+        4,
+        || {
+            for len in [1, 1 << 20, 100 << 20, 1 << 32, 1 << 62, u64::MAX] {
+                let bytes = length(len);
+                refused::<String>(&bytes, "more are needed");
+                refused::<Bytes>(&bytes, "more are needed");
+                refused::<Box<str>>(&bytes, "more are needed");
+            }
+            for len in [1 << 20, 1 << 32, 1 << 62, u64::MAX] {
+                let bytes = length(len);
+                refused::<Vec<u8>>(&bytes, "more elements than");
+                refused::<Vec<u64>>(&bytes, "more elements than");
+                refused::<Vec<[u64; 32]>>(&bytes, "more elements than");
+                refused::<BTreeMap<u64, u64>>(&bytes, "more elements than");
+            }
+            refused::<Vec<u8>>(&length(100), "more are needed");
+        },
+    );
 }
 
 #[test]
-fn elements_without_bytes_are_bounded() {
-    isolated("elements_without_bytes_are_bounded", 4, || {
+fn f35_elements_without_bytes_are_bounded() {
+    isolated("f35_elements_without_bytes_are_bounded", 4, || {
         for len in [1 << 20, 1 << 32, u64::MAX] {
             refused::<Vec<()>>(&length(len), "more elements than");
             refused::<Vec<Unit>>(&length(len), "more elements than");
@@ -152,8 +156,8 @@ fn elements_without_bytes_are_bounded() {
 }
 
 #[test]
-fn nesting_is_an_error_not_a_stack_overflow() {
-    isolated("nesting_is_an_error_not_a_stack_overflow", 8, || {
+fn f35_nesting_is_an_error_not_a_stack_overflow() {
+    isolated("f35_nesting_is_an_error_not_a_stack_overflow", 8, || {
         const DEEP: usize = 900_000;
         let deep = |unit: &[u8]| unit.repeat(DEEP / unit.len());
         refused::<Chain>(&deep(&[1]), "nested deeper");

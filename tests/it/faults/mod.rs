@@ -5,7 +5,10 @@
 //! The oracle of the harness runs after each: no process, descriptor, thread or file is left.
 
 mod links;
+mod lives;
+mod running;
 mod spawning;
+mod surroundings;
 
 use offshoot::prelude::*;
 use std::time::{Duration, Instant};

@@ -186,7 +186,7 @@ fn a_tree_lives_as_long_as_any_copy_of_its_lock() {
 }
 
 #[test]
-fn a_base_that_is_not_ours_alone_is_refused_with_a_remedy() {
+fn f47_a_base_that_is_not_ours_alone_is_refused_with_a_remedy() {
     let temporary = TempDir::new().unwrap();
     let at = |name: &str| temporary.path().join(name);
     let refused = |name: &str| {
@@ -221,7 +221,7 @@ fn a_base_that_is_not_ours_alone_is_refused_with_a_remedy() {
 }
 
 #[test]
-fn a_foreign_base_is_refused() {
+fn f47_a_foreign_base_is_refused() {
     // Whoever runs this, one of the two is somebody else's: `/proc/1` belongs to the superuser, unless that is us, who may give away a directory.
     let temporary = TempDir::new().unwrap();
     let foreign = if fsx::effective_user() == 0 {
@@ -277,7 +277,7 @@ fn a_runtime_directory_is_used_only_if_it_is_private() {
 }
 
 #[test]
-fn a_place_without_room_gives_way_and_a_tampered_one_does_not() {
+fn f43_a_place_without_room_gives_way_and_a_tampered_one_does_not() {
     let temporary = TempDir::new().unwrap();
     let at = |name: &str| temporary.path().join(name);
     // No user can make anything in /proc.
@@ -532,7 +532,7 @@ fn a_taken_name_stays_with_its_owner() {
 }
 
 #[test]
-fn of_many_at_one_name_one_wins() {
+fn f49_of_many_at_one_name_one_wins() {
     let temporary = TempDir::new().unwrap();
     let outside = GrantedDir::open(temporary.path()).unwrap();
     let base = private();
@@ -720,7 +720,7 @@ fn a_table_has_one_writer() {
 }
 
 #[test]
-fn a_fork_releases_nothing() {
+fn f54_a_fork_releases_nothing() {
     let scene = Scene::new();
     let (_listener, claim) = scene.bind("s").unwrap();
     let path = claim.path().to_owned();
@@ -991,7 +991,7 @@ fn what_cannot_be_removed_now_is_kept_for_later() {
 // Sweeps.
 
 #[test]
-fn a_dead_tree_is_swept_outside_too() {
+fn f44_a_dead_tree_is_swept_outside_too() {
     let scene = Scene::new();
     let path = scene.leak("s");
     let (_, inside) = scene
@@ -1424,7 +1424,7 @@ fn a_table_that_changes_while_it_is_read_does_no_harm() {
 }
 
 #[test]
-fn a_link_or_another_directory_in_the_place_of_a_granted_one_is_refused() {
+fn f46_a_link_or_another_directory_in_the_place_of_a_granted_one_is_refused() {
     let dirs = ["sub", "moved"];
     for by_link in [true, false] {
         let scene = Scene::new();
