@@ -36,6 +36,7 @@
 mod answer;
 mod binder;
 mod blocking;
+mod budget;
 mod credit;
 mod descriptor;
 mod endpoint;

@@ -243,7 +243,7 @@ impl Runtime {
             Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),
         }
         crate::fault::check("tree", "")
-            .map_err(|error| Error::io("cannot make the tree's directory", error))?;
+            .map_err(|error| Error::io(format!("cannot make the tree's directory: {error}; set XDG_RUNTIME_DIR (or TMPDIR) to a directory with room that is yours alone"), error))?;
         let dir = TreeDir::create(None)
             .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
         Ok(slot.insert(Arc::new(dir)).clone())

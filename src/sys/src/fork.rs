@@ -199,9 +199,7 @@ pub fn fork_child_told(
     match unsafe { libc::fork() } {
         0 => {
             // Whatever happens, the frames above this one belong to the parent.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                child(prelude.run())
-            }));
+            let _ = catch_unwind(AssertUnwindSafe(|| child(prelude.run())));
             exit_at_once(EXIT_PANIC)
         }
         pid => {

@@ -297,6 +297,16 @@ unsafe fn close_by_listing(gaps: &[(u32, u32)]) -> io::Result<()> {
     Ok(())
 }
 
+/// The error of a process that may open no more descriptors.
+pub fn out_of_descriptors() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
+}
+
+/// True for errors of fork(2) that may pass by themselves: too many processes, no memory, or too many files open in the whole system.
+pub fn may_pass(errno: i32) -> bool {
+    [libc::EAGAIN, libc::ENOMEM, libc::ENFILE].contains(&errno)
+}
+
 /// Sends SIGKILL to every process of the group that `leader` leads; none is no error.
 ///
 /// The number must be that of a child of ours that has not been reaped: only then it cannot have become somebody else's group.

@@ -26,6 +26,8 @@ pub struct Packet {
     pub len: usize,
     /// Its descriptors, in the sender's order, close-on-exec.
     pub fds: Vec<OwnedFd>,
+    /// It carried more than [`PACKET_FDS_MAX`], or more than this process may open. None of them is here, and none is open.
+    pub fds_lost: bool,
 }
 
 /// Who made the other end of a socket pair, or called `connect` or `listen`: the kernel's word, taken at that moment.
@@ -140,8 +142,8 @@ pub fn send_packet(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
 /// Receives one message of at most [`PACKET_MAX`] bytes with its descriptors; `None` at the end of file. The bytes replace what is in `buf`.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there. `InvalidData` when the message was longer, or carried more than [`PACKET_FDS_MAX`] descriptors or
-/// more than this process may open: what did arrive of it is closed, and the next call gives the next message.
+/// `WouldBlock` when nothing is there. `InvalidData` when the message was longer: what did arrive of it is closed, and the next call gives the
+/// next message. Descriptors that are too many are no error, see [`Packet::fds_lost`]: the bytes say whom that concerns.
 pub fn recv_packet(fd: &impl AsFd, buf: &mut Vec<u8>) -> io::Result<Option<Packet>> {
     buf.clear();
     buf.reserve(PACKET_MAX);
@@ -162,17 +164,17 @@ pub fn recv_packet(fd: &impl AsFd, buf: &mut Vec<u8>) -> io::Result<Option<Packe
     let length =
         retry(|| unsafe { libc::recvmsg(raw, &mut message, libc::MSG_CMSG_CLOEXEC) })? as usize;
     // Taken before anything else is looked at: from here on an early return closes them.
-    let fds = take_fds(&message);
-    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        let what = if message.msg_flags & libc::MSG_CTRUNC != 0 {
-            "a packet lost descriptors: it carried too many, or this process has too many open"
-        } else {
-            "a packet lost bytes: it was longer than the limit"
-        };
+    let mut fds = take_fds(&message);
+    if message.msg_flags & libc::MSG_TRUNC != 0 {
+        let what = "a packet lost bytes: it was longer than the limit";
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
+    let fds_lost = message.msg_flags & libc::MSG_CTRUNC != 0;
+    if fds_lost {
+        fds.clear();
+    }
     if length == 0 {
-        return match fds.is_empty() {
+        return match fds.is_empty() && !fds_lost {
             true => Ok(None),
             false => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -182,7 +184,11 @@ pub fn recv_packet(fd: &impl AsFd, buf: &mut Vec<u8>) -> io::Result<Option<Packe
     }
     // SAFETY: the kernel has written `length` bytes, at most PACKET_MAX, and the capacity was reserved above.
     unsafe { buf.set_len(length) };
-    Ok(Some(Packet { len: length, fds }))
+    Ok(Some(Packet {
+        len: length,
+        fds,
+        fds_lost,
+    }))
 }
 
 /// Whether `fd` is an open Unix socket of the packet kind. Takes a number because the question is asked of numbers that came from outside.
@@ -560,9 +566,9 @@ mod tests {
         send_packet(&a, b"next", &[]).unwrap();
         drop(fds);
         let mut buf = Vec::new();
-        let error = recv_packet(&b, &mut buf).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert!(error.to_string().contains("lost descriptors"), "{error}");
+        let packet = recv_packet(&b, &mut buf).unwrap().unwrap();
+        assert!(packet.fds_lost && packet.fds.is_empty(), "{packet:?}");
+        assert_eq!(buf, b"too many");
         assert!(witnesses.into_iter().all(all_closed));
         recv_packet(&b, &mut buf).unwrap().unwrap();
         assert_eq!(buf, b"next");

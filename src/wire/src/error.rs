@@ -145,6 +145,13 @@ impl Error {
         made
     }
 
+    /// The same error with this one as its source, for [`Error::downcast_ref`] and the chain.
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Error {
+        self.attach(Arc::new(source));
+        self
+    }
+
     /// Several failures as one: the cause first, the others in order of death. One alone is itself.
     pub fn several(cause: Error, others: Vec<Error>) -> Error {
         if others.is_empty() {

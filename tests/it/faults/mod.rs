@@ -4,6 +4,7 @@
 //!
 //! The oracle of the harness runs after each: no process, descriptor, thread or file is left.
 
+mod exhausted;
 mod links;
 mod lives;
 mod running;
@@ -11,7 +12,61 @@ mod spawning;
 mod surroundings;
 
 use offshoot::prelude::*;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The tables of docs/ name tests: they exist, and every fault has its row.
+#[test]
+fn the_tables_name_tests_that_exist() {
+    fn sources(directory: &Path, into: &mut String) {
+        for entry in fs::read_dir(directory).expect("a directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push_str(&fs::read_to_string(&path).expect("a source"));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut all = String::new();
+    for directory in ["src", "tests", "isolates"] {
+        sources(&root.join(directory), &mut all);
+    }
+    let words: BTreeSet<&str> = all
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .collect();
+    for table in ["faults.md"] {
+        let text = fs::read_to_string(root.join("docs").join(table)).expect("a table");
+        let mut named = 0;
+        for name in text.split('`').skip(1).step_by(2) {
+            // Tests have names of several words, perhaps below their module; `f17_*` means all of them.
+            let last = name.rsplit("::").next().unwrap_or(name);
+            let is_test = last.matches('_').count() >= 2
+                && last
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            let known = if let Some(start) = last.strip_suffix('*') {
+                words.iter().any(|word| word.starts_with(start))
+            } else {
+                !is_test || words.contains(last)
+            };
+            named += u32::from(is_test);
+            assert!(known, "{table} names `{name}`, which does not exist");
+        }
+        assert!(named > 20, "{table} names {named} tests");
+        if table == "faults.md" {
+            for row in 1..=65 {
+                assert!(
+                    text.contains(&format!("\n| F{row:02} | ")),
+                    "no row F{row:02}"
+                );
+            }
+        }
+    }
+}
 
 /// What a loaded machine may take for what should take a moment.
 const SOON: Duration = Duration::from_millis(1_500);

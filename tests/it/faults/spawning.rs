@@ -99,6 +99,24 @@ processes! {
         assert!(took < SOON, "{took:?}");
     }
 
+    fn f09_a_fork_that_fails_for_a_moment(t: T) {
+        // Too many processes, no memory, no file of the whole system's: each twice, and then it goes.
+        t.faults("fork@a*2:fail=11,fork@b*2:fail=12,pair@c*2:fail=23,fork@d:fail=1");
+        t.run(async || {
+            offshoot::nursery(async |nursery| {
+                for name in ["a", "b", "c"] {
+                    serves(&nursery.start(Isolate::named(name).process(), 7_u32).await?).await?;
+                }
+                // What does not pass by itself is told at once.
+                let error = nursery.spawn(Isolate::named("d").process()).await.unwrap_err();
+                assert!(error.report().contains("os error 1)"), "{}", error.report());
+                Ok(())
+            })
+            .await
+        })
+        .unwrap();
+    }
+
     fn f10_no_memory_to_fork(t: T) {
         t.faults("fork@faulty:fail=12");
         let (error, took) = t

@@ -156,6 +156,7 @@ impl Reserve {
         if let Some(stack) = self.stack {
             builder = builder.stack_size(stack);
         }
+        crate::budget::thread(self.stack).map_err(io::Error::other)?;
         let handle = builder.spawn(move || {
             if let Some(assignment) = own.wait() {
                 drop(own);

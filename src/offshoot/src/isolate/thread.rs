@@ -90,18 +90,24 @@ pub(crate) fn start(
         };
     }
     let name = assignment.name().to_owned();
+    let stack = stack.or(runtime.settings.stack);
+    let spawn = || ErrorKind::Spawn("thread".to_owned());
+    if let Err(why) = crate::budget::thread(stack) {
+        let message = format!("cannot start a thread for isolate `{name}`: {why}");
+        return Err(Error::new(spawn(), message));
+    }
     let mut builder = std::thread::Builder::new().name(name.clone());
-    if let Some(stack) = stack.or(runtime.settings.stack) {
+    if let Some(stack) = stack {
         builder = builder.stack_size(stack);
     }
     let handle = crate::fault::check("thread", &name)
         .and_then(|()| builder.spawn(move || thread_main(assignment)))
         .map_err(|error| {
             let message = format!(
-                "cannot start a thread for isolate `{name}`: {error}; the limits are RLIMIT_NPROC, \
-             /proc/sys/kernel/threads-max, vm.max_map_count and the pids limit of the cgroup"
+                "cannot start a thread for isolate `{name}`: {error}; the limits are: {}",
+                crate::budget::of_tasks()
             );
-            Error::new(ErrorKind::Spawn("thread".to_owned()), message)
+            Error::new(spawn(), message).with_source(error)
         })?;
     Ok(Joiner::from(handle))
 }

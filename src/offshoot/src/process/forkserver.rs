@@ -14,7 +14,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
-use offshoot_sys::{clock, image, process, signal, socket};
+use offshoot_sys::{clock, image, limits, process, signal, socket};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
@@ -74,6 +74,8 @@ struct Server {
     blanks: Vec<usize>,
     /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
     refill_at: Option<u64>,
+    /// The limits of open descriptors that it was started with.
+    open_files: (u64, u64),
 }
 
 /// What the executable runs instead of its `main` when it was started to be a forkserver.
@@ -102,6 +104,11 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         signal::SIGQUIT,
     ])?;
     process::become_subreaper()?;
+    // Every process of the tree takes three; the children get the soft limit back.
+    let open_files = limits::open_files();
+    if let Err(error) = limits::set_open_files(open_files.1) {
+        eprintln!("offshoot: the forkserver cannot raise RLIMIT_NOFILE: {error}");
+    }
     let root = Pidfd::open(socket::peer(&socket)?.pid)?;
     let poll = Poll::new()?;
     poll.registry().register(
@@ -118,6 +125,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         reserve: 0,
         blanks: Vec::new(),
         refill_at: None,
+        open_files,
     };
     let root_peer = server.add_peer(socket, None)?;
     let mut events = Events::with_capacity(64);
@@ -307,12 +315,12 @@ impl Server {
                 self.plan_refill(REFILL_AFTER);
             }
             Request::Enroll { grant } => {
-                let granted = if grant {
-                    fds.into_iter().next().map(GrantedDir::from_fd)
-                } else {
-                    None
+                let granted = match (grant, fds.into_iter().next()) {
+                    (false, _) => Ok(None),
+                    (true, Some(fd)) => GrantedDir::from_fd(fd).map(Some),
+                    (true, None) => Err(process::out_of_descriptors()),
                 };
-                let (event, fds) = match self.enroll(token, granted.transpose()) {
+                let (event, fds) = match self.enroll(token, granted) {
                     Ok((key, fds)) => (Event::Enrolled { key, error: None }, fds),
                     Err(error) => (
                         Event::Enrolled {
@@ -335,6 +343,10 @@ impl Server {
         fds: Vec<OwnedFd>,
     ) -> io::Result<(i32, OwnedFd)> {
         crate::fault::check("fork", &outfit.name)?;
+        if fds.is_empty() {
+            // They came, and there was no room for them.
+            return Err(process::out_of_descriptors());
+        }
         if let Some(adopted) = self.adopt(claim, &outfit, &fds)? {
             return Ok(adopted);
         }
@@ -393,12 +405,17 @@ impl Server {
     /// Forks a child that runs `main` with its connection to this process, and watches it.
     fn fork(
         &mut self,
-        outfit: fork::Outfit,
+        mut outfit: fork::Outfit,
         keep: &[RawFd],
         claim: Option<Claim>,
         main: impl FnOnce(OwnedFd, Result<(), FailedStep>) -> Infallible,
     ) -> io::Result<(usize, OwnedFd)> {
         let name = outfit.name.clone();
+        let limited = |(limit, ..): &(fork::Limit, u64, u64)| *limit == fork::Limit::OpenFiles;
+        if !outfit.limits.iter().any(limited) {
+            let (soft, hard) = self.open_files;
+            outfit.limits.push((fork::Limit::OpenFiles, soft, hard));
+        }
         let (ours, theirs) = socket::packet_pair()?;
         let prelude = Prelude {
             expected_parent: process::id(),
@@ -406,8 +423,7 @@ impl Server {
             outfit,
             new_session_group: true,
         };
-        let (pid, pidfd) =
-            fork::fork_child_told(prelude, move |prelude| main(theirs, prelude))?;
+        let (pid, pidfd) = fork::fork_child_told(prelude, move |prelude| main(theirs, prelude))?;
         let forked = crate::fault::check("forked", &name);
         let token = self.token();
         let peer = self.add_peer(ours, Some(token)).inspect_err(|_| {

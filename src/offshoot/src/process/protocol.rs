@@ -153,5 +153,6 @@ pub(crate) fn receive<T: DeserializeOwned>(
     };
     let value = codec::decode(&buffer[..packet.len])
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    // Where some were lost for want of room there are none: whoever the message is for misses them.
     Ok(Some((value, packet.fds)))
 }

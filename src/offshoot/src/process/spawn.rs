@@ -14,7 +14,7 @@ use crate::spec::{Isolate, Stdio};
 use crate::time::sleep;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::oneshot;
-use offshoot_sys::{image, socket};
+use offshoot_sys::{clock, image, process, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{Boot, Entry, Kind};
 use std::fs::File;
@@ -25,6 +25,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 /// What the process is there for.
 pub(crate) enum Start {
@@ -85,12 +86,43 @@ impl Drop for Abort {
     }
 }
 
-/// Forks a process and waits until it serves.
+/// How long is waited before a fork is tried again that failed for want of a process, of memory or of
+/// the system's descriptors; each time twice as long, and up to half as long again by chance, so that
+/// many who wait do not come back at once.
+const AGAIN: Duration = Duration::from_millis(2);
+/// How often a fork is tried again: 60 to 90 ms in all.
+const AGAIN_MAX: u32 = 5;
+
+/// Forks a process and waits until it serves. What may pass by itself is tried again.
 pub(crate) async fn spawn_process(
     core: &Core,
     isolate: Isolate,
-    start: Start,
+    mut start: Start,
 ) -> Result<Arc<Target>> {
+    let began = clock::now();
+    let bounds = isolate.resolve_bounds(core.local.shared.runtime.settings.bounds);
+    for again in 0.. {
+        let error = match try_spawn(core, &isolate, &mut start).await {
+            Ok(target) => return Ok(target),
+            Err(error) => error,
+        };
+        let passes = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+            .is_some_and(process::may_pass);
+        let pause = AGAIN * (1 << again.min(AGAIN_MAX));
+        let pause = pause + pause / 64 * u32::try_from(clock::now() / 64 % 32).unwrap_or(0);
+        let elapsed = Duration::from_nanos(clock::now() - began);
+        if !passes || again == AGAIN_MAX || elapsed + pause >= bounds.start {
+            return Err(error);
+        }
+        tracing::debug!(isolate = %isolate.name, %error, ?pause, "fork is tried again");
+        sleep(pause).await?;
+    }
+    unreachable!("the last try returns")
+}
+
+async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<Arc<Target>> {
     core.check_open()?;
     isolate.check()?;
     let owner = core.local.shared.clone();
@@ -101,12 +133,13 @@ pub(crate) async fn spawn_process(
     let warden = runtime
         .warden()
         .map_err(|error| failed("forkserver", name, error, ""))?;
+    crate::budget::process().map_err(|why| failed("descriptors", name, why, ""))?;
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
     let (ours, theirs) = crate::fault::check("pair", name)
         .and_then(|()| socket::stream_pair())
-        .map_err(|error| failed("socket pair", name, error, fds_hint))?;
+        .map_err(|error| failed("socket pair", name, &error, fds_hint).with_source(error))?;
     let (fds, outputs) =
-        open_fds(&isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
+        open_fds(isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
 
     let origin = core.origin_of_child(name, 0);
     let life = Arc::new(Life::new(origin.clone()));
@@ -162,7 +195,7 @@ pub(crate) async fn spawn_process(
 
     let (entry, state) = match start {
         Start::Serve => (None, Vec::new()),
-        Start::State(entry, bytes) => (Some(entry), bytes),
+        Start::State(entry, bytes) => (Some(*entry), std::mem::take(bytes)),
     };
     let main = isolate
         .main
@@ -190,14 +223,19 @@ pub(crate) async fn spawn_process(
             on_start: settings.settings.on_start,
             environment: isolate.process.environment.clone(),
         };
-        link.try_send_value(Kind::Boot, 0, &boot)
+        let sent = link.try_send_value(Kind::Boot, 0, &boot);
+        // For another try.
+        if let Start::State(_, bytes) = start {
+            *bytes = boot.state;
+        }
+        sent
     });
     if let Err(error) = child {
         process.never_was(error.clone());
         return Err(error);
     }
     let asked =
-        crate::fault::check("request", name).and_then(|()| warden.spawn(&process, &isolate, fds));
+        crate::fault::check("request", name).and_then(|()| warden.spawn(&process, isolate, fds));
     if let Err(error) = asked {
         let error = failed("request", name, error, "");
         process.never_was(error.clone());

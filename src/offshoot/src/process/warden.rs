@@ -670,6 +670,15 @@ impl Loop {
             Event::Spawned { request, pid } => {
                 self.take_arrived();
                 let Some(pidfd) = fds.into_iter().next().map(Pidfd::from_fd) else {
+                    // It came, and this process had no room for it. The new process sees the end of
+                    // its link.
+                    let (soft, hard) = offshoot_sys::limits::open_files();
+                    let message = format!(
+                        "there was no descriptor left for its pidfd; raise RLIMIT_NOFILE, which is {soft}, up to \
+                         its hard limit of {hard} (`ulimit -n`)"
+                    );
+                    let error = Error::new(ErrorKind::Spawn("descriptors".to_owned()), message);
+                    self.finish(request, |process| process.never_was(error));
                     return;
                 };
                 let Some(watched) = self.watched.get(&request) else {
@@ -703,12 +712,17 @@ impl Loop {
                 self.take_arrived();
                 self.finish(request, |process| {
                     let name = process.life.identity().name().to_owned();
-                    let message = format!(
-                        "cannot fork a process for isolate `{name}`: {error}; the limits are RLIMIT_NPROC, \
-                         the pids limit of the cgroup and memory"
+                    let source = errno.map_or_else(
+                        || io::Error::other(error.clone()),
+                        io::Error::from_raw_os_error,
                     );
-                    let stage = format!("fork{}", errno.map(|errno| format!(" (errno {errno})")).unwrap_or_default());
-                    process.never_was(Error::new(ErrorKind::Spawn(stage), message));
+                    let message = format!(
+                        "cannot fork a process for isolate `{name}`: {error}; the limits are: {}; and the forkserver's \
+                         descriptors, of which it may have as many as the hard limit of RLIMIT_NOFILE says",
+                        crate::budget::of_tasks()
+                    );
+                    let error = Error::new(ErrorKind::Spawn("fork".to_owned()), message);
+                    process.never_was(error.with_source(source));
                 });
             }
             Event::Exited {
