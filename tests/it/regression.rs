@@ -2,8 +2,10 @@
 
 use offshoot::prelude::*;
 use offshoot::{ErrorKind, Portal};
-use offshoot_tests::{append, both, held, lines, mark, marked, processes, soon, threads};
-use std::time::{Duration, Instant};
+use offshoot_tests::{
+    Stopwatch, append, both, held, lines, mark, marked, processes, soon, threads,
+};
+use std::time::Duration;
 
 const GRACE: Duration = Duration::from_millis(200);
 const HARD: Duration = Duration::from_millis(1_000);
@@ -208,12 +210,12 @@ both! {
             .grace(GRACE)
             .hard_kill(HARD)
             .run(async || {
-                let mut began = Instant::now();
+                let mut began = Stopwatch::start();
                 let result = offshoot::nursery(async |nursery| {
                     let parent = nursery.spawn("parent").await?;
                     nursery.task(parent.call(wedges_when_cancelled, ()));
                     held("ready").await?;
-                    began = Instant::now();
+                    began = Stopwatch::start();
                     parent.cancel().await;
                     Ok(())
                 })
@@ -251,14 +253,14 @@ both! {
             .grace(GRACE)
             .hard_kill(HARD)
             .run(async || {
-                let mut began = Instant::now();
+                let mut began = Stopwatch::start();
                 offshoot::nursery(async |nursery| {
                     let p = nursery
                         .spawn(Isolate::named("content").blocking_main(always_content))
                         .await?;
                     nursery.task(p.call(pends, ()));
                     held("pends").await?;
-                    began = Instant::now();
+                    began = Stopwatch::start();
                     p.cancel().await;
                     assert!(matches!(p.ended().await, Exit::Cancelled(_)), "{:?}", p.exit());
                     Ok(())
@@ -373,7 +375,7 @@ threads! {
             .start(wedges_when_cancelled)
             .unwrap();
         assert!(offshoot_tests::until(|| marked("ready")));
-        let began = Instant::now();
+        let began = Stopwatch::start();
         running.handle().cancel();
         let error = running.wait().unwrap_err();
         assert!(began.elapsed() < HARD + SLACK, "{:?}", began.elapsed());
@@ -430,7 +432,7 @@ threads! {
             .grace(Duration::ZERO)
             .hard_kill(HARD)
             .run(async || {
-                let mut began = Instant::now();
+                let mut began = Stopwatch::start();
                 offshoot::nursery(async |nursery| {
                     let silent = nursery.spawn("silent").await?;
                     let p = nursery.spawn_local(Isolate::named("waits").blocking()).await?;
@@ -440,7 +442,7 @@ threads! {
                         mark("went on");
                     }));
                     held("pends").await?;
-                    began = Instant::now();
+                    began = Stopwatch::start();
                     p.cancel().await;
                     let _ = call.await;
                     assert!(matches!(p.ended().await, Exit::Cancelled(_)), "{:?}", p.exit());

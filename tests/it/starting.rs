@@ -3,8 +3,8 @@
 
 use offshoot::prelude::*;
 use offshoot::{Error, Portal};
-use offshoot_tests::{both, processes, threads};
-use std::time::{Duration, Instant};
+use offshoot_tests::{Stopwatch, both, processes, threads};
+use std::time::Duration;
 
 /// What a start may take in these tests, and a little for the machine.
 const BOUND: Duration = Duration::from_millis(400);
@@ -27,7 +27,7 @@ fn faulty(stage: &str, action: &str) -> Isolate {
 /// Spawns it where it cannot start, and what comes after.
 async fn fails_to_start(stage: &str, action: &str, at_once: bool) -> Result<Error> {
     offshoot::nursery(async |nursery| {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let error = nursery.spawn(faulty(stage, action)).await.unwrap_err();
         let took = began.elapsed();
         assert!(error.is_spawn(), "{error:?}");
@@ -45,7 +45,7 @@ async fn fails_to_start(stage: &str, action: &str, at_once: bool) -> Result<Erro
 async fn ends_when_ready(action: &str) -> (Result<Portal>, Result<()>) {
     let mut spawned = Err(Error::other("not spawned"));
     let ended = offshoot::nursery(async |nursery| {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         spawned = nursery.spawn(faulty("S5", action)).await;
         if let Ok(p) = &spawned {
             // Nothing answers any more, and whoever waits is told.

@@ -2,9 +2,9 @@
 //! taken down by force.
 
 use offshoot::prelude::*;
-use offshoot::{Bounds, Error, Isolation};
-use offshoot_tests::{Guard, append, both, held, lines, mark, marked, soon};
-use std::time::{Duration, Instant};
+use offshoot::{Error, Isolation};
+use offshoot_tests::{Guard, Stopwatch, append, both, held, lines, mark, marked, soon};
+use std::time::Duration;
 
 const GRACE: Duration = Duration::from_millis(500);
 const HARD: Duration = Duration::from_millis(1_500);
@@ -87,18 +87,20 @@ both! {
             t.abandons(1);
         }
         let word = forced(t.isolation);
-        // The whole ladder of the defaults: under load a tenth of a short one is less than what a process
-        // of each level needs to be reaped and reported.
+        // Under load, a tenth of a short ladder is less than what a process of each level needs to be
+        // reaped and reported.
+        let hard = Duration::from_secs(5);
         let (took, top, error) = t
             .builder()
+            .hard_kill(hard)
             .run(async || {
-                let mut began = Instant::now();
+                let mut began = Stopwatch::start();
                 let mut top = None;
                 let result = offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("level5").await?;
                     drop(nursery.task(p.call(chain, 5)));
                     soon("the leaf is wedged", || marked("wedged")).await?;
-                    began = Instant::now();
+                    began = Stopwatch::start();
                     p.cancel().await;
                     top = Some(p.ended().await);
                     Ok(())
@@ -107,7 +109,7 @@ both! {
                 Ok((began.elapsed(), top, result.unwrap_err()))
             })
             .unwrap();
-        assert!(took < Bounds::default().hard_kill + SLACK, "{took:?}");
+        assert!(took < hard + SLACK, "{took:?}");
         assert!(matches!(top, Some(Exit::Cancelled(_))), "{top:?}");
         let leaf = "root/level5/level4/level3/level2/level1/level0".to_owned();
         assert_eq!(words(&error), [(word, leaf.clone())], "{error:?}");
@@ -129,14 +131,14 @@ both! {
             .grace(GRACE)
             .hard_kill(HARD)
             .run(async move || {
-                let mut began = Instant::now();
+                let mut began = Stopwatch::start();
                 let result = offshoot::nursery(async |nursery| {
                     for n in 0..many {
                         let p = nursery.spawn(format!("p{n}")).await?;
                         drop(nursery.task(p.call(wedge, ())));
                     }
                     soon("all are wedged", || lines("wedged").len() == many).await?;
-                    began = Instant::now();
+                    began = Stopwatch::start();
                     nursery.cancel();
                     Ok(())
                 })
@@ -162,13 +164,13 @@ both! {
             .run(async || {
                 // The one who waits stands in an outer nursery, which the failure does not cancel.
                 offshoot::nursery(async |outer| {
-                    let mut began = Instant::now();
+                    let mut began = Stopwatch::start();
                     let mut waiting = None;
                     let result = offshoot::nursery(async |nursery| {
                         let p = nursery.spawn("spinner").await?;
                         waiting = Some(outer.task(p.call(spin, ())));
                         soon("it spins", || marked("wedged")).await?;
-                        began = Instant::now();
+                        began = Stopwatch::start();
                         p.cancel().await;
                         Ok(())
                     })
@@ -191,14 +193,14 @@ both! {
             .grace(Duration::from_millis(100))
             .hard_kill(Duration::from_secs(8))
             .run(async || {
-                let mut began = Instant::now();
+                let mut began = Stopwatch::start();
                 offshoot::nursery(async |nursery| {
                     for n in 0..8 {
                         let p = nursery.spawn(format!("p{n}")).await?;
                         drop(nursery.task(p.call(stubborn, ())));
                     }
                     soon("all wait", || lines("wedged").len() == 8).await?;
-                    began = Instant::now();
+                    began = Stopwatch::start();
                     nursery.cancel();
                     Ok(())
                 })
@@ -241,7 +243,7 @@ both! {
             .grace(Duration::from_millis(200))
             .hard_kill(Duration::from_secs(8))
             .run(async || {
-                let began = Instant::now();
+                let began = Stopwatch::start();
                 let error = offshoot::nursery(async |nursery| {
                     let bad = nursery.spawn("bad").await?;
                     drop(nursery.task(bad.call(|| -> () { panic!("bad") }, ())));

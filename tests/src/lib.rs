@@ -7,10 +7,12 @@
 
 mod oracle;
 mod signs;
+mod stopwatch;
 mod waiter;
 mod watchdog;
 
 pub use signs::{Guard, append, held, hold, lines, mark, marked, soon, until};
+pub use stopwatch::Stopwatch;
 pub use waiter::{Waiter, waits};
 
 use offshoot::{Builder, Isolation, Result};

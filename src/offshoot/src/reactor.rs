@@ -135,21 +135,32 @@ impl Reactor {
         }
     }
 
-    pub(crate) fn register(&self, source: &mut impl Source) -> io::Result<(usize, Rc<Readiness>)> {
+    pub(crate) fn register(
+        &self,
+        source: &mut impl Source,
+        interest: Interest,
+    ) -> io::Result<(usize, Rc<Readiness>)> {
         let readiness = Rc::new(Readiness {
             read: Side::new(),
             write: Side::new(),
             streak: Cell::new(0),
         });
         let key = self.sources.borrow_mut().insert(readiness.clone());
-        if let Err(error) =
-            self.registry
-                .register(source, Token(key), Interest::READABLE | Interest::WRITABLE)
-        {
+        if let Err(error) = self.registry.register(source, Token(key), interest) {
             self.sources.borrow_mut().remove(key);
             return Err(error);
         }
         Ok((key, readiness))
+    }
+
+    /// Watches for something else from now on. What is so already makes an event.
+    pub(crate) fn reregister(
+        &self,
+        source: &mut impl Source,
+        key: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.registry.reregister(source, Token(key), interest)
     }
 
     fn deregister(&self, source: &mut impl Source, key: usize) {
@@ -187,7 +198,9 @@ impl<S: AsFd> Registered<S> {
         })?;
         let source = Held::new(&local.shared.sockets, source)?;
         let fd = source.as_fd().as_raw_fd();
-        let (key, readiness) = local.reactor()?.register(&mut SourceFd(&fd))?;
+        let (key, readiness) = local
+            .reactor()?
+            .register(&mut SourceFd(&fd), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Registered {
             source,
             key,

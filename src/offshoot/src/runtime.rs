@@ -70,6 +70,9 @@ pub(crate) struct ChildSettings {
 /// What asks a whole program to end: from the terminal, from a supervisor, from a lost terminal.
 pub(crate) const SIGNALS: [i32; 3] = [signal::SIGINT, signal::SIGTERM, signal::SIGHUP];
 
+/// Into how many parts the table of isolates is divided, each with a lock of its own.
+const SHARDS: usize = 16;
+
 /// Where in the tree this process is.
 enum Place {
     Root,
@@ -130,7 +133,9 @@ impl Runtime {
             process_key: u32::try_from(random()? >> 32).unwrap_or(0),
             next_slot: AtomicU32::new(0),
             place,
-            isolates: DashMap::new(),
+            // A number of shards of our own: the default reads the size of the machine from /proc,
+            // which is most of what a new process would do before its first answer.
+            isolates: DashMap::with_shard_amount(SHARDS),
             warden: Mutex::new(None),
             tree_dir: Mutex::new(None),
             binder: crate::binder::Binder::default(),

@@ -27,6 +27,9 @@ pub struct Prelude {
     pub keep: Vec<RawFd>,
     /// What the child is given of its own.
     pub outfit: Outfit,
+    /// Whether the child sets every signal to its default action. Without it, it has the actions of this process, which must have no handler
+    /// then, and saves some sixty system calls.
+    pub reset_signals: bool,
     /// Whether the child leads a process group of its own, so that the terminal's signals do not reach it.
     pub new_session_group: bool,
 }
@@ -53,6 +56,7 @@ impl Default for Prelude {
             expected_parent: process::id(),
             keep: Vec::new(),
             outfit: Outfit::default(),
+            reset_signals: true,
             new_session_group: false,
         }
     }
@@ -137,7 +141,7 @@ pub enum Limit {
 /// # What the child does first
 /// 1. It asks for SIGKILL at the end of its parent, and checks that the parent is still `expected_parent`.
 /// 2. It becomes the leader of its own process group, if `new_session_group`.
-/// 3. It sets every signal to its default action, but SIGPIPE, which is ignored as in every Rust program. (All signals are blocked from
+/// 3. It [resets the actions of all signals](reset_signal_actions), if `reset_signals`. (All signals are blocked from
 ///    before the fork, so that no handler of the parent's runs in the child.) Then it unblocks all.
 /// 4. It puts the outfit's `stdio` in place.
 /// 5. It changes to `cwd`.
@@ -255,7 +259,10 @@ impl Prepared {
             // SAFETY: takes no pointer.
             checked(unsafe { libc::setpgid(0, 0) }).map_err(at("process group"))?; // 2
         }
-        reset_signals().map_err(at("signals"))?; // 3
+        if prelude.reset_signals {
+            reset_signal_actions().map_err(at("signals"))?; // 3
+        }
+        unblock_signals();
         replace_stdio(&stdio).map_err(at("standard descriptors"))?; // 4
         // Not closed here: one of them may be a standard descriptor that stays as it is. The others go with step 6.
         std::mem::forget(stdio);
@@ -371,19 +378,24 @@ fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
 }
 
-fn reset_signals() -> io::Result<()> {
+/// Sets every signal to its default action, but SIGPIPE, which is ignored as in every Rust program.
+///
+/// A process that forks often and has no handlers does so once, for its children.
+pub fn reset_signal_actions() -> io::Result<()> {
     for signal in 1..=libc::SIGRTMAX() {
         // SIGKILL, SIGSTOP and the two that glibc keeps for itself refuse, and are as they should be.
         let _ = Action::default_action().install(signal);
     }
-    Action::ignore().install(libc::SIGPIPE)?;
+    Action::ignore().install(libc::SIGPIPE).map(drop)
+}
+
+fn unblock_signals() {
     // SAFETY: an all-zero sigset is valid and made empty.
     restore_signals(&unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         none
     });
-    Ok(())
 }
 
 fn replace_stdio(stdio: &[Option<OwnedFd>; 3]) -> io::Result<()> {

@@ -38,6 +38,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -68,7 +69,10 @@ struct NurseryRecord {
 }
 
 /// The lanes of an isolate, by receiver, and the receiver's life.
-type Lanes = HashMap<IsolateId, (Arc<Life>, Arc<Lane>)>;
+///
+/// Ids are ours, so that nobody can choose them to collide: without random keys, which cost each new
+/// thread a system call.
+type Lanes = HashMap<IsolateId, (Arc<Life>, Arc<Lane>), BuildHasherDefault<DefaultHasher>>;
 
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,

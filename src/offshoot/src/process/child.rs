@@ -13,7 +13,7 @@ use crate::family::Status;
 use crate::isolate::inbox::serve_all;
 use crate::isolate::local::Local;
 use crate::isolate::panics;
-use crate::isolate::shared::{Message, Shared};
+use crate::isolate::shared::{Control, Message, Shared};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
 use crate::reactor::Readiness;
@@ -21,6 +21,8 @@ use crate::runtime::{ChildSettings, Runtime, SIGNALS};
 use crate::spec::Sigint;
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Result};
+use mio::Interest;
+use mio::unix::SourceFd;
 use offshoot_sys::fork::FailedStep;
 use offshoot_sys::signal::{self, Signals};
 use offshoot_sys::{clock, fork, image, process, socket};
@@ -315,23 +317,28 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn begin(local: &Rc<Local>, link: Arc<Link>, reader: FrameReader, sigint: Sigint) {
     let registered = local.reactor().and_then(|reactor| {
         let fd = link.fd().as_raw_fd();
-        let (_, readiness) = reactor.register(&mut mio::unix::SourceFd(&fd))?;
+        let (key, readiness) = reactor.register(&mut SourceFd(&fd), Interest::READABLE)?;
         let signals = match sigint {
             Sigint::Parent => None,
             Sigint::Own => {
                 let signals = Signals::install(&SIGNALS)?;
                 let fd = signals.fd().as_raw_fd();
-                let (_, readiness) = reactor.register(&mut mio::unix::SourceFd(&fd))?;
+                let (_, readiness) = reactor.register(&mut SourceFd(&fd), Interest::READABLE)?;
                 Some((ManuallyDrop::new(signals), readiness))
             }
         };
-        Ok((readiness, signals))
+        Ok((key, readiness, signals))
     });
     match registered {
-        Ok((readiness, signals)) => {
+        Ok((key, readiness, signals)) => {
+            let shared = local.shared.clone();
+            // What was queued before is flushed in the first turn.
+            link.on_queued(move || shared.tell(Control::Look));
             let uplink = Uplink {
                 link,
+                key,
                 readiness,
+                waits_for_room: Cell::new(false),
                 reader: RefCell::new(reader),
                 ended: Cell::new(false),
                 signals,
@@ -346,7 +353,11 @@ fn begin(local: &Rc<Local>, link: Arc<Link>, reader: FrameReader, sigint: Sigint
 /// The link to the owner, as the first isolate of a process reads it.
 pub(crate) struct Uplink {
     link: Arc<Link>,
+    /// Of the link in the isolate's poll.
+    key: usize,
     readiness: Rc<Readiness>,
+    /// Room to write is watched, because something is queued.
+    waits_for_room: Cell<bool>,
     reader: RefCell<FrameReader>,
     ended: Cell<bool>,
     /// Of an isolate that handles its own, see [`Sigint::Own`].
@@ -388,9 +399,7 @@ impl Uplink {
     /// Reads what has come and writes what is queued. True if anything came.
     pub(crate) fn pump(&self, local: &Rc<Local>) -> bool {
         self.take_signals(local);
-        if self.readiness.is_writable() && !self.link.flush() {
-            self.readiness.clear_writable();
-        }
+        self.write_queued(local);
         if self.ended.get() || !self.readiness.is_readable() {
             return false;
         }
@@ -412,6 +421,31 @@ impl Uplink {
             }
         }
         any
+    }
+
+    /// Writes what is queued as far as that goes, and watches for room while something is left.
+    fn write_queued(&self, local: &Local) {
+        let waits = self.waits_for_room.get();
+        if !(self.link.has_queued() && (!waits || self.readiness.is_writable())) {
+            return;
+        }
+        let left = !self.link.flush();
+        if left {
+            self.readiness.clear_writable();
+        }
+        if left != waits
+            && let Some(reactor) = local.existing_reactor()
+        {
+            let interest = match left {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            let fd = self.link.fd().as_raw_fd();
+            match reactor.reregister(&mut SourceFd(&fd), self.key, interest) {
+                Ok(()) => self.waits_for_room.set(left),
+                Err(error) => tracing::error!(%error, "cannot watch the link to the owner"),
+            }
+        }
     }
 
     fn orphaned(&self, local: &Local, why: &str) {

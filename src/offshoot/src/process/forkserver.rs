@@ -103,6 +103,8 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         signal::SIGHUP,
         signal::SIGQUIT,
     ])?;
+    // For its children, see `Server::fork`.
+    fork::reset_signal_actions()?;
     process::become_subreaper()?;
     // Every process of the tree takes three; the children get the soft limit back.
     let open_files = limits::open_files();
@@ -421,6 +423,8 @@ impl Server {
             expected_parent: process::id(),
             keep: keep.iter().copied().chain([theirs.as_raw_fd()]).collect(),
             outfit,
+            // Done once for all of them, see `run`.
+            reset_signals: false,
             new_session_group: true,
         };
         let (pid, pidfd) = fork::fork_child_told(prelude, move |prelude| main(theirs, prelude))?;

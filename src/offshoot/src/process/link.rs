@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 /// Queued bytes above which senders wait.
@@ -72,6 +72,10 @@ struct Out {
 
 pub(crate) struct Link {
     fd: OwnedFd,
+    /// Tells whoever flushes this link that something has been queued.
+    on_queued: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Something is queued; as of `out`, for whoever flushes.
+    has_queued: AtomicBool,
     out: Mutex<Out>,
     limit: AtomicUsize,
     next_correlation: AtomicU64,
@@ -88,6 +92,8 @@ impl Link {
     pub(crate) fn new(fd: OwnedFd, limit: usize) -> Arc<Link> {
         Arc::new(Link {
             fd,
+            on_queued: OnceLock::new(),
+            has_queued: AtomicBool::new(false),
             out: Mutex::default(),
             limit: AtomicUsize::new(limit),
             next_correlation: AtomicU64::new(1),
@@ -162,7 +168,27 @@ impl Link {
                 }
             }
         }
+        if bytes.is_empty() {
+            return;
+        }
+        let first = out.queued.is_empty();
         out.queued.extend_from_slice(bytes);
+        self.has_queued.store(true, Ordering::Release);
+        drop(out);
+        // Otherwise it is known already, and what is left is written when there is room.
+        if first && let Some(tell) = self.on_queued.get() {
+            tell();
+        }
+    }
+
+    /// From now on `tell` is called, on the sender's thread, when something had to be queued and
+    /// nothing was.
+    /// Until then whoever sets it flushes the link, and afterwards when it has been told: room to
+    /// write is not watched while nothing is queued, because each message that the other side
+    /// takes would be an event.
+    pub(crate) fn on_queued(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let set = self.on_queued.set(Box::new(tell));
+        debug_assert!(set.is_ok(), "a link is flushed by one");
     }
 
     /// Returns who is to be woken once the lock is given back.
@@ -170,10 +196,16 @@ impl Link {
     fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
         tracing::debug!(%error, "a link ended");
         out.closed = true;
+        // `has_queued` may stay: the next flush finds nothing.
         out.queued = Vec::new();
         out.start = 0;
         // Their isolate's end tells them; here they only must not wait for room for ever.
         std::mem::take(&mut out.waiting)
+    }
+
+    /// Whether anything is queued.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.has_queued.load(Ordering::Acquire)
     }
 
     /// Writes what is queued, as far as that goes. True if nothing is left.
@@ -209,6 +241,7 @@ impl Link {
             Vec::new()
         };
         let empty = out.queued.is_empty();
+        self.has_queued.store(!empty, Ordering::Release);
         drop(out);
         waiting.into_iter().for_each(Waker::wake);
         empty
@@ -481,21 +514,17 @@ pub(crate) enum Read {
     Wrong(Error),
 }
 
-/// Reads all that is there and hands each frame to `take`, until one of them is wrong.
+/// Hands each frame that has come to `take`, until one of them is wrong.
+///
+/// It reads until there is nothing: a read that gives less than it had room for need not have taken
+/// all, because one that passes over descriptors, which nobody asked for, ends there.
 pub(crate) fn read_frames(
     link: &Link,
     reader: &mut frame::FrameReader,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
     loop {
-        let read = socket::recv(&link.fd, reader.space());
-        match read {
-            Ok(0) => return Read::Ended,
-            Ok(n) => reader.filled(n),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
-            // A reset connection has ended like a closed one.
-            Err(_) => return Read::Ended,
-        }
+        // First what came behind the last frame that somebody else has read.
         loop {
             match reader.next() {
                 Ok(None) => break,
@@ -508,6 +537,13 @@ pub(crate) fn read_frames(
                     return Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()));
                 }
             }
+        }
+        match socket::recv(&link.fd, reader.space()) {
+            Ok(0) => return Read::Ended,
+            Ok(n) => reader.filled(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
+            // A reset connection has ended like a closed one.
+            Err(_) => return Read::Ended,
         }
     }
 }

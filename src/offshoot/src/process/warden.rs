@@ -73,6 +73,8 @@ struct Watched {
     process: Arc<Process>,
     reader: FrameReader,
     link_ended: bool,
+    /// Room to write is watched, because something is queued.
+    waits_for_room: bool,
     /// When it was asked for (ns).
     since: u64,
     /// When something has to be done about it, and what.
@@ -100,6 +102,8 @@ pub(crate) struct Warden {
     /// New ones, which the thread takes over.
     arrived: Mutex<Vec<Arc<Process>>>,
     enrolling: Mutex<Vec<Enrolling>>,
+    /// Requests in whose links something was queued.
+    queued: Mutex<Vec<u64>>,
     next_request: AtomicU64,
     /// Requests that were given up before an answer came.
     given_up: Mutex<Vec<u64>>,
@@ -130,6 +134,7 @@ impl Warden {
             })),
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
+            queued: Mutex::default(),
             next_request: AtomicU64::new(1),
             given_up: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -418,7 +423,12 @@ impl Loop {
                     Token(token) => {
                         let request = ((token - FIRST) / 4) as u64;
                         match (token - FIRST) % 4 {
-                            0 => self.link_ready(request, event.is_writable()),
+                            0 => {
+                                if event.is_writable() {
+                                    self.write_queued(request);
+                                }
+                                self.link_ready(request);
+                            }
                             1 => self.died(request),
                             pipe => self.drain(request, pipe - 2),
                         }
@@ -428,6 +438,10 @@ impl Loop {
             if control {
                 self.read_control();
             }
+            let queued = std::mem::take(&mut *self.warden.queued.lock());
+            queued
+                .into_iter()
+                .for_each(|request| self.write_queued(request));
             for request in given_up {
                 if let Some(watched) = self.watched.get_mut(&request)
                     && !watched.process.is_spawned()
@@ -460,7 +474,7 @@ impl Loop {
             let registered = self.warden.registry.register(
                 &mut SourceFd(&process.link.fd().as_raw_fd()),
                 link_token(request),
-                Interest::READABLE | Interest::WRITABLE,
+                Interest::READABLE,
             );
             if let Err(error) = registered {
                 process.never_was(error.into());
@@ -477,6 +491,13 @@ impl Loop {
                     tracing::error!(%error, "cannot watch the output of a process");
                 }
             }
+            let warden = Arc::downgrade(&self.warden);
+            process.link.on_queued(move || {
+                if let Some(warden) = warden.upgrade() {
+                    warden.queued.lock().push(request);
+                    warden.wake();
+                }
+            });
             let reader = FrameReader::new(process.link.limit());
             self.watched.insert(
                 request,
@@ -484,22 +505,44 @@ impl Loop {
                     process,
                     reader,
                     link_ended: false,
+                    waits_for_room: false,
                     since: clock::now(),
                     due: None,
                 },
             );
             // What came before it was registered makes no edge of its own on every kernel.
-            self.link_ready(request, true);
+            self.link_ready(request);
+            self.write_queued(request);
         }
     }
 
-    fn link_ready(&mut self, request: u64, writable: bool) {
+    /// Writes what is queued as far as that goes, and watches for room while something is left.
+    fn write_queued(&mut self, request: u64) {
         let Some(watched) = self.watched.get_mut(&request) else {
             return;
         };
-        if writable {
-            watched.process.link.flush();
+        let link = &watched.process.link;
+        let left = !link.flush();
+        if left == watched.waits_for_room {
+            return;
         }
+        let interest = match left {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let fd = link.fd().as_raw_fd();
+        let registry = &self.warden.registry;
+        match registry.reregister(&mut SourceFd(&fd), link_token(request), interest) {
+            Ok(()) => watched.waits_for_room = left,
+            Err(error) => tracing::error!(%error, "cannot watch a link"),
+        }
+    }
+
+    /// Reads what has come.
+    fn link_ready(&mut self, request: u64) {
+        let Some(watched) = self.watched.get_mut(&request) else {
+            return;
+        };
         if watched.link_ended {
             return;
         }
@@ -530,7 +573,7 @@ impl Loop {
     /// Its pidfd says that it is dead.
     fn died(&mut self, request: u64) {
         // What it had said before counts.
-        self.link_ready(request, false);
+        self.link_ready(request);
         let Some(watched) = self.watched.get_mut(&request) else {
             return;
         };
@@ -732,7 +775,7 @@ impl Loop {
                 core,
             } => {
                 // All that it had said is in its link.
-                self.link_ready(request, false);
+                self.link_ready(request);
                 let status = if signal {
                     Status::Signaled { signal: code, core }
                 } else {
