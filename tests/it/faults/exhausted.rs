@@ -191,6 +191,45 @@ processes! {
 }
 
 both! {
+    /// Nothing of an isolate stays with those that come after it.
+    fn many_lives_with_few_descriptors(t: T) {
+        t.within(Duration::from_secs(60));
+        let many = match std::env::var_os("OFFSHOOT_LONG") {
+            Some(_) => 2_000,
+            None => 200,
+        };
+        let is_process = t.is_process();
+        let _limited = Limited::new(0, libc::RLIMIT_NOFILE, 256);
+        t.run(async move || {
+            let mut after_some = None;
+            for n in 0..many {
+                let killed = n % 2 == 0 && is_process;
+                let result = offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("p").await?;
+                    serves(&p).await?;
+                    if killed {
+                        offshoot_sys::pidfd::Pidfd::open(p.origin().pid)?.kill()?;
+                        p.ended().await;
+                    }
+                    Ok(())
+                })
+                .await;
+                assert_eq!(result.is_err(), killed, "{result:?}");
+                if n == 50 {
+                    after_some = Some((used(), limits::mappings_now()));
+                }
+            }
+            let (descriptors, mappings) = after_some.expect("there are more than 50");
+            assert!(used() <= descriptors + 2, "{descriptors} {}", used());
+            // Stacks of threads that ended are kept by the C library, some of them.
+            let more = limits::mappings_now().zip(mappings);
+            let more = more.map_or(0, |(now, then)| now.saturating_sub(then));
+            assert!(more < 64, "{more}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
     fn f43_no_room_for_a_socket(t: T) {
         t.faults("bind:fail=28");
         t.run(async || {
