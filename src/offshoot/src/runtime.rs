@@ -242,7 +242,7 @@ impl Runtime {
             Ok(report) => tracing::debug!(?report, "swept dead trees"),
             Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),
         }
-        let dir = TreeDir::create(None)
+        let dir = TreeDir::create_named(ProcessKey::new(self.tree.0), None)
             .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
         Ok(slot.insert(Arc::new(dir)).clone())
     }

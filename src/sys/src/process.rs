@@ -69,6 +69,34 @@ pub fn start_time(pid: i32) -> Option<u64> {
         .ok()
 }
 
+/// Whether a process is on its way out, whatever it does: it has been sent SIGKILL, is being taken apart by the kernel, or waits to be reaped.
+/// True when there is none.
+pub fn is_ending(pid: i32) -> bool {
+    /// `PF_EXITING` among the kernel's flags of a task.
+    const EXITING: u64 = 0x4;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let flags: u64 = stat_field(&stat, 9)
+        .and_then(|flags| flags.parse().ok())
+        .unwrap_or(0);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    // Of the thread and of the whole process.
+    let killed = ["SigPnd:", "ShdPnd:"].iter().any(|field| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+    });
+    flags & EXITING != 0 || killed || matches!(stat_field(&stat, 3), Some("Z" | "X"))
+}
+
+/// The parent of a process now; `None` when there is no such process, 0 when its parent lives outside this pid namespace.
+pub fn parent_of(pid: i32) -> Option<i32> {
+    stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 4)?
+        .parse()
+        .ok()
+}
+
 /// The processes whose parent is `pid` now. A snapshot: none of it need be true on return.
 pub fn children_of(pid: i32) -> Vec<i32> {
     children_by_task(pid).unwrap_or_else(|_| children_by_scan(pid))
@@ -340,6 +368,23 @@ mod tests {
         assert_eq!(start_time(id()), Some(mine));
         assert!(start_time(parent()).unwrap() <= mine);
         assert_eq!(start_time(i32::MAX), None);
+        assert_eq!(parent_of(id()), Some(parent()));
+        assert_eq!(parent_of(i32::MAX), None);
+    }
+
+    #[test]
+    fn what_is_ending_is_known() {
+        assert!(!is_ending(id()) && is_ending(i32::MAX));
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        assert!(!is_ending(pid));
+        child.kill().unwrap();
+        // Without a wait for anything: the signal is on its way, or has arrived.
+        assert!(is_ending(pid));
+        child.wait().unwrap();
     }
 
     #[test]

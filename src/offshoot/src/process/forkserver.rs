@@ -14,7 +14,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use offshoot_sys::fork::{self, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
-use offshoot_sys::{clock, image, process, signal, socket};
+use offshoot_sys::{clock, fsx, image, mark, process, signal, socket};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
@@ -24,7 +24,7 @@ use std::time::Duration;
 offshoot_sys::forkserver_entry!(serve);
 
 /// How long the processes of a tree whose root is gone have to die before it gives up on them.
-const LAST_BOUND: Duration = Duration::from_secs(10);
+pub(crate) const LAST_BOUND: Duration = Duration::from_secs(10);
 
 /// How long after a request a child is forked for the reserve (ns): not while the one that was asked for
 /// and the one who asked need the processors.
@@ -402,7 +402,12 @@ impl Server {
             outfit,
             new_session_group: true,
         };
-        let (pid, pidfd) = fork::fork_child(prelude, move || main(theirs))?;
+        // Never 0, which is ours.
+        let number = (fsx::random()? as u64).max(1);
+        let (pid, pidfd) = fork::fork_child(prelude, move || {
+            mark::set(number);
+            main(theirs)
+        })?;
         let token = self.token();
         let peer = self.add_peer(ours, Some(token)).inspect_err(|_| {
             let _ = pidfd.kill();

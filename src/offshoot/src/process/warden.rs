@@ -8,6 +8,7 @@ use super::link::{Read, read_frames};
 use super::protocol::{self, Event, Request};
 use super::{Process, decode_body};
 use crate::janitor::TreeDir;
+use crate::mark::Mark;
 use crate::runtime::Runtime;
 use crate::spec::Isolate;
 use crate::{Error, ErrorKind, Result};
@@ -319,7 +320,8 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
         )
     };
     let (ours, theirs) = socket::packet_pair().map_err(|error| failed("socket pair", &error))?;
-    let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV)
+    let mark = Mark::of_forkserver(tree.path());
+    let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV, Some(&mark))
         .map_err(|error| failed("exec of this executable", &error))?;
     drop(theirs);
     let abort = |error: Error| {
