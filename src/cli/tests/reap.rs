@@ -374,6 +374,19 @@ fn nothing_is_left_after_it_whoever_came_how_far() {
     }
 }
 
+/// The forkserver is in none of the root's groups, and has done it all.
+#[test]
+fn a_tree_whose_group_was_killed_leaves_nothing_to_do() {
+    let scene = Scene::new();
+    let mut tree = scene.start("busy", 3);
+    // SAFETY: takes no pointer; the group is the root's own.
+    unsafe { libc::kill(-tree.root_pid(), libc::SIGKILL) };
+    tree.root.wait().unwrap();
+    eventually("all is gone", || {
+        tree.living().is_empty() && scene.is_empty() && !lives(tree.forkserver)
+    });
+}
+
 /// The forkserver has done it all.
 #[test]
 fn a_tree_whose_root_alone_was_killed_leaves_nothing_to_do() {
@@ -391,17 +404,13 @@ fn a_tree_whose_root_alone_was_killed_leaves_nothing_to_do() {
     );
 }
 
-/// The whole group of the root, which the forkserver is in.
 #[test]
-fn a_tree_whose_group_was_killed_is_cleaned_up_kind_by_kind() {
+fn a_tree_that_was_killed_whole_is_cleaned_up_kind_by_kind() {
     let scene = Scene::new();
     let elsewhere = Scene::new();
     let mut tree = scene.start("busy", 3);
     let id = scene.tree_ids().remove(0);
-    // SAFETY: takes no pointer; the group is the root's own.
-    unsafe { libc::kill(-tree.root_pid(), libc::SIGKILL) };
-    tree.root.wait().unwrap();
-    eventually("the forkserver is dead", || !lives(tree.forkserver));
+    tree.kill_whole();
 
     // Files only: the processes stay.
     let done = scene.reap(&["--sockets"]);

@@ -1,7 +1,8 @@
 //! The mark of a tree in the environment of its processes and of all that these start: which tree, and which process of it.
 //!
 //! It is what tells a stray from any other process, whoever its parent is by now. The text is the path of the tree's directory, `@`, and 16
-//! hexadecimal digits: zero in the forkserver, else the number that the forkserver has given the process. See [`offshoot_sys::mark`] for how
+//! hexadecimal digits: eight for the forkserver, of which a tree has one after the other, and eight for the process among its children, zero in
+//! the forkserver itself. See [`offshoot_sys::mark`] for how
 //! it gets and stays there.
 //!
 //! It is no fence. A program that was started with an empty environment has none, and one that means harm can have any.
@@ -21,16 +22,23 @@ const ENVIRONMENT_MAX: u64 = 8 << 20;
 pub(crate) struct Mark {
     /// The tree's directory.
     pub(crate) tree: PathBuf,
-    /// The process that it is or comes from; 0 for the forkserver.
-    pub(crate) process: u64,
+    /// The forkserver that it is or comes from.
+    pub(crate) server: u32,
+    /// The child of that forkserver that it is or comes from; 0 for the forkserver itself.
+    pub(crate) process: u32,
 }
 
 impl Mark {
-    /// The mark that a tree's forkserver is started with.
-    pub(crate) fn of_forkserver(tree: &Path) -> OsString {
+    /// The mark that a tree's forkserver is started with. `server` is a number that no other one of the tree has.
+    pub(crate) fn of_forkserver(tree: &Path, server: u32) -> OsString {
         let mut text = tree.as_os_str().to_owned();
-        text.push(format!("@{:0DIGITS$x}", 0));
+        text.push(format!("@{:0DIGITS$x}", Self::number(server, 0)));
         text
+    }
+
+    /// The digits at the end of a mark, as a number.
+    pub(crate) fn number(server: u32, process: u32) -> u64 {
+        u64::from(server) << 32 | u64::from(process)
     }
 
     /// The mark of a process; `None` if it has none, as a zombie has.
@@ -58,11 +66,15 @@ impl Mark {
         let tree = PathBuf::from(OsString::from_vec(tree.strip_suffix(b"@")?.to_vec()));
         let lower = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
         let digits = digits.iter().all(lower).then_some(digits)?;
-        let process = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        let number = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
         // Nothing of ours names a tree by any other path.
         let plain = tree.is_absolute() && tree.components().collect::<PathBuf>() == tree;
         let id = tree.file_name().map(OsStr::as_bytes)?;
-        (plain && id.len() == 16 && id.iter().all(lower)).then_some(Mark { tree, process })
+        (plain && id.len() == 16 && id.iter().all(lower)).then_some(Mark {
+            tree,
+            server: (number >> 32) as u32,
+            process: number as u32,
+        })
     }
 }
 
@@ -77,10 +89,11 @@ mod tests {
             "/t@mp/a b/ffffffffffffffff",
         ] {
             let mut text = b"PATH=/bin\0OFFSHOOT_TREES=no\0OFFSHOOT_TREE=".to_vec();
-            text.extend(Mark::of_forkserver(Path::new(path)).as_bytes());
+            text.extend(Mark::of_forkserver(Path::new(path), 7).as_bytes());
             text.extend(b"\0HOME=/\0OFFSHOOT_TREE=second\0");
             let wanted = Mark {
                 tree: path.into(),
+                server: 7,
                 process: 0,
             };
             assert_eq!(Mark::in_environment(&text), Some(wanted));

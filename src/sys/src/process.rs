@@ -26,6 +26,12 @@ pub fn become_subreaper() -> io::Result<()> {
         .map(drop)
 }
 
+/// Makes this process the leader of a process group of its own, out of reach of signals to its parent's.
+pub fn lead_group() -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    checked(unsafe { libc::setpgid(0, 0) }).map(drop)
+}
+
 /// Asks the kernel to kill this process when its parent's forking thread ends, and checks that this has not happened already.
 ///
 /// A change of credentials clears it, so it is called again after the last one.
@@ -201,6 +207,26 @@ pub fn reap_any() -> Option<(i32, Status, Rusage)> {
         max_rss_kib: used.ru_maxrss as u64,
     };
     (pid > 0).then(|| (pid, Status::from_wait(status), used))
+}
+
+/// A child that has ended and was not reaped, whichever; it is left as it is. `None` when there is none. Never blocks.
+pub fn ended_child() -> Option<i32> {
+    // SAFETY: an all-zero siginfo is a valid value of that plain C structure.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is live and writable.
+    retry(|| unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) }).ok()?;
+    // SAFETY: waitid has filled the SIGCHLD part of the union, or left it zero when nothing had ended.
+    let pid = unsafe { info.si_pid() };
+    (pid > 0).then_some(pid)
+}
+
+/// Reaps this child, if it has ended. Never blocks.
+pub fn reap(pid: i32) -> Option<Status> {
+    let mut status = 0;
+    // SAFETY: the pointer is live and writable. Only a positive number means one child.
+    let reaped = retry(|| unsafe { libc::waitpid(pid.max(1), &mut status, libc::WNOHANG) }).ok()?;
+    (reaped == pid).then(|| Status::from_wait(status))
 }
 
 /// Whether the kernel started this program with more rights than its caller had (set-uid, file capabilities: `AT_SECURE`). Its environment
@@ -385,6 +411,20 @@ mod tests {
         // Without a wait for anything: the signal is on its way, or has arrived.
         assert!(is_ending(pid));
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn ended_children_are_seen_before_they_are_reaped() {
+        // Other tests of this process have children, too: only what is said of this one counts.
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = child.id() as i32;
+        let pidfd = crate::pidfd::Pidfd::open(pid).unwrap();
+        assert!(pidfd.wait_dead(std::time::Duration::from_secs(20)).unwrap());
+        assert!(ended_child().is_some(), "this one, if no other");
+        assert_eq!(reap(pid), Some(Status::Exited(0)));
+        assert_eq!(reap(pid), None);
+        assert_eq!(reap(-1), None);
+        assert!(child.wait().is_err(), "it is reaped already");
     }
 
     #[test]

@@ -337,7 +337,13 @@ impl TreeDir {
         swept
     }
 
+    /// Every process of which anything is here.
+    pub(crate) fn processes(&self) -> Vec<ProcessKey> {
+        self.keys(&mut Swept::default())
+    }
+
     /// Sweeps every process of the tree but those in `keep`.
+    #[cfg(test)]
     pub(crate) fn sweep_except(&self, keep: &[ProcessKey]) -> Swept {
         let mut swept = Swept::default();
         for key in self.keys(&mut swept) {

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -67,6 +67,8 @@ struct Server {
     control: OwnedFd,
     /// Only the root watches and reaps it.
     pidfd: Option<Pidfd>,
+    /// By which the mark of what it forks names it.
+    number: u32,
 }
 
 struct Watched {
@@ -127,6 +129,7 @@ impl Warden {
             server: Mutex::new(control.map(|control| Server {
                 control,
                 pidfd: None,
+                number: 0,
             })),
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
@@ -320,7 +323,10 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
         )
     };
     let (ours, theirs) = socket::packet_pair().map_err(|error| failed("socket pair", &error))?;
-    let mark = Mark::of_forkserver(tree.path());
+    // Over before it could come around: a forkserver takes a millisecond to start.
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mark = Mark::of_forkserver(tree.path(), number);
     let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV, Some(&mark))
         .map_err(|error| failed("exec of this executable", &error))?;
     drop(theirs);
@@ -375,6 +381,7 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
     Ok(Server {
         control: ours,
         pidfd: Some(pidfd),
+        number,
     })
 }
 
@@ -749,8 +756,15 @@ impl Loop {
     /// The forkserver is no more, or is of no use any more. Every process of the tree ends with it.
     fn server_ended(&mut self, why: &str) {
         // Its last reports first.
-        let Some(server) = self.warden.server.lock().take() else {
-            return;
+        let runtime = self.warden.runtime.upgrade();
+        let (server, bound) = {
+            let mut slot = self.warden.server.lock();
+            let Some(server) = slot.take() else { return };
+            // Before another one can be started, whose processes' tables must not be taken for those of the dead.
+            (
+                server,
+                runtime.as_ref().map(|runtime| runtime.bound_by_others()),
+            )
         };
         while let Ok(Some((event, fds))) =
             protocol::receive::<Event>(&server.control, &mut self.buffer)
@@ -803,8 +817,9 @@ impl Loop {
             }
             self.died(request);
         }
-        if let Some(runtime) = self.warden.runtime.upgrade() {
-            runtime.sweep_others();
+        if let (Some(runtime), Some(bound)) = (runtime, bound) {
+            runtime.end_strays(server.number);
+            runtime.sweep(&bound);
         }
     }
 
@@ -813,7 +828,7 @@ impl Loop {
             return;
         };
         self.warden.enrolling.lock().clear();
-        let Server { control, pidfd } = server;
+        let Server { control, pidfd, .. } = server;
         drop(control);
         let Some(pidfd) = pidfd else { return };
         if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {

@@ -352,6 +352,24 @@ impl Reaper {
     }
 }
 
+/// Kills at once whatever one forkserver of a tree, which is dead itself, has left running.
+pub(crate) fn kill_strays(tree: &Path, server: u32) {
+    for _ in 0..ROUNDS_MAX {
+        let mut strays = strays::find().unwrap_or_default();
+        strays.retain(|stray| stray.mark.tree == tree && stray.mark.server == server);
+        if strays.is_empty() {
+            return;
+        }
+        tracing::debug!(
+            count = strays.len(),
+            "killing what the tree has left running"
+        );
+        if strays::end(&strays, Duration::ZERO).contains(&Taken::Survived) {
+            return;
+        }
+    }
+}
+
 /// What a tree turned out to be.
 enum Case {
     /// Nothing of it is here.

@@ -133,9 +133,11 @@ fn command_of(pid: i32) -> String {
     format!("[{}]", name.trim_end())
 }
 
-/// Ends them together: SIGINT, then after `grace` SIGKILL for whoever is left. How each took it, in their order.
+/// Ends them together: SIGINT, then after `grace` SIGKILL for whoever is left; at once if there is no grace. How each took it, in their order.
 pub(super) fn end(strays: &[Found], grace: Duration) -> Vec<Taken> {
-    send(strays, &vec![true; strays.len()], signal::SIGINT);
+    if !grace.is_zero() {
+        send(strays, &vec![true; strays.len()], signal::SIGINT);
+    }
     let after_grace = wait(strays, grace);
     if after_grace.contains(&true) {
         send(strays, &after_grace, signal::SIGKILL);
