@@ -17,6 +17,7 @@ mod program;
 mod root_death;
 mod signals;
 mod spawn_faults;
+mod strangers;
 
 use harness::{Case, case};
 use std::process::ExitCode;
@@ -130,6 +131,22 @@ const CASES: &[Case] = &[
     case(
         "spawn_faults::killed_when_it_serves",
         spawn_faults::killed_after,
+    ),
+    case(
+        "strangers::end_with_their_isolate",
+        strangers::end_with_their_isolate,
+    ),
+    case(
+        "strangers::are_reaped_when_they_end",
+        strangers::are_reaped_when_they_end,
+    ),
+    case(
+        "strangers::end_with_their_forkserver",
+        strangers::end_with_their_forkserver,
+    ),
+    case(
+        "strangers::a_tree_in_a_tree_cleans_up",
+        strangers::a_tree_in_a_tree_cleans_up,
     ),
 ];
 

@@ -191,6 +191,10 @@ pub(crate) fn main() -> Option<ExitCode> {
         "bombs" => offshoot::main(bombs),
         "late" => offshoot::main(late),
         "daemons" => offshoot::main(daemons),
+        "strangers" => offshoot::main(crate::strangers::by_isolate),
+        "brief" => offshoot::main(crate::strangers::brief),
+        "bereft" => offshoot::main(crate::strangers::bereft),
+        "inner" => offshoot::main(crate::strangers::inner),
         "stubborn" => offshoot::main(stubborn),
         "handlers" => finish(handlers()),
         other => panic!("no program is named {other}"),
@@ -210,7 +214,7 @@ fn finish(result: Result<()>) -> ExitCode {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Returns when the standard input has ended.
-async fn stopped() -> Result<()> {
+pub(crate) async fn stopped() -> Result<()> {
     while !STOP.load(Ordering::Acquire) {
         offshoot::sleep(Duration::from_millis(1)).await?;
     }

@@ -1,13 +1,18 @@
 //! The arguments: parsed without effects, then validated into a [`Plan`].
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use offshoot::Isolation;
+use offshoot::reap::{Phase, Reaper};
+use offshoot::{Isolation, TreeId};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// More threads than this are a slip of the finger, not a wish.
 const WORKERS_MAX: u64 = 1_024;
+
+/// The longest grace, in seconds. More would look like a hang.
+const GRACE_MAX: f64 = 3_600.0;
 
 /// What is to be done.
 pub(crate) enum Plan {
@@ -18,6 +23,14 @@ pub(crate) enum Plan {
     Baseline(words::Options),
     Primes(Isolation, primes::Options),
     Bad(Isolation, Bad),
+    Reap(Reaper, Style),
+}
+
+/// How what was found is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Text { dry: bool },
+    Json,
 }
 
 /// The programs that go wrong.
@@ -35,12 +48,16 @@ pub(crate) enum Bad {
 
 /// Reads the arguments, and the environment where an option says so.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, clap::Error> {
-    let Some(Command::Run { program }) = Cli::try_parse_from(args)?.command else {
-        let shared = Shared::try_parse_from(["offshoot"])?;
-        return Ok(Plan::Welcome(
-            shared.isolation(),
-            words::Options::new(["."]),
-        ));
+    let program = match Cli::try_parse_from(args)?.command {
+        Some(Command::Run { program }) => program,
+        Some(Command::Reap(reap)) => return Ok(reap.validate()),
+        None => {
+            let shared = Shared::try_parse_from(["offshoot"])?;
+            return Ok(Plan::Welcome(
+                shared.isolation(),
+                words::Options::new(["."]),
+            ));
+        }
     };
     let bad = |tree: Tree, bad| Plan::Bad(tree.isolation(), bad);
     Ok(match program {
@@ -83,7 +100,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Without a command, it runs `words` on the current directory and says how to go on.
 
-Exit codes: 0 done; 1 the tree failed, or some input could not be read; 2 wrong arguments;
+Exit codes: 0 done; 1 the tree failed, some input could not be read, or `reap` left something; 2 wrong arguments;
 130 interrupted; 143 terminated; 141 nobody reads the output.
 Environment: OFFSHOOT_ISOLATION as --isolation, OFFSHOOT_LOG=debug for what the runtime does.";
 
@@ -94,6 +111,86 @@ enum Command {
         #[command(subcommand)]
         program: Option<Program>,
     },
+    Reap(Reap),
+}
+
+/// Remove what dead trees have left: processes, sockets and files, shared memory
+///
+/// A tree cleans up after itself, and the next one after those that were killed whole; this is for what nobody
+/// was left to end. A dead tree is one whose lock nobody holds; a stray process is one that has such a tree's mark
+/// in its environment. Trees that live, other users' things and shared memory in use are never touched.
+///
+/// Exit codes: 0 clean; 1 something survived or went wrong; 2 wrong arguments.
+#[derive(Args)]
+struct Reap {
+    /// This tree only; the number is the name of its directory
+    #[arg(long, value_name = "ID", value_parser = tree_id, conflicts_with = "all")]
+    tree: Option<TreeId>,
+    /// All trees of this user, also those whose directory is not where one of yours would be
+    #[arg(long)]
+    all: bool,
+    /// Only print what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// How long processes have between SIGINT and SIGKILL, in seconds
+    #[arg(long, value_name = "SECS", default_value = "3", value_parser = seconds)]
+    grace: Duration,
+    /// Only processes; may be combined with the other two
+    #[arg(long)]
+    processes: bool,
+    /// Only sockets, registered files and the trees' directories
+    #[arg(long)]
+    sockets: bool,
+    /// Only shared memory
+    #[arg(long)]
+    shm: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Reap {
+    fn validate(self) -> Plan {
+        let mut reaper = Reaper::new().dry_run(self.dry_run).grace(self.grace);
+        if self.all {
+            reaper = reaper.all();
+        }
+        if let Some(id) = self.tree {
+            reaper = reaper.tree(id);
+        }
+        for (wanted, phase) in [
+            (self.processes, Phase::Processes),
+            (self.sockets, Phase::Sockets),
+            (self.shm, Phase::SharedMemory),
+        ] {
+            if wanted {
+                reaper = reaper.only(phase);
+            }
+        }
+        let style = match self.json {
+            true => Style::Json,
+            false => Style::Text { dry: self.dry_run },
+        };
+        Plan::Reap(reaper, style)
+    }
+}
+
+fn tree_id(text: &str) -> Result<TreeId, String> {
+    let digits = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() != 16 || !text.bytes().all(digits) {
+        return Err("a tree's id has 16 hexadecimal digits, in small letters".to_owned());
+    }
+    u64::from_str_radix(text, 16)
+        .map(TreeId)
+        .map_err(|error| error.to_string())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(0.0..=GRACE_MAX).contains(&seconds) {
+        return Err(format!("not between 0 and {GRACE_MAX} seconds"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 #[derive(Subcommand)]

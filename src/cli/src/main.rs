@@ -1,9 +1,9 @@
-//! The `offshoot` command: runs the programs of `isolates/`. Arguments and printing, nothing else.
+//! The `offshoot` command: runs the programs of `isolates/`, and removes what dead trees have left. Arguments and printing, nothing else.
 //!
 //! | exit code | means |
 //! |---|---|
 //! | 0 | all went well; binary files that `words` passed over are no failure |
-//! | 1 | the tree failed, as its report says, or some input could not be read, or the output not be written |
+//! | 1 | the tree failed, as its report says, or some input could not be read, or the output not be written; `reap` left something |
 //! | 2 | the arguments are wrong |
 //! | 3 | `bad_exits` ran as a thread, which ends the program with its own code |
 //! | 130, 143 | interrupted by SIGINT, terminated by SIGTERM; the tree came down first |
@@ -23,6 +23,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match args::parse(std::env::args_os()) {
         Err(usage) => print::usage(&usage),
+        Ok(Plan::Reap(reaper, style)) => print::reaped(reaper.run(), style),
         Ok(Plan::List) => print::list(&args::programs()),
         Ok(Plan::Baseline(options)) => print::words(&words::baseline(options), None),
         Ok(Plan::Words(isolation, options)) => tree::words(isolation, options, false),

@@ -1,7 +1,9 @@
 //! What the command prints: results on the standard output, everything else on the standard error.
 
-use crate::args::Bad;
+use crate::args::{Bad, Style};
 use offshoot::Isolation;
+use offshoot::reap::{End, Report, Stray};
+use serde_json::json;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -207,6 +209,118 @@ pub(crate) fn floods(flood: bad_floods::Flood) -> ExitCode {
         flood.done,
         flood.bystander.as_secs_f64() * 1e3,
     ))
+}
+
+/// What `reap` found and did.
+pub(crate) fn reaped(report: offshoot::Result<Report>, style: Style) -> ExitCode {
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            err(&format!("error: {}", error.report()));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match style {
+        Style::Json => out(&format!("{}\n", reaped_json(&report))),
+        Style::Text { dry } => {
+            let code = out(&reaped_text(&report, dry));
+            for problem in &report.problems {
+                err(&format!("error: {}\n", plain(problem)));
+            }
+            code
+        }
+    };
+    match report.is_clean() || code != ExitCode::SUCCESS {
+        true => code,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn reaped_text(report: &Report, dry: bool) -> String {
+    let (mut text, mut ended, mut removed, mut left) = (String::new(), 0, 0, 0);
+    for tree in report.trees.iter().filter(|tree| !tree.alive) {
+        text += &format!("dead tree {}\n", plain(&tree.path.display().to_string()));
+        for Stray {
+            pid, command, end, ..
+        } in &tree.processes
+        {
+            text += &format!("  {} {pid} {}\n", word(*end, dry), plain(command));
+            match end {
+                End::Survived => left += 1,
+                _ => ended += 1,
+            }
+        }
+        for path in &tree.removed {
+            let verb = if dry { "would remove" } else { "removed" };
+            text += &format!("  {verb} {}\n", plain(&path.display().to_string()));
+        }
+        removed += tree.removed.len();
+        for thing in &tree.left {
+            let (path, why) = (thing.path.display().to_string(), &thing.why);
+            text += &format!("  left {}: {}\n", plain(&path), plain(why));
+            left += usize::from(thing.ours);
+        }
+    }
+    let alive = report.trees.iter().filter(|tree| tree.alive).count();
+    let would = if dry { "would be " } else { "" };
+    text += &format!(
+        "{} dead trees, {alive} alive: {ended} processes {would}ended, {removed} paths {would}removed, {left} left\n",
+        report.trees.len() - alive,
+    );
+    text
+}
+
+fn word(end: End, dry: bool) -> &'static str {
+    match end {
+        End::Interrupted => "interrupted",
+        End::Killed => "killed",
+        End::Survived => "could not kill",
+        _ if dry => "would end",
+        _ => "found",
+    }
+}
+
+fn reaped_json(report: &Report) -> serde_json::Value {
+    let trees: Vec<_> = report
+        .trees
+        .iter()
+        .map(|tree| {
+            let processes: Vec<_> = tree
+                .processes
+                .iter()
+                .map(|stray| {
+                    let end = match stray.end {
+                        End::Interrupted => "interrupted",
+                        End::Killed => "killed",
+                        End::Survived => "survived",
+                        _ => "found",
+                    };
+                    json!({ "pid": stray.pid, "command": stray.command, "end": end })
+                })
+                .collect();
+            let paths = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
+            let left: Vec<_> = tree
+                .left
+                .iter()
+                .map(
+                    |left| json!({ "path": paths(&left.path), "why": left.why, "ours": left.ours }),
+                )
+                .collect();
+            json!({
+                "path": paths(&tree.path),
+                "alive": tree.alive,
+                "processes": processes,
+                "removed": tree.removed.iter().map(paths).collect::<Vec<_>>(),
+                "left": left,
+            })
+        })
+        .collect();
+    json!({ "trees": trees, "problems": report.problems, "clean": report.is_clean() })
+}
+
+/// Without what a terminal would act on.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// A number that can be read.

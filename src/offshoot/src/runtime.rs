@@ -249,18 +249,36 @@ impl Runtime {
         }
         crate::fault::check("tree", "")
             .map_err(|error| Error::io(format!("cannot make the tree's directory: {error}; set XDG_RUNTIME_DIR (or TMPDIR) to a directory with room that is yours alone"), error))?;
-        let dir = TreeDir::create(None)
+        let dir = TreeDir::create_named(ProcessKey::new(self.tree.0), None)
             .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
         Ok(slot.insert(Arc::new(dir)).clone())
     }
 
-    /// Sweeps what every process of the tree but this one has left. All of them are dead.
-    pub(crate) fn sweep_others(&self) {
-        let dir = self.tree_dir.lock().clone();
-        if let Some(dir) = dir {
-            let own: Vec<ProcessKey> = self.binder.key().into_iter().collect();
-            let swept = dir.sweep_except(&own);
-            tracing::debug!(?swept, "swept after the forkserver");
+    /// The processes of the tree, but this one, of which there is anything to sweep.
+    pub(crate) fn bound_by_others(&self) -> Vec<ProcessKey> {
+        let Some(dir) = self.tree_dir.lock().clone() else {
+            return Vec::new();
+        };
+        let own = self.binder.key();
+        let mut keys = dir.processes();
+        keys.retain(|key| Some(*key) != own);
+        keys
+    }
+
+    /// Sweeps what these processes have left. They are dead.
+    pub(crate) fn sweep(&self, keys: &[ProcessKey]) {
+        if let Some(dir) = self.tree_dir.lock().clone() {
+            for key in keys {
+                let swept = dir.sweep(*key);
+                tracing::debug!(?swept, "swept after the forkserver");
+            }
+        }
+    }
+
+    /// Kills what the processes of a forkserver had started, which is dead itself.
+    pub(crate) fn end_strays(&self, server: u32) {
+        if let Some(dir) = self.tree_dir.lock().clone() {
+            crate::reap::kill_strays(dir.path(), server);
         }
     }
 

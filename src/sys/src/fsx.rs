@@ -552,6 +552,11 @@ pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// The number of a device, as in [`Identity::dev`], from its two parts.
+pub fn device(major: u64, minor: u64) -> u64 {
+    nix::sys::stat::makedev(major, minor)
+}
+
 /// The user as whom this process acts on files.
 pub fn effective_user() -> u32 {
     nix::unistd::geteuid().as_raw()

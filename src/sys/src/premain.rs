@@ -88,6 +88,8 @@ pub unsafe fn enter(
         title::remember(argc, argv);
     }
     let _ = (argc, argv);
+    // SAFETY: `main` has not begun. The variable removed above changed pointers to other strings than this one.
+    unsafe { crate::mark::remember() };
     // The frame below is C's.
     if catch_unwind(AssertUnwindSafe(|| entry(socket))).is_err() {
         crate::fork::exit_at_once(crate::fork::EXIT_PANIC);

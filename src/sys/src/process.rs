@@ -26,6 +26,12 @@ pub fn become_subreaper() -> io::Result<()> {
         .map(drop)
 }
 
+/// Makes this process the leader of a process group of its own, out of reach of signals to its parent's.
+pub fn lead_group() -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    checked(unsafe { libc::setpgid(0, 0) }).map(drop)
+}
+
 /// Asks the kernel to kill this process when its parent's forking thread ends, and checks that this has not happened already.
 ///
 /// A change of credentials clears it, so it is called again after the last one.
@@ -65,6 +71,34 @@ pub fn is_single_threaded() -> io::Result<bool> {
 /// is no such process.
 pub fn start_time(pid: i32) -> Option<u64> {
     stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 22)?
+        .parse()
+        .ok()
+}
+
+/// Whether a process is on its way out, whatever it does: it has been sent SIGKILL, is being taken apart by the kernel, or waits to be reaped.
+/// True when there is none.
+pub fn is_ending(pid: i32) -> bool {
+    /// `PF_EXITING` among the kernel's flags of a task.
+    const EXITING: u64 = 0x4;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let flags: u64 = stat_field(&stat, 9)
+        .and_then(|flags| flags.parse().ok())
+        .unwrap_or(0);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    // Of the thread and of the whole process.
+    let killed = ["SigPnd:", "ShdPnd:"].iter().any(|field| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+    });
+    flags & EXITING != 0 || killed || matches!(stat_field(&stat, 3), Some("Z" | "X"))
+}
+
+/// The parent of a process now; `None` when there is no such process, 0 when its parent lives outside this pid namespace.
+pub fn parent_of(pid: i32) -> Option<i32> {
+    stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 4)?
         .parse()
         .ok()
 }
@@ -173,6 +207,26 @@ pub fn reap_any() -> Option<(i32, Status, Rusage)> {
         max_rss_kib: used.ru_maxrss as u64,
     };
     (pid > 0).then(|| (pid, Status::from_wait(status), used))
+}
+
+/// A child that has ended and was not reaped, whichever; it is left as it is. `None` when there is none. Never blocks.
+pub fn ended_child() -> Option<i32> {
+    // SAFETY: an all-zero siginfo is a valid value of that plain C structure.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is live and writable.
+    retry(|| unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) }).ok()?;
+    // SAFETY: waitid has filled the SIGCHLD part of the union, or left it zero when nothing had ended.
+    let pid = unsafe { info.si_pid() };
+    (pid > 0).then_some(pid)
+}
+
+/// Reaps this child, if it has ended. Never blocks.
+pub fn reap(pid: i32) -> Option<Status> {
+    let mut status = 0;
+    // SAFETY: the pointer is live and writable. Only a positive number means one child.
+    let reaped = retry(|| unsafe { libc::waitpid(pid.max(1), &mut status, libc::WNOHANG) }).ok()?;
+    (reaped == pid).then(|| Status::from_wait(status))
 }
 
 /// Whether the kernel started this program with more rights than its caller had (set-uid, file capabilities: `AT_SECURE`). Its environment
@@ -350,6 +404,37 @@ mod tests {
         assert_eq!(start_time(id()), Some(mine));
         assert!(start_time(parent()).unwrap() <= mine);
         assert_eq!(start_time(i32::MAX), None);
+        assert_eq!(parent_of(id()), Some(parent()));
+        assert_eq!(parent_of(i32::MAX), None);
+    }
+
+    #[test]
+    fn what_is_ending_is_known() {
+        assert!(!is_ending(id()) && is_ending(i32::MAX));
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        assert!(!is_ending(pid));
+        child.kill().unwrap();
+        // Without a wait for anything: the signal is on its way, or has arrived.
+        assert!(is_ending(pid));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn ended_children_are_seen_before_they_are_reaped() {
+        // Other tests of this process have children, too: only what is said of this one counts.
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = child.id() as i32;
+        let pidfd = crate::pidfd::Pidfd::open(pid).unwrap();
+        assert!(pidfd.wait_dead(std::time::Duration::from_secs(20)).unwrap());
+        assert!(ended_child().is_some(), "this one, if no other");
+        assert_eq!(reap(pid), Some(Status::Exited(0)));
+        assert_eq!(reap(pid), None);
+        assert_eq!(reap(-1), None);
+        assert!(child.wait().is_err(), "it is reaped already");
     }
 
     #[test]

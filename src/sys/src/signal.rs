@@ -112,6 +112,32 @@ impl Drop for Signals {
     }
 }
 
+/// Blocks SIGCHLD in this thread, and gives a descriptor that is readable while one is pending; [`drain_child_signals`] takes it.
+///
+/// For a process whose only thread this is: another one would take the signal.
+#[cfg(target_os = "linux")]
+pub fn child_signals() -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    crate::process::block_signals(&[SIGCHLD])?;
+    // SAFETY: an all-zero sigset is valid, and made proper by sigemptyset; the pointer is to it.
+    let fd = checked(unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, SIGCHLD);
+        libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+    })?;
+    // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes what is pending of [`child_signals`]. Several ends may have made one signal.
+#[cfg(target_os = "linux")]
+pub fn drain_child_signals(fd: BorrowedFd<'_>) {
+    let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: the buffer is live, writable and as long as said.
+    while unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), info.len()) } > 0 {}
+}
+
 /// A name for humans: `SIGSEGV`, `SIGRTMIN+3`, `signal 99`.
 pub fn name(signal: i32) -> String {
     // nix knows each name of the target; it does not know the real-time signals, which have numbers only.

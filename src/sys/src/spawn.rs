@@ -1,7 +1,7 @@
 //! Starting the forkserver: this very program again, with one socket.
 
 use crate::pidfd::Pidfd;
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -15,7 +15,8 @@ pub const SOCKET: RawFd = 3;
 /// How many bytes the new process has for its name, which it and its children write over `argv[0]`.
 pub(crate) const TITLE_MAX: usize = 64;
 
-/// Runs `/proc/self/exe` in a new process, with `socket` as descriptor 3 and `env_key=3` added to our environment.
+/// Runs `/proc/self/exe` in a new process, with `socket` as descriptor 3 and `env_key=3` added to our environment, and `mark`, if given, as its
+/// [mark](crate::mark) in place of ours.
 ///
 /// It is the image that runs now, also when the file was replaced or removed since. The child has our descriptors 0 to 2 and the socket, no
 /// other; an empty signal mask and default dispositions; our working directory, process group and limits; no parent-death signal.
@@ -25,9 +26,14 @@ pub(crate) const TITLE_MAX: usize = 64;
 ///
 /// # Errors
 /// Those of `posix_spawn`; `ESRCH` if the host program ignores SIGCHLD or reaps every child, and the new one ended at once.
-pub fn exec_self(argv0: &str, socket: BorrowedFd<'_>, env_key: &str) -> io::Result<(i32, Pidfd)> {
+pub fn exec_self(
+    argv0: &str,
+    socket: BorrowedFd<'_>,
+    env_key: &str,
+    mark: Option<&OsStr>,
+) -> io::Result<(i32, Pidfd)> {
     let argv0 = c_string(format!("{argv0:TITLE_MAX$}").into_bytes())?;
-    let environment = environment(env_key)?;
+    let environment = environment(env_key, mark)?;
     let mut environment: Vec<*mut libc::c_char> = environment
         .iter()
         .map(|entry| entry.as_ptr().cast_mut())
@@ -75,8 +81,8 @@ pub fn exec_self(argv0: &str, socket: BorrowedFd<'_>, env_key: &str) -> io::Resu
     }
 }
 
-/// Our environment, with `key=3`.
-fn environment(key: &str) -> io::Result<Vec<CString>> {
+/// Our environment, with `key=3` and the mark.
+fn environment(key: &str, mark: Option<&OsStr>) -> io::Result<Vec<CString>> {
     let join = |name: OsString, value: OsString| {
         let mut entry = name.into_vec();
         entry.push(b'=');
@@ -84,8 +90,9 @@ fn environment(key: &str) -> io::Result<Vec<CString>> {
         c_string(entry)
     };
     std::env::vars_os()
-        .filter(|(name, _)| name != key)
+        .filter(|(name, _)| name != key && (mark.is_none() || name != crate::mark::ENV))
         .chain([(key.into(), SOCKET.to_string().into())])
+        .chain(mark.map(|mark| (crate::mark::ENV.into(), mark.to_owned())))
         .map(|(name, value)| join(name, value))
         .collect()
 }

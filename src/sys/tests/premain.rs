@@ -3,8 +3,9 @@
 
 use offshoot_sys::fork::{self, Outfit, Prelude, fork_child};
 use offshoot_sys::pidfd::{Pidfd, Status};
-use offshoot_sys::{image, premain, process, signal, socket, spawn};
+use offshoot_sys::{image, mark, premain, process, signal, socket, spawn};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -30,7 +31,7 @@ fn add_one(value: u64) -> u64 {
     value + 1
 }
 
-/// Answers each packet: `facts` with what this process is, `panic` not at all, `fork` with a child's title, an offset with the result of the function
+/// Answers each packet: `facts` with what this process is, `panic` not at all, `fork` with a child's title, `mark` with a child's marks, an offset with the result of the function
 /// there. Ends with its socket.
 fn entry(socket: OwnedFd) -> ! {
     let mut buf = Vec::new();
@@ -46,6 +47,7 @@ fn entry(socket: OwnedFd) -> ! {
             "facts" => facts(&socket),
             "panic" => panic!("on purpose"),
             "fork" => forked(),
+            "mark" => marked(),
             offset => called(offset.parse().unwrap()).to_string(),
         };
         socket::send_packet(&socket, answer.as_bytes(), &[]).unwrap();
@@ -108,6 +110,35 @@ fn forked() -> String {
     String::from_utf8(buf).unwrap()
 }
 
+/// The mark of a child that has set its own, as the kernel shows it and as a program finds it that the child starts.
+fn marked() -> String {
+    let (ours, theirs) = socket::packet_pair().unwrap();
+    let prelude = Prelude {
+        keep: vec![theirs.as_raw_fd()],
+        ..Prelude::default()
+    };
+    let (_, child) = fork_child(prelude, || {
+        let set = mark::set(0xab);
+        let environ = fs::read("/proc/self/environ").unwrap();
+        let mut program = Command::new("sh");
+        program.args(["-c", "echo $OFFSHOOT_TREE"]);
+        let inherited = String::from_utf8(program.output().unwrap().stdout).unwrap();
+        let shown: Vec<_> = environ
+            .split(|byte| *byte == 0)
+            .filter(|variable| variable.starts_with(mark::ENV.as_bytes()))
+            .map(String::from_utf8_lossy)
+            .collect();
+        let answer = format!("{set} {} {}", shown.join(" "), inherited.trim());
+        socket::send_packet(&theirs, answer.as_bytes(), &[]).unwrap();
+        fork::exit_now(0)
+    })
+    .unwrap();
+    assert_eq!(end_of(&child), Status::Exited(0));
+    let mut buf = Vec::new();
+    socket::recv_packet(&ours, &mut buf).unwrap().unwrap();
+    String::from_utf8(buf).unwrap()
+}
+
 fn called(offset: u64) -> u64 {
     let address =
         image::address_of(offset, size_of::<Descriptor>(), align_of::<Descriptor>()).unwrap();
@@ -149,6 +180,7 @@ fn main() {
         a_forkserver_is_started_clean,
         offsets_are_the_same_in_every_process,
         children_have_names,
+        a_child_sets_its_own_part_of_the_mark,
         closed_standard_descriptors_are_filled,
         a_socket_may_have_any_number,
         a_panic_in_the_entry_ends_the_process,
@@ -227,6 +259,35 @@ fn children_have_names() {
     server.end();
 }
 
+/// Also where the starting process has a mark of its own, as one in another tree does.
+fn a_child_sets_its_own_part_of_the_mark() {
+    let zeros = "0".repeat(mark::DIGITS);
+    let server = Server::start_marked("marked", Some(&format!("/a tree@{zeros}")));
+    let whole = format!("/a tree@{}ab", "0".repeat(mark::DIGITS - 2));
+    assert_eq!(
+        server.ask("mark"),
+        format!("true OFFSHOOT_TREE={whole} {whole}")
+    );
+    let own = fs::read(format!("/proc/{}/environ", server.pid)).unwrap();
+    let own = String::from_utf8_lossy(&own).into_owned();
+    assert!(
+        own.contains(&format!("OFFSHOOT_TREE=/a tree@{zeros}\0")),
+        "{own}"
+    );
+    server.end();
+    // Without a mark, and with one that is too short, there is nothing to write to.
+    for mark in [None, Some("short")] {
+        let server = Server::start_marked("not marked", mark);
+        let shown = mark.map_or(String::new(), |mark| format!("OFFSHOOT_TREE={mark}"));
+        assert_eq!(
+            server.ask("mark"),
+            format!("false {shown} {}", mark.unwrap_or_default())
+        );
+        server.end();
+    }
+    assert!(!mark::set(1), "this program was started by other means");
+}
+
 fn closed_standard_descriptors_are_filled() {
     // Of a process between, which has no standard input: what it starts would get the next descriptor there.
     let (_, child) = fork_child(Prelude::default(), || {
@@ -259,7 +320,8 @@ fn a_socket_may_have_any_number() {
                 least,
             ))
         };
-        let (pid, pidfd) = spawn::exec_self("any number", copy.as_fd(), premain::ENV).unwrap();
+        let (pid, pidfd) =
+            spawn::exec_self("any number", copy.as_fd(), premain::ENV, None).unwrap();
         let server = Server {
             pid,
             pidfd,
@@ -350,7 +412,7 @@ fn a_privileged_program_takes_no_invitation() {
 fn a_name_that_cannot_be_is_refused() {
     let (_ours, theirs) = socket::packet_pair().unwrap();
     let refused = |name, key| {
-        spawn::exec_self(name, theirs.as_fd(), key)
+        spawn::exec_self(name, theirs.as_fd(), key, None)
             .map(|(pid, _)| pid)
             .unwrap_err()
             .kind()
@@ -420,8 +482,13 @@ struct Server {
 
 impl Server {
     fn start(name: &str) -> Self {
+        Self::start_marked(name, None)
+    }
+
+    fn start_marked(name: &str, mark: Option<&str>) -> Self {
         let (ours, theirs) = socket::packet_pair().unwrap();
-        let (pid, pidfd) = spawn::exec_self(name, theirs.as_fd(), premain::ENV).unwrap();
+        let mark = mark.map(OsStr::new);
+        let (pid, pidfd) = spawn::exec_self(name, theirs.as_fd(), premain::ENV, mark).unwrap();
         Self {
             pid,
             pidfd,

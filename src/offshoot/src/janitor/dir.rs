@@ -10,7 +10,7 @@
 //!   .new-<16 hex digits>/     a tree that is being born, or died in it
 //! ```
 
-use super::sweep::{Left, Swept, Why, sweep};
+use super::sweep::{Left, Manner, Swept, Why, sweep};
 use super::{ProcessKey, absent_is_none, table};
 use offshoot_sys::fsx::{self, Access, FileHandle, FileKind, Identity};
 use std::ffi::{OsStr, OsString};
@@ -143,7 +143,14 @@ pub(crate) struct Enrolment {
 }
 
 impl TreeDir {
-    /// Makes the directory of a new tree and takes its lock.
+    /// As [`create_named`](Self::create_named), with a number that nobody else has.
+    #[cfg(test)]
+    pub(crate) fn create(base: Option<&Path>) -> Result<Self, DirError> {
+        let key = ProcessKey::random().map_err(DirError::io("name a tree in", "/"))?;
+        Self::create_named(key, base)
+    }
+
+    /// Makes the directory of a new tree and takes its lock. `key` is the number of the tree, by which the directory is called.
     ///
     /// `base` is where the trees lie; `None` means `$XDG_RUNTIME_DIR/offshoot` when that variable names a private directory of this user, else
     /// `offshoot-<uid>` in the temporary directory. The base is made when it is missing.
@@ -154,20 +161,20 @@ impl TreeDir {
     /// # Errors
     /// When the base is a symbolic link, belongs to somebody else or lets others in; when the file system refuses. Each names the path and what to
     /// do about it.
-    pub(crate) fn create(base: Option<&Path>) -> Result<Self, DirError> {
+    pub(crate) fn create_named(key: ProcessKey, base: Option<&Path>) -> Result<Self, DirError> {
         let (path, base) = match base {
             Some(path) => (path.to_owned(), open_base(path, true)?),
             None => open_default_base()?,
         };
         let path =
             std::path::absolute(&path).map_err(DirError::io("find the whole path of", &path))?;
-        Self::born_in(&base, &path).map_err(DirError::io("make a directory in", &path))
+        Self::born_in(&base, &path, key).map_err(DirError::io("make a directory in", &path))
     }
 
-    fn born_in(base: &OwnedFd, path: &Path) -> io::Result<Self> {
+    fn born_in(base: &OwnedFd, path: &Path, key: ProcessKey) -> io::Result<Self> {
         for _ in 0..BIRTHS_MAX {
-            let key = ProcessKey::random()?;
-            let newborn = key.file(NEWBORN_PREFIX);
+            // Another each time: the sweeper may not be done with the former.
+            let newborn = ProcessKey::random()?.file(NEWBORN_PREFIX);
             if let Some(tree) = Self::born_as(base, path, key, &newborn)? {
                 return Ok(tree);
             }
@@ -309,9 +316,13 @@ impl TreeDir {
     ///
     /// The process must be dead: what it publishes meanwhile may be missed.
     pub(crate) fn sweep(&self, key: ProcessKey) -> Swept {
+        self.sweep_so(key, &Manner::default())
+    }
+
+    fn sweep_so(&self, key: ProcessKey, manner: &Manner<'_>) -> Swept {
         let mut swept = Swept::default();
         let grants = self.read_grants(key, &mut swept);
-        self.sweep_by(key, &grants, &mut swept);
+        self.sweep_by(key, &grants, manner, &mut swept);
         swept
     }
 
@@ -322,11 +333,17 @@ impl TreeDir {
     pub(crate) fn sweep_with(&self, key: ProcessKey, grants: &[GrantedDir]) -> Swept {
         let mut swept = Swept::default();
         let grants: Vec<_> = grants.iter().cloned().map(Some).collect();
-        self.sweep_by(key, &grants, &mut swept);
+        self.sweep_by(key, &grants, &Manner::default(), &mut swept);
         swept
     }
 
+    /// Every process of which anything is here.
+    pub(crate) fn processes(&self) -> Vec<ProcessKey> {
+        self.keys(&mut Swept::default())
+    }
+
     /// Sweeps every process of the tree but those in `keep`.
+    #[cfg(test)]
     pub(crate) fn sweep_except(&self, keep: &[ProcessKey]) -> Swept {
         let mut swept = Swept::default();
         for key in self.keys(&mut swept) {
@@ -342,8 +359,17 @@ impl TreeDir {
     /// If something outside could not be removed now but may be later, the directory stays, for the next start. Doing it twice, or in two
     /// processes at once, is no error.
     pub(crate) fn remove(&self) -> Swept {
-        let mut swept = self.sweep_except(&[]);
-        if !swept.is_settled() {
+        self.remove_so(&Manner::default())
+    }
+
+    /// As [`remove`](Self::remove), in this manner. What that leaves keeps the directory.
+    pub(crate) fn remove_so(&self, manner: &Manner<'_>) -> Swept {
+        let mut swept = Swept::default();
+        for key in self.keys(&mut swept) {
+            swept.add(self.sweep_so(key, manner));
+        }
+        // The directory is one of the things that lie in the file system.
+        if manner.dry || !manner.files || !swept.is_settled() {
             return swept;
         }
         if let Err(error) = self.remove_itself() {
@@ -403,7 +429,13 @@ impl TreeDir {
         ))
     }
 
-    fn sweep_by(&self, key: ProcessKey, grants: &[Option<GrantedDir>], swept: &mut Swept) {
+    fn sweep_by(
+        &self,
+        key: ProcessKey,
+        grants: &[Option<GrantedDir>],
+        manner: &Manner<'_>,
+        swept: &mut Swept,
+    ) {
         let (name, table_name) = (key.file(""), key.file(TABLE_PREFIX));
         let private = match absent_is_none(fsx::open_own_dir(self.dir.as_fd(), &name)) {
             Ok(Some(fd)) => GrantedDir::of(fd, self.path.join(&name)).map(Some),
@@ -414,7 +446,7 @@ impl TreeDir {
         };
         match (self.table(key), private) {
             (Ok(Some(table)), Ok(private)) => {
-                sweep(table.as_fd(), key, private.as_ref(), grants, swept)
+                sweep(table.as_fd(), key, private.as_ref(), grants, manner, swept)
             }
             (Ok(None), Ok(_)) => {}
             (Err(error), _) if fsx::is_obstructed(&error) => {
@@ -426,7 +458,7 @@ impl TreeDir {
             (Err(error), _) => swept.leave(self.path.join(&table_name), Why::Failed(error)),
             (_, Err(error)) => swept.leave(self.path.join(&name), Why::Failed(error)),
         }
-        if !swept.is_settled() {
+        if manner.dry || !manner.files || !swept.is_settled() {
             return;
         }
         let remove = || {
@@ -667,7 +699,7 @@ impl Recorded {
 }
 
 /// Where trees may lie when nobody says where, the best first.
-pub(super) fn default_bases() -> Vec<PathBuf> {
+pub(crate) fn default_bases() -> Vec<PathBuf> {
     bases(
         std::env::var_os("XDG_RUNTIME_DIR"),
         std::env::temp_dir(),
@@ -715,7 +747,7 @@ pub(super) fn first_base(candidates: Vec<PathBuf>) -> Result<(PathBuf, OwnedFd),
 }
 
 /// Opens a base directory after checking that it is nobody else's; makes it if `make` and it is missing.
-pub(super) fn open_base(path: &Path, make: bool) -> Result<OwnedFd, DirError> {
+pub(crate) fn open_base(path: &Path, make: bool) -> Result<OwnedFd, DirError> {
     let whole = std::path::absolute(path).map_err(DirError::io("find the whole path of", path))?;
     if make && let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) {
         make_base(parent, name)?;

@@ -38,12 +38,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use dir::{DirError, Enrolment, GrantedDir, TreeDir};
-pub(crate) use sweep::sweep_dead_trees;
+pub(crate) use dir::{DirError, Enrolment, GrantedDir, TreeDir, default_bases, open_base};
+pub(crate) use sweep::{
+    Found, Left, Manner, Why, find_tree, living, remove_remnant, sweep_dead_trees, trees_in,
+};
 pub(crate) use table::{BindTable, Claim, ClaimError, Kind};
 #[cfg(test)]
 use {
-    sweep::{Left, Report, Swept, Why, sweep},
+    sweep::{Report, Swept, sweep},
     table::{PATH_BYTES_MAX, Released, SLOTS},
 };
 

@@ -22,6 +22,42 @@ use std::time::{Duration, Instant};
 /// forkserver died, and a large one takes 69 ms per GiB to go.
 const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How a sweep goes about it. As default, it removes all that it may.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner<'a> {
+    /// Only looks: what it would have removed counts as removed.
+    pub dry: bool,
+    /// Whether it takes what lies in the file system: sockets and files.
+    pub files: bool,
+    /// Whether it takes shared memory.
+    pub memory: bool,
+    /// Whether some process has this object mapped or open; asked of shared memory only.
+    pub in_use: Option<&'a dyn Fn(&Identity) -> bool>,
+    /// Whether the process that wrote a table (by its id and start) still needs what is in it.
+    pub needs: Option<&'a dyn Fn(u32, u64) -> bool>,
+}
+
+impl Default for Manner<'_> {
+    fn default() -> Self {
+        Self {
+            dry: false,
+            files: true,
+            memory: true,
+            in_use: None,
+            needs: None,
+        }
+    }
+}
+
+impl Manner<'_> {
+    fn wants(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Socket | Kind::File => self.files,
+            Kind::SharedMemory => self.memory,
+        }
+    }
+}
+
 /// What a sweep did.
 #[derive(Debug, Default)]
 pub(crate) struct Swept {
@@ -56,8 +92,29 @@ pub(crate) enum Why {
     WrongKind,
     /// The table, or an entry of it, makes no sense.
     Malformed(&'static str),
+    /// The process of this id lives, and what it has bound is its own.
+    Needed(u32),
+    /// Some process has it mapped or open.
+    InUse,
+    /// The sweep was asked to leave things of this kind alone.
+    NotAsked,
     /// The system refused. A later sweep may succeed, and everything that it needs is kept for it.
     Failed(io::Error),
+}
+
+impl Why {
+    /// Whether a later sweep may find it otherwise.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Failed(_) | Self::Needed(_) | Self::InUse | Self::NotAsked => true,
+            Self::Successor
+            | Self::Displaced
+            | Self::NotGranted
+            | Self::Replaced
+            | Self::WrongKind
+            | Self::Malformed(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Why {
@@ -69,6 +126,9 @@ impl fmt::Display for Why {
             Self::Replaced => f.write_str("another directory has taken its place"),
             Self::WrongKind => f.write_str("of another kind than registered"),
             Self::Malformed(what) => f.write_str(what),
+            Self::Needed(pid) => write!(f, "the process that has it lives (pid {pid})"),
+            Self::InUse => f.write_str("mapped or open in a process that lives"),
+            Self::NotAsked => f.write_str("not asked for"),
             Self::Failed(error) => error.fmt(f),
         }
     }
@@ -83,10 +143,7 @@ impl fmt::Display for Left {
 impl Swept {
     /// Whether nothing is left that a later sweep could still remove.
     pub(crate) fn is_settled(&self) -> bool {
-        !self
-            .left
-            .iter()
-            .any(|left| matches!(left.why, Why::Failed(_)))
+        !self.left.iter().any(|left| left.why.may_pass())
     }
 
     pub(super) fn leave(&mut self, path: impl Into<PathBuf>, why: Why) {
@@ -115,7 +172,7 @@ pub(crate) struct Report {
 
 /// Sweeps and removes every tree of which neither the root nor the forkserver lives.
 ///
-/// `base` as in [`TreeDir::create`]; with `None` every place where it may have put a tree is looked at. A base that does not exist is no error.
+/// `base` as in [`TreeDir::create_named`]; with `None` every place where it may have put a tree is looked at. A base that does not exist is no error.
 ///
 /// # Blocking
 /// Up to one second in all, for processes of a dead tree that are still dying.
@@ -134,13 +191,8 @@ pub(crate) fn sweep_dead_trees(base: Option<&Path>) -> Result<Report, DirError> 
             }
             Err(error) => return Err(error),
         };
-        for name in fsx::list(base.as_fd()).map_err(DirError::io("list", &path))? {
-            let is_tree = ["", NEWBORN_PREFIX]
-                .iter()
-                .any(|prefix| ProcessKey::in_name(&name, prefix).is_some());
-            if is_tree
-                && let Err(error) = sweep_if_dead(base.as_fd(), &path, &name, deadline, &mut report)
-            {
+        for name in trees_in(base.as_fd()).map_err(DirError::io("list", &path))? {
+            if let Err(error) = sweep_if_dead(base.as_fd(), &path, &name, deadline, &mut report) {
                 report.swept.leave(path.join(name), Why::Failed(error));
             }
         }
@@ -155,34 +207,75 @@ fn sweep_if_dead(
     deadline: Instant,
     report: &mut Report,
 ) -> io::Result<()> {
+    match find_tree(base, name)? {
+        Found::None => Ok(()),
+        Found::Remnant => remove_remnant(base, name),
+        Found::Alive => {
+            report.alive.push(base_path.join(name));
+            Ok(())
+        }
+        Found::Dead(tree) => {
+            wait_for_writers(&tree, deadline);
+            let swept = tree.remove();
+            if swept.is_settled() {
+                report.removed.push(base_path.join(name));
+            }
+            report.swept.add(swept);
+            Ok(())
+        }
+    }
+}
+
+/// What lies in a base directory under the name of a tree.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// No tree.
+    None,
+    /// What is left of one that died in its birth or in its removal.
+    Remnant,
+    /// The root or the forkserver lives.
+    Alive,
+    /// Neither does. Its lock is ours as long as this is held, so that nobody else takes it for dead.
+    Dead(TreeDir),
+}
+
+/// Looks for a tree and takes its lock, if nobody has it.
+pub(crate) fn find_tree(base: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
     let dir = match absent_is_none(fsx::open_beneath(base, name.as_ref(), Access::List)) {
         Ok(Some(dir)) => dir,
-        Ok(None) => return Ok(()),
+        Ok(None) => return Ok(Found::None),
         // No tree was ever there: whatever it is, it is not ours.
-        Err(error) if fsx::is_obstructed(&error) => return Ok(()),
+        Err(error) if fsx::is_obstructed(&error) => return Ok(Found::None),
         Err(error) => return Err(error),
     };
-    let Some(lock) = absent_is_none(fsx::open_beneath(dir.as_fd(), LOCK.as_ref(), Access::Read))?
-    else {
-        // It was being born, or being removed, when its process died. If it was a birth that goes on, that starts again under another name.
-        return match absent_is_none(fsx::remove_dir(base, name)) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            result => result.map(drop),
-        };
+    let lock = absent_is_none(fsx::open_beneath(dir.as_fd(), LOCK.as_ref(), Access::Read))?;
+    let Some(lock) = lock else {
+        return Ok(Found::Remnant);
     };
-    let path = base_path.join(name);
     if !fsx::try_lock_exclusive(lock.as_fd())? {
-        report.alive.push(path);
-        return Ok(());
+        return Ok(Found::Alive);
     }
     let tree = TreeDir::from_fds(dir, Some(lock)).map_err(io::Error::other)?;
-    wait_for_writers(&tree, deadline);
-    let swept = tree.remove();
-    if swept.is_settled() {
-        report.removed.push(path);
+    Ok(Found::Dead(tree))
+}
+
+/// It was being born, or being removed, when its process died. If it was a birth that goes on, that starts again under another name.
+pub(crate) fn remove_remnant(base: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match absent_is_none(fsx::remove_dir(base, name)) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => result.map(drop),
     }
-    report.swept.add(swept);
-    Ok(())
+}
+
+/// The names of the trees in a base directory, of those that are being born, too.
+pub(crate) fn trees_in(base: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
+    let mut names = fsx::list(base)?;
+    names.retain(|name| {
+        ["", NEWBORN_PREFIX]
+            .iter()
+            .any(|prefix| ProcessKey::in_name(name, prefix).is_some())
+    });
+    Ok(names)
 }
 
 /// The lock of a dead tree may be free a moment before the kernel has killed the tree's processes, and a process that is not dead could publish something
@@ -196,21 +289,22 @@ fn wait_for_writers(tree: &TreeDir, deadline: Instant) {
             continue;
         };
         let (pid, start) = (table.number(HEAD_PID), table.long(HEAD_STARTED));
-        // A pid that now means another process has another start. No claim of a hostile table costs more than the deadline.
-        let Some(pidfd) = i32::try_from(pid)
-            .ok()
-            .filter(|&pid| pid > 0)
-            .and_then(|pid| Pidfd::open(pid).ok())
-        else {
-            continue;
-        };
-        if pid != std::process::id() && started(pid).is_ok_and(|found| found == start) {
+        // No claim of a hostile table costs more than the deadline.
+        if let Some(pidfd) = living(pid, start).filter(|_| pid != std::process::id()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if !pidfd.wait_dead(left).unwrap_or(false) {
                 tracing::warn!(pid, tree = %tree.path().display(), "a process outlives its tree");
             }
         }
     }
+}
+
+/// The process that had this id and started then, if it is not reaped yet. An id that now means another process has another start.
+pub(crate) fn living(pid: u32, start: u64) -> Option<Pidfd> {
+    let number = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
+    let pidfd = Pidfd::open(number).ok()?;
+    // In this order: if it is the same process now, the descriptor is of it.
+    (started(pid).ok()? == start).then_some(pidfd)
 }
 
 /// Removes what one table names and what is still there.
@@ -226,6 +320,7 @@ pub(crate) fn sweep(
     key: ProcessKey,
     private: Option<&GrantedDir>,
     grants: &[Option<GrantedDir>],
+    manner: &Manner<'_>,
     swept: &mut Swept,
 ) {
     let table_path = || fsx::path_of(table).unwrap_or_else(|_| format!("table-{key}").into());
@@ -233,6 +328,10 @@ pub(crate) fn sweep(
         Ok(read) => read,
         Err(why) => return swept.leave(table_path(), why),
     };
+    let writer = (read.number(HEAD_PID), read.long(HEAD_STARTED));
+    if manner.needs.is_some_and(|needs| needs(writer.0, writer.1)) {
+        return swept.leave(table_path(), Why::Needed(writer.0));
+    }
     for slot in 0..SLOTS {
         match read.entry(slot, key) {
             Ok(None) => {}
@@ -242,7 +341,7 @@ pub(crate) fn sweep(
                     index => grants.get(index - 1).and_then(Option::as_ref),
                 };
                 match grant {
-                    Some(grant) => entry.sweep(grant, swept),
+                    Some(grant) => entry.sweep(grant, manner, swept),
                     None => swept.leave(entry.relative, Why::NotGranted),
                 }
             }
@@ -365,9 +464,9 @@ struct Entry {
 }
 
 impl Entry {
-    fn sweep(&self, grant: &GrantedDir, swept: &mut Swept) {
+    fn sweep(&self, grant: &GrantedDir, manner: &Manner<'_>, swept: &mut Swept) {
         let path = grant.path().join(&self.relative);
-        match self.try_sweep(grant) {
+        match self.try_sweep(grant, manner) {
             Ok(Outcome::Removed) => swept.removed.push(path),
             Ok(Outcome::Gone) => {}
             Ok(Outcome::Successor) => swept.leave(path, Why::Successor),
@@ -378,7 +477,34 @@ impl Entry {
         }
     }
 
-    fn try_sweep(&self, grant: &GrantedDir) -> Result<Outcome, Why> {
+    /// What of it is there, under either name; else what a removal would say.
+    fn find(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<std::result::Result<Identity, Outcome>> {
+        let kind = self.kind.file_kind();
+        let Some(identity) = &self.identity else {
+            let found = look(dir, &self.private)?;
+            return Ok(found
+                .filter(|(found, _)| *found == kind)
+                .map(|(_, identity)| identity)
+                .ok_or(Outcome::Gone));
+        };
+        let mut outcome = Outcome::Gone;
+        for name in [name, &self.private] {
+            match look(dir, name)? {
+                None => {}
+                Some((found, other)) if found == kind && other.is_same(identity) => {
+                    return Ok(Ok(other));
+                }
+                Some(_) => outcome = Outcome::Successor,
+            }
+        }
+        Ok(Err(outcome))
+    }
+
+    fn try_sweep(&self, grant: &GrantedDir, manner: &Manner<'_>) -> Result<Outcome, Why> {
         let (parent, name) = split(&self.relative)
             .ok_or(Why::Malformed("an entry with a path that leads elsewhere"))?;
         let dir = match absent_is_none(fsx::open_beneath(grant.as_fd(), parent, Access::Hold)) {
@@ -388,6 +514,21 @@ impl Entry {
             Err(error) => return Err(Why::Failed(error)),
         };
         let kind = self.kind.file_kind();
+        let in_use = manner
+            .in_use
+            .filter(|_| self.kind == Kind::SharedMemory && manner.memory);
+        if manner.dry || !manner.wants(self.kind) || in_use.is_some() {
+            let found = self.find(dir.as_fd(), name).map_err(Why::Failed)?;
+            match found {
+                Ok(_) if !manner.wants(self.kind) => return Err(Why::NotAsked),
+                Ok(found) if in_use.is_some_and(|in_use| in_use(&found)) => {
+                    return Err(Why::InUse);
+                }
+                Ok(_) if manner.dry => return Ok(Outcome::Removed),
+                Err(outcome) if manner.dry || outcome == Outcome::Gone => return Ok(outcome),
+                _ => {}
+            }
+        }
         let Some(identity) = &self.identity else {
             // Only its maker can have known this name, so that whatever bears it was made by the dead process.
             return match look(dir.as_fd(), &self.private).map_err(Why::Failed)? {

@@ -1233,6 +1233,7 @@ fn hostile_tables_do_no_harm() {
             scene.table.key(),
             Some(&private),
             &[Some(outside.clone()), None],
+            &Manner::default(),
             &mut swept,
         );
         swept
@@ -1334,6 +1335,7 @@ fn each_false_entry_is_refused_by_itself() {
             scene.table.key(),
             Some(&private),
             &[Some(scene.outside.clone())],
+            &Manner::default(),
             &mut swept,
         );
         swept
@@ -1415,6 +1417,7 @@ fn a_table_that_changes_while_it_is_read_does_no_harm() {
                 scene.table.key(),
                 Some(&private),
                 &[Some(scene.outside.clone())],
+                &Manner::default(),
                 &mut Swept::default(),
             );
         }
@@ -1503,7 +1506,14 @@ fn what_is_no_table_is_not_read() {
     let scene = Scene::new();
     let sweep_fd = |fd: OwnedFd| {
         let mut swept = Swept::default();
-        sweep(fd.as_fd(), scene.table.key(), None, &[], &mut swept);
+        sweep(
+            fd.as_fd(),
+            scene.table.key(),
+            None,
+            &[],
+            &Manner::default(),
+            &mut swept,
+        );
         assert!(
             matches!(
                 swept.left[..],

@@ -10,11 +10,12 @@
 use super::child;
 use super::protocol::{self, Event, Request};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir};
+use crate::mark::Mark;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
-use offshoot_sys::{clock, image, limits, process, signal, socket};
+use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
@@ -24,7 +25,7 @@ use std::time::Duration;
 offshoot_sys::forkserver_entry!(serve);
 
 /// How long the processes of a tree whose root is gone have to die before it gives up on them.
-const LAST_BOUND: Duration = Duration::from_secs(10);
+pub(crate) const LAST_BOUND: Duration = Duration::from_secs(10);
 
 /// How long after a request a child is forked for the reserve (ns): not while the one that was asked for
 /// and the one who asked need the processors.
@@ -33,6 +34,13 @@ const REFILL_AFTER: u64 = 500_000;
 const REFILL_AGAIN: u64 = 100_000_000;
 
 const ROOT_PIDFD: Token = Token(0);
+const CHILD_ENDED: Token = Token(1);
+
+/// How long strays may take to die of SIGKILL before it goes on without them.
+const STRAYS_BOUND: Duration = Duration::from_secs(1);
+
+/// How often it looks again for what comes to it from strays that it has killed.
+const STRAYS_ROUNDS: usize = 64;
 
 /// A process of the tree that may ask: the root, or one that was forked here.
 struct Peer {
@@ -48,6 +56,8 @@ struct Peer {
 struct Child {
     pid: i32,
     pidfd: Pidfd,
+    /// By which its mark names it, and that of whatever it starts.
+    number: u32,
     /// None of one that waits in reserve.
     claim: Option<Claim>,
     /// It has ended so, but something that it owned has not.
@@ -72,6 +82,9 @@ struct Server {
     /// How many children are to wait in reserve, and which do, the newest last.
     reserve: usize,
     blanks: Vec<usize>,
+    /// Our own mark, which tells our tree, and how many children have got theirs.
+    mark: Mark,
+    forked: u32,
     /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
     refill_at: Option<u64>,
     /// The limits of open descriptors that it was started with.
@@ -102,10 +115,16 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         signal::SIGTERM,
         signal::SIGHUP,
         signal::SIGQUIT,
+        // Of a terminal that lets nobody write but the group in front.
+        signal::SIGTTOU,
     ])?;
     // For its children, see `Server::fork`.
     fork::reset_signal_actions()?;
+    // Whoever kills the root's whole group leaves one to clean up. (An isolate's group is killed with it, and the isolate may be the
+    // root of another tree.)
+    process::lead_group()?;
     process::become_subreaper()?;
+    let mark = Mark::of(process::id())?.ok_or_else(|| io::Error::other("it has no mark"))?;
     // Every process of the tree takes three; the children get the soft limit back.
     let open_files = limits::open_files();
     if let Err(error) = limits::set_open_files(open_files.1) {
@@ -126,9 +145,18 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         tree: None,
         reserve: 0,
         blanks: Vec::new(),
+        mark,
+        forked: 0,
         refill_at: None,
         open_files,
     };
+    // What our children's children have started may become ours, and wants to be reaped when it ends.
+    let ended = signal::child_signals()?;
+    server.poll.registry().register(
+        &mut SourceFd(&ended.as_raw_fd()),
+        CHILD_ENDED,
+        Interest::READABLE,
+    )?;
     let root_peer = server.add_peer(socket, None)?;
     let mut events = Events::with_capacity(64);
     let mut buffer = Vec::new();
@@ -140,7 +168,10 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         }
         let tokens: Vec<usize> = events.iter().map(|event| event.token().0).collect();
         for token in tokens {
-            if server.peers.contains_key(&token) {
+            if token == CHILD_ENDED.0 {
+                signal::drain_child_signals(ended.as_fd());
+                server.reap_strangers();
+            } else if server.peers.contains_key(&token) {
                 server.read(token, &mut buffer);
             } else if server.children.contains_key(&token) {
                 server.child_died(token);
@@ -427,7 +458,12 @@ impl Server {
             reset_signals: false,
             new_session_group: true,
         };
-        let (pid, pidfd) = fork::fork_child_told(prelude, move |prelude| main(theirs, prelude))?;
+        self.forked += 1;
+        let (number, marked) = (self.forked, Mark::number(self.mark.server, self.forked));
+        let (pid, pidfd) = fork::fork_child_told(prelude, move |prelude| {
+            mark::set(marked);
+            main(theirs, prelude)
+        })?;
         let forked = crate::fault::check("forked", &name);
         let token = self.token();
         let peer = self.add_peer(ours, Some(token)).inspect_err(|_| {
@@ -446,6 +482,7 @@ impl Server {
                     Child {
                         pid,
                         pidfd,
+                        number,
                         claim,
                         ended: None,
                         peer,
@@ -601,21 +638,75 @@ impl Server {
         }
     }
 
-    /// Kills what was started by an isolate that is no more, and has become a child of ours: once
-    /// no process of the tree is left, every child that is not known is such a one.
+    /// Kills what was started by an isolate that is no more, and has become a child of ours.
     fn kill_strays(&self) {
-        if self.children.values().any(|child| child.claim.is_some()) {
-            return;
-        }
-        for pid in process::children_of(process::id()) {
-            if self.children.values().any(|blank| blank.pid == pid) {
-                continue;
+        // What comes to us with the end of one that is killed is looked at in turn.
+        for _ in 0..STRAYS_ROUNDS {
+            let strays: Vec<(Pidfd, bool)> = process::children_of(process::id())
+                .into_iter()
+                .filter_map(|pid| Some((pid, self.stray(pid)?)))
+                .filter_map(|(pid, janitor)| Some((Pidfd::open(pid).ok()?, janitor)))
+                .collect();
+            if strays.is_empty() {
+                return;
             }
-            if let Ok(pidfd) = Pidfd::open(pid) {
-                let _ = pidfd.kill();
-                if pidfd.wait_dead(Duration::from_secs(1)).unwrap_or(false) {
-                    let _ = pidfd.reap();
+            let bound = u64::try_from(STRAYS_BOUND.as_nanos()).unwrap_or(0);
+            let until = |deadline: u64| Duration::from_nanos(deadline.saturating_sub(clock::now()));
+            let deadline = clock::now() + bound;
+            for (stray, janitor) in &strays {
+                if !janitor || !stray.wait_dead(until(deadline)).unwrap_or(false) {
+                    let _ = stray.kill();
                 }
+            }
+            let deadline = clock::now() + bound;
+            for (stray, _) in &strays {
+                if !stray.wait_dead(until(deadline)).unwrap_or(false) {
+                    return;
+                }
+                let _ = stray.reap();
+            }
+        }
+    }
+
+    /// Whether this child of ours comes from a process that is no more; if so, whether it is a forkserver, of a tree whose root was an
+    /// isolate of ours, which takes that tree down by itself.
+    fn stray(&self, pid: i32) -> Option<bool> {
+        if self.children.values().any(|child| child.pid == pid) {
+            return None;
+        }
+        let ours = |mark: &Mark| mark.tree == self.mark.tree && mark.server == self.mark.server;
+        match Mark::of(pid).ok().flatten() {
+            Some(mark) if ours(&mark) => {
+                let owner = |child: &Child| child.number == mark.process && child.ended.is_none();
+                (!self.children.values().any(owner)).then_some(false)
+            }
+            // It has hidden where it comes from, or is of another tree. Once nobody is left whose it could be, it is nobody's.
+            mark => self
+                .is_last()
+                .then_some(mark.is_some_and(|mark| mark.process == 0)),
+        }
+    }
+
+    /// Whether no process of the tree is left, but for those that wait in reserve.
+    fn is_last(&self) -> bool {
+        !self.children.values().any(|child| child.claim.is_some())
+    }
+
+    /// Reaps what has ended of the strangers among our children. Our own are told of by their pidfds.
+    fn reap_strangers(&mut self) {
+        while let Some(pid) = process::ended_child() {
+            let own = self.children.iter().find(|(_, child)| child.pid == pid);
+            match own.map(|(token, _)| *token) {
+                // It would be told again and again, and hide the others.
+                Some(token) => self.child_died(token),
+                None => drop(process::reap(pid)),
+            }
+            if self
+                .children
+                .values()
+                .any(|child| child.pid == pid && child.ended.is_none())
+            {
+                return;
             }
         }
     }

@@ -9,6 +9,7 @@ use super::link::{Read, read_frames};
 use super::protocol::{self, Event, Request};
 use super::{Process, decode_body};
 use crate::janitor::TreeDir;
+use crate::mark::Mark;
 use crate::runtime::Runtime;
 use crate::spec::Isolate;
 use crate::{Error, ErrorKind, Result};
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -67,6 +68,8 @@ struct Server {
     control: OwnedFd,
     /// Only the root watches and reaps it.
     pidfd: Option<Pidfd>,
+    /// By which the mark of what it forks names it.
+    number: u32,
 }
 
 struct Watched {
@@ -131,6 +134,7 @@ impl Warden {
             server: Mutex::new(control.map(|control| Server {
                 control,
                 pidfd: None,
+                number: 0,
             })),
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
@@ -326,7 +330,11 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
     };
     crate::fault::check("server", "").map_err(|error| failed("its start", &error))?;
     let (ours, theirs) = socket::packet_pair().map_err(|error| failed("socket pair", &error))?;
-    let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV)
+    // Over before it could come around: a forkserver takes a millisecond to start.
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mark = Mark::of_forkserver(tree.path(), number);
+    let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV, Some(&mark))
         .map_err(|error| failed("exec of this executable", &error))?;
     drop(theirs);
     let abort = |error: Error| {
@@ -380,6 +388,7 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
     Ok(Server {
         control: ours,
         pidfd: Some(pidfd),
+        number,
     })
 }
 
@@ -806,8 +815,15 @@ impl Loop {
     /// The forkserver is no more, or is of no use any more. Every process of the tree ends with it.
     fn server_ended(&mut self, why: &str) {
         // Its last reports first.
-        let Some(server) = self.warden.server.lock().take() else {
-            return;
+        let runtime = self.warden.runtime.upgrade();
+        let (server, bound) = {
+            let mut slot = self.warden.server.lock();
+            let Some(server) = slot.take() else { return };
+            // Before another one can be started, whose processes' tables must not be taken for those of the dead.
+            (
+                server,
+                runtime.as_ref().map(|runtime| runtime.bound_by_others()),
+            )
         };
         while let Ok(Some((event, fds))) =
             protocol::receive::<Event>(&server.control, &mut self.buffer)
@@ -860,8 +876,9 @@ impl Loop {
             }
             self.died(request);
         }
-        if let Some(runtime) = self.warden.runtime.upgrade() {
-            runtime.sweep_others();
+        if let (Some(runtime), Some(bound)) = (runtime, bound) {
+            runtime.end_strays(server.number);
+            runtime.sweep(&bound);
         }
     }
 
@@ -870,7 +887,7 @@ impl Loop {
             return;
         };
         self.warden.enrolling.lock().clear();
-        let Server { control, pidfd } = server;
+        let Server { control, pidfd, .. } = server;
         drop(control);
         let Some(pidfd) = pidfd else { return };
         if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {

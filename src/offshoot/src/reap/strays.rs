@@ -1,0 +1,293 @@
+//! Processes that have outlived their tree: how they are found, and the ladder by which they end.
+
+use crate::janitor::living;
+use crate::mark::Mark;
+use crate::process::forkserver::LAST_BOUND;
+use offshoot_sys::pidfd::Pidfd;
+use offshoot_sys::{clock, fsx, poll, process, signal};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+/// How long those that end by themselves are waited for, in ns. A large one takes 69 ms per GiB.
+const SETTLING_MAX: u64 = 1_000_000_000;
+
+/// A process with a mark.
+pub(super) struct Found {
+    pub(super) pid: i32,
+    pub(super) mark: Mark,
+    /// What it runs, for people.
+    pub(super) command: String,
+    /// It sees other file systems than we do, so that its mark's path may mean something else to it.
+    pub(super) elsewhere: bool,
+    pidfd: Pidfd,
+}
+
+impl Found {
+    /// Whether it ends anyhow, or its parent does, and with that perhaps it: the kernel frees a tree's lock a moment before it kills the tree.
+    fn is_ending(&self) -> bool {
+        let parent = process::parent_of(self.pid).filter(|&parent| parent > 0);
+        process::is_ending(self.pid) || parent.is_some_and(process::is_ending)
+    }
+}
+
+/// Waits for those that end by themselves, and drops them.
+pub(super) fn settle(strays: &mut Vec<Found>) {
+    let deadline = clock::now() + SETTLING_MAX;
+    while clock::now() < deadline && strays.iter().any(Found::is_ending) {
+        // For a parent there is nothing to wait on.
+        std::thread::sleep(Duration::from_millis(1));
+        strays.retain(|stray| !stray.pidfd.is_dead());
+    }
+    strays.retain(|stray| !stray.pidfd.is_dead());
+}
+
+/// Whether the process that had this id and started then lives on. Waits for one that is ending.
+pub(super) fn lives_on(pid: u32, start: u64) -> bool {
+    let deadline = clock::now() + SETTLING_MAX;
+    let ending = || i32::try_from(pid).is_ok_and(process::is_ending);
+    living(pid, start).is_some_and(|pidfd| {
+        while ending() && !pidfd.is_dead() && clock::now() < deadline {
+            let _ = pidfd.wait_dead(Duration::from_millis(10));
+        }
+        !pidfd.is_dead()
+    })
+}
+
+/// How a process took it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Interrupted,
+    Killed,
+    Survived,
+}
+
+/// Every process of this user that has a mark, but this one and those above it.
+pub(super) fn find() -> io::Result<Vec<Found>> {
+    let spared = above(process::id());
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        if !spared.contains(&pid) {
+            found.extend(look(pid));
+        }
+    }
+    Ok(found)
+}
+
+/// This process, its parent, and so on. A sweep that killed whoever called for it would not be finished.
+fn above(pid: i32) -> BTreeSet<i32> {
+    let mut known = BTreeSet::new();
+    let mut next = Some(pid);
+    while let Some(pid) = next.filter(|&pid| pid > 0 && known.insert(pid)) {
+        next = process::parent_of(pid);
+    }
+    known
+}
+
+fn look(pid: i32) -> Option<Found> {
+    let directory = format!("/proc/{pid}");
+    // Also as root: what belongs to another user is that user's to end. First, because it is cheap.
+    if fs::metadata(&directory).ok()?.uid() != fsx::effective_user() {
+        return None;
+    }
+    let pidfd = Pidfd::open(pid).ok()?;
+    let mark = Mark::of(pid).ok()??;
+    let link = |what: &str, of: &str| fs::read_link(format!("/proc/{of}/{what}")).ok();
+    let own = pid.to_string();
+    let elsewhere = ["ns/mnt", "root"]
+        .iter()
+        .any(|what| link(what, &own) != link(what, "self"));
+    let command = command_of(pid);
+    // What was read is of the process that the descriptor means, if that is still there.
+    (!pidfd.is_dead()).then_some(Found {
+        pid,
+        mark,
+        command,
+        elsewhere,
+        pidfd,
+    })
+}
+
+/// The command line of a process, else its name.
+fn command_of(pid: i32) -> String {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments: Vec<_> = arguments
+        .split(|&byte| byte == 0)
+        .filter(|argument| !argument.is_empty())
+        .map(String::from_utf8_lossy)
+        .collect();
+    if !arguments.is_empty() {
+        return arguments.join(" ");
+    }
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("[{}]", name.trim_end())
+}
+
+/// Ends them together: SIGINT, then after `grace` SIGKILL for whoever is left; at once if there is no grace. How each took it, in their order.
+pub(super) fn end(strays: &[Found], grace: Duration) -> Vec<Taken> {
+    if !grace.is_zero() {
+        send(strays, &vec![true; strays.len()], signal::SIGINT);
+    }
+    let after_grace = wait(strays, grace);
+    if after_grace.contains(&true) {
+        send(strays, &after_grace, signal::SIGKILL);
+    }
+    let after_all = match after_grace.contains(&true) {
+        true => wait(strays, LAST_BOUND),
+        false => after_grace.clone(),
+    };
+    after_grace
+        .into_iter()
+        .zip(after_all)
+        .map(|alive| match alive {
+            (false, _) => Taken::Interrupted,
+            (true, false) => Taken::Killed,
+            (true, true) => Taken::Survived,
+        })
+        .collect()
+}
+
+fn send(strays: &[Found], which: &[bool], number: i32) {
+    for (stray, _) in strays.iter().zip(which).filter(|(_, which)| **which) {
+        if let Err(error) = stray.pidfd.signal(number) {
+            tracing::warn!(pid = stray.pid, %error, "cannot signal a stray process");
+        }
+    }
+}
+
+/// Waits until they are dead, at most so long; which are not.
+fn wait(strays: &[Found], bound: Duration) -> Vec<bool> {
+    let deadline = clock::now().saturating_add(u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX));
+    loop {
+        let alive: Vec<bool> = strays.iter().map(|stray| !stray.pidfd.is_dead()).collect();
+        let left = deadline.saturating_sub(clock::now());
+        if left == 0 || !alive.contains(&true) {
+            return alive;
+        }
+        let fds: Vec<_> = strays
+            .iter()
+            .zip(&alive)
+            .filter(|(_, alive)| **alive)
+            .map(|(stray, _)| stray.pidfd.as_fd())
+            .collect();
+        if let Err(error) = poll::wait(&fds, Some(Duration::from_nanos(left))) {
+            tracing::warn!(%error, "cannot wait for stray processes");
+            return alive;
+        }
+    }
+}
+
+/// What is mapped or open in the processes of this machine.
+pub(super) struct InUse {
+    objects: BTreeSet<(u64, u64)>,
+    /// There is a process of this user into which we may not look, so that it may have anything.
+    hidden: bool,
+}
+
+impl InUse {
+    /// Looks into every process but those in `doomed`.
+    pub(super) fn now(doomed: &BTreeSet<i32>) -> InUse {
+        let mut found = InUse {
+            objects: BTreeSet::new(),
+            hidden: false,
+        };
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for entry in processes {
+            let pid: Option<i32> = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|pid| !doomed.contains(pid)) {
+                found.add(pid);
+            }
+        }
+        found
+    }
+
+    /// Whether some process has it, as far as can be known.
+    pub(super) fn has(&self, identity: &fsx::Identity) -> bool {
+        self.hidden || self.objects.contains(&(identity.dev, identity.ino))
+    }
+
+    fn add(&mut self, pid: i32) {
+        let refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        match fs::read_to_string(format!("/proc/{pid}/maps")) {
+            Ok(maps) => self.objects.extend(maps.lines().filter_map(mapped)),
+            Err(error) if refused(&error) => self.hide(pid),
+            // It has ended.
+            Err(_) => return,
+        }
+        match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(open) => {
+                let open = open.flatten().filter_map(|fd| fs::metadata(fd.path()).ok());
+                self.objects
+                    .extend(open.map(|file| (file.dev(), file.ino())));
+            }
+            Err(error) if refused(&error) => self.hide(pid),
+            Err(_) => {}
+        }
+    }
+
+    /// Another user's process cannot have opened what is private to us, unless it is the superuser's.
+    fn hide(&mut self, pid: i32) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let user = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1))
+            .and_then(|user| user.parse().ok());
+        self.hidden |= user == Some(fsx::effective_user());
+    }
+}
+
+/// Device and inode of a line of /proc/PID/maps.
+fn mapped(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let inode: u64 = fields.next()?.parse().ok()?;
+    (inode != 0).then_some((fsx::device(number(major)?, number(minor)?), inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_maps_are_read() {
+        let line = "7f00-7f10 rw-s 00000000 00:1a 4242                    /dev/shm/a b";
+        assert_eq!(mapped(line), Some((fsx::device(0, 0x1a), 4242)));
+        for line in [
+            "",
+            "7f00-7f10 rw-p 00000000 00:00 0",
+            "7f00-7f10 rw-p 0 0 7",
+        ] {
+            assert_eq!(mapped(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_this_process_has_is_in_use() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let identity = fsx::identity(file.as_file().as_fd()).unwrap();
+        let in_use = InUse::now(&BTreeSet::new());
+        assert!(in_use.has(&identity));
+        let others = InUse::now(&BTreeSet::from([process::id()]));
+        assert!(others.hidden || !others.has(&identity));
+    }
+
+    #[test]
+    fn whoever_asks_is_spared_with_all_above() {
+        let spared = above(process::id());
+        assert!(spared.contains(&process::id()) && spared.contains(&process::parent()));
+    }
+}
