@@ -25,7 +25,7 @@ pub fn dialogue(data: &[u8]) {
         let (us, them) = (usize::from(what >> 7), usize::from(what >> 7 ^ 1));
         let event = match what & 0x0f {
             0 => Some(Event::Started),
-            1 | 2 | 3 => Some(Event::Item(size)),
+            1..4 => Some(Event::Item(size)),
             4 => Some(Event::End),
             5 => Some(Event::Deaf),
             6 => Some(Event::Halt),
