@@ -12,5 +12,6 @@ mod ordering;
 mod outside;
 mod regression;
 mod reserve;
+mod scopes;
 mod starting;
 mod teardown;

@@ -38,6 +38,7 @@ mod binder;
 mod blocking;
 mod budget;
 mod credit;
+mod deadline;
 mod descriptor;
 mod dialogue;
 mod endpoint;
@@ -59,6 +60,7 @@ mod time;
 
 pub use binder::{RegisteredPath, register_path};
 pub use blocking::{Unblock, unblock};
+pub use deadline::{fail_after, move_on_after, shield};
 pub use dialogue::{
     Dialogue, Incoming, Link, LinkCancelling, NextItem, Opening, Outcome, Outgoing, Overflow,
     Parting, Peer, ResultOf, SendItem, Window,

@@ -21,6 +21,8 @@ type Wakers = Arc<Mutex<Slab<Waker>>>;
 pub(crate) struct Scope {
     parent: Option<Rc<Scope>>,
     cancel: RefCell<Option<Cancel>>,
+    /// Cancellations from above do not count here.
+    shielded: Cell<bool>,
     /// Shared with watches that may be dropped on other threads.
     wakers: Wakers,
     /// The dialogues of the nursery whose scope this is.
@@ -38,6 +40,7 @@ impl Scope {
         Rc::new(Scope {
             parent: None,
             cancel: RefCell::new(None),
+            shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
             children: RefCell::new(Slab::new()),
@@ -49,6 +52,7 @@ impl Scope {
         let child = Rc::new(Scope {
             parent: Some(self.clone()),
             cancel: RefCell::new(None),
+            shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
             children: RefCell::new(Slab::new()),
@@ -84,6 +88,9 @@ impl Scope {
             if let Some(cancel) = &*scope.cancel.borrow() {
                 return Some(cancel.clone());
             }
+            if scope.shielded.get() {
+                return None;
+            }
             scope = scope.parent.as_deref()?;
         }
     }
@@ -98,6 +105,16 @@ impl Scope {
             *slot = Some(cancel);
         }
         self.wake();
+    }
+
+    /// Keeps cancellations from above out, or lets them in again.
+    pub(crate) fn set_shielded(&self, shielded: bool) {
+        self.shielded.set(shielded);
+        self.wake();
+    }
+
+    pub(crate) fn is_shielded(&self) -> bool {
+        self.shielded.get()
     }
 
     /// Says that this is the scope of a nursery, which waits for these dialogues.
@@ -268,6 +285,21 @@ mod tests {
         assert!(right.cancelled().is_none() && root.cancelled().is_none());
         below.enter(|| assert!(Scope::current().unwrap().cancelled().is_some()));
         assert!(Scope::current().is_none());
+    }
+
+    #[test]
+    fn a_shield_keeps_out_what_comes_from_above_and_nothing_else() {
+        let root = Scope::root();
+        let shield = root.child();
+        let below = shield.child();
+        shield.set_shielded(true);
+        root.cancel(cancel());
+        assert!(below.cancelled().is_none() && shield.cancelled().is_none());
+        shield.set_shielded(false);
+        assert!(below.cancelled().is_some());
+        shield.set_shielded(true);
+        shield.cancel(cancel());
+        assert!(below.cancelled().is_some());
     }
 
     #[test]

@@ -286,7 +286,14 @@ where
             };
             match outcome {
                 Outcome::Done(value) if tie.is_started() => ending.finish(Ok(value)),
-                Outcome::Done(value) => ending.finish(Err(never_started::<F, _>(&value, &tie))),
+                Outcome::Done(value) => {
+                    // Whoever cancelled it is why it never started, whatever it returned then.
+                    let error = match scope.cancelled() {
+                        Some(cancel) => tie.cancelled(&cancel),
+                        None => never_started::<F, _>(&value, &tie),
+                    };
+                    ending.finish(Err(error));
+                }
                 Outcome::Unwanted => {
                     let halt = tie.look(|state| state.halt.clone());
                     let error = halt.map_or_else(

@@ -87,6 +87,13 @@ impl Waits {
         Poll::Pending
     }
 
+    /// Whether a far task that has returned without closing its half did so because its isolate is cancelled: then
+    /// its stream was cut short, and has not ended.
+    fn cut_short(&self) -> Option<Error> {
+        let cancel = self.life.life().cancelled()?;
+        Some(self.tie.tie().cancelled(cancel))
+    }
+
     /// Misuse, of a peer that has not begun.
     fn check_started(&self) -> Result<()> {
         if self.role == Role::Opener || self.tie.tie().is_started() {
@@ -197,7 +204,8 @@ impl<T: Payload> Incoming<T> {
         // It may have been sent between the look and the end.
         match (self.take(None), end) {
             (Found::Item(item), _) => Poll::Ready(Some(item)),
-            (Found::End, _) | (Found::Nothing, Ok(())) => Poll::Ready(None),
+            (Found::End, _) => Poll::Ready(None),
+            (Found::Nothing, Ok(())) => Poll::Ready(self.waits.cut_short().map(Err)),
             (Found::Nothing, Err(error)) => Poll::Ready(Some(Err(error))),
         }
     }

@@ -215,7 +215,10 @@ impl Tie {
             (Role::Peer, Some(halt), _) => Some(self.cancelled(&halt.cancel)),
             (Role::Opener, _, _) if taking => None,
             (Role::Opener, _, Some(Err(error))) => Some(error.clone()),
-            (_, _, Some(_)) => Some(self.closed("the dialogue is over")),
+            (_, _, Some(_)) => Some(match self.far.cancelled() {
+                Some(cancel) => self.cancelled(cancel),
+                None => self.closed("the dialogue is over"),
+            }),
             (Role::Opener, Some(halt), None) => Some(self.cancelled(&halt.cancel)),
             (_, None, None) => None,
         }
