@@ -11,6 +11,7 @@ mod io;
 mod ordering;
 mod outside;
 mod regression;
+mod relays;
 mod reserve;
 mod scopes;
 mod starting;
