@@ -28,6 +28,21 @@ impl Counter {
     }
 }
 
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Tick {
+    symbol: String,
+    price: u64,
+}
+
+async fn ticker(mut peer: Peer<(), Tick, String>, symbol: String) -> Result<u64> {
+    peer.started(format!("{symbol} opens"))?;
+    for price in 100..103 {
+        let symbol = symbol.clone();
+        peer.send(Tick { symbol, price }).await?;
+    }
+    Ok(102)
+}
+
 async fn root() -> Result<()> {
     offshoot::nursery(async |nursery| {
         let farm = nursery.spawn("farm").await?;
@@ -39,6 +54,17 @@ async fn root() -> Result<()> {
         counter.ask(Counter::add, 5).await?;
         counter.tell(Counter::add, 5).await?;
         assert_eq!(counter.ask(Counter::total, ()).await?, 10);
+
+        // A dialogue: both sides stream, either side may end or cancel it.
+        let (mut link, first) = vault.open(ticker, "AAPL".to_string()).await?;
+        assert_eq!(first, "AAPL opens");
+        let mut prices = Vec::new();
+        while let Some(tick) = link.next().await? {
+            prices.push(tick.price);
+        }
+        assert_eq!(prices, [100, 101, 102]);
+        let summary = link.result().await??;
+        assert_eq!(summary, 102);
         Ok(())
     })
     .await

@@ -1,6 +1,7 @@
 //! The functional tests: a module per promise.
 mod cancelling;
 mod compile_fail;
+mod dialogue;
 mod dropping;
 mod ending;
 mod errors;
@@ -10,6 +11,8 @@ mod io;
 mod ordering;
 mod outside;
 mod regression;
+mod relays;
 mod reserve;
+mod scopes;
 mod starting;
 mod teardown;

@@ -16,9 +16,10 @@
 
 use crate::answer::RemoteAnswer;
 use crate::credit::Permit;
+use crate::dialogue::{OpenEntryDecode, OpenJob, RemoteOpen};
 use crate::isolate::inbox::Inbox;
 use crate::isolate::job::{CallJob, Job, MethodJob, StateJob};
-use crate::{Endpoint, Error, ErrorKind, Method, Payload, Result};
+use crate::{Dialogue, Endpoint, Error, ErrorKind, Method, Payload, Result};
 use offshoot_sys::image;
 use offshoot_wire::codec;
 use offshoot_wire::frame::Entry;
@@ -51,6 +52,8 @@ pub(crate) enum Run {
     Call(DecodeCall),
     /// Decodes the arguments of a method and makes the job; without an answer for `tell`.
     Method(DecodeMethod),
+    /// Decodes the arguments of a dialogue and makes the job.
+    Open(OpenEntryDecode),
     /// Decodes a state.
     State(fn(&[u8]) -> Result<Box<dyn Any + Send>>),
     /// A function without arguments that runs when a process starts.
@@ -190,6 +193,47 @@ where
         Some(Box::new(CallJob::<F, M, RemoteAnswer>::new(
             function, args, answer, None,
         )))
+    }
+}
+
+/// The constants of one function that is opened.
+pub(crate) struct OpenEntry<F, M>(PhantomData<(F, M)>);
+
+impl<F, M: 'static> OpenEntry<F, M>
+where
+    F: Dialogue<M>,
+    F::Args: Payload,
+    F::R: Payload,
+{
+    /// The descriptor of `F`.
+    pub(crate) const DESCRIPTOR: &'static Descriptor = &Descriptor {
+        magic: MAGIC,
+        fingerprint: || {
+            hash(&[
+                "open",
+                type_name::<F::In>(),
+                type_name::<F::Out>(),
+                type_name::<F::First>(),
+                type_name::<F::Args>(),
+                type_name::<F::R>(),
+            ])
+        },
+        name: || type_name::<F>(),
+        run: Run::Open(Self::decode),
+    };
+
+    fn decode(bytes: &[u8], open: RemoteOpen) -> Option<Box<dyn Job>> {
+        let args = match codec::decode::<F::Args>(bytes) {
+            Ok(args) => args,
+            Err(error) => {
+                open.fail(decode_failed::<F>(&error));
+                return None;
+            }
+        };
+        // SAFETY: This instance exists only because `Portal::open` was given a value of type `F`,
+        // which it asserts to be zero-sized.
+        let function = unsafe { conjure::<F>() };
+        Some(Box::new(OpenJob::<F, M>::remote(function, args, open)))
     }
 }
 

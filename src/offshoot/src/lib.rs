@@ -38,7 +38,9 @@ mod binder;
 mod blocking;
 mod budget;
 mod credit;
+mod deadline;
 mod descriptor;
+mod dialogue;
 mod endpoint;
 mod family;
 mod fault;
@@ -60,6 +62,11 @@ mod time;
 
 pub use binder::{RegisteredPath, register_path};
 pub use blocking::{Unblock, unblock};
+pub use deadline::{fail_after, move_on_after, shield};
+pub use dialogue::{
+    Dialogue, Incoming, Link, LinkCancelling, NextItem, Opening, Outcome, Outgoing, Overflow,
+    Parting, Peer, ResultOf, SendItem, Window,
+};
 pub use endpoint::{Endpoint, Method, Payload};
 pub use isolate::inbox::Inbox;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
@@ -93,8 +100,8 @@ impl Runtime {
 /// What most programs need: `use offshoot::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Error, Exit, Inbox, Isolate, Isolation, LocalPortal, Nursery, Payload, Portal, Result,
-        checkpoint, nursery,
+        Error, Exit, Inbox, Isolate, Isolation, Link, LocalPortal, Nursery, Payload, Peer, Portal,
+        Result, checkpoint, nursery,
     };
     pub use serde::{Deserialize, Serialize};
 }

@@ -9,6 +9,7 @@
 //! lifetime is erased, because the list of tasks borrows its owner.
 #![allow(unsafe_code)]
 
+use crate::dialogue::Held;
 use crate::family::{Body, Departed, Key, Member, NurseryKey, Status};
 use crate::isolate::inbox::serve_all;
 use crate::isolate::job::{Outcome, poll_caught};
@@ -76,7 +77,9 @@ where
         above: RefCell::default(),
         outside: RefCell::new(None),
         children_closed: Cell::new(false),
+        held: Rc::default(),
     });
+    core.scope.hold(core.held.clone());
     // In this order, since locals are dropped last to first: the body, the tasks, the nursery.
     let nursery = Nursery {
         core: core.clone(),
@@ -359,6 +362,8 @@ pub(crate) struct Core {
     above: RefCell<ScopeWatch>,
     outside: RefCell<Option<Cancel>>,
     children_closed: Cell<bool>,
+    /// The dialogues that were opened in it.
+    held: Rc<Held>,
 }
 
 /// Ends the nursery when its future ends, in whatever way.
@@ -370,6 +375,8 @@ impl Drop for End<'_> {
         let _left = LeaveChildren(self.0);
         self.0.closed.set(true);
         self.0.drop_tasks();
+        let by = Canceller::Dropped(self.0.local.shared.life.origin());
+        self.0.held.halt(&by);
     }
 }
 
@@ -680,6 +687,15 @@ impl Core {
             any |= self.poll_tasks();
             let idle = is_over(body.as_mut()) && self.tasks.borrow().is_empty();
             if idle {
+                let settings = &self.local.shared.runtime.settings;
+                let bound = nanos(settings.bounds.hard_kill);
+                match self.held.poll_over(cx, &self.local, bound) {
+                    Poll::Ready(late) => late.into_iter().for_each(|error| self.fail(error)),
+                    Poll::Pending => {
+                        self.local.shared.set_waiting("the far tasks of dialogues");
+                        break;
+                    }
+                }
                 let children = self.children();
                 if children.is_empty() {
                     // News that came with the last child.

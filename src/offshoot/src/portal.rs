@@ -67,6 +67,10 @@ impl<S: 'static> Portal<S> {
         }
     }
 
+    pub(crate) fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
     /// Runs `function` on the isolate, as a new task beside the others, and answers with its result.
     ///
     /// Any function of 0 to 6 owned arguments, async or not; one argument is given as it is, more
@@ -440,7 +444,7 @@ trait Outgoing<T> {
     fn decode(&self) -> fn(&[u8]) -> Result<T>;
 }
 
-fn encode<T: Payload>(value: &T, out: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn encode<T: Payload>(value: &T, out: &mut Vec<u8>) -> Result<()> {
     codec::encode_into(value, out).map_err(|error| {
         Error::new(
             ErrorKind::Codec,
@@ -449,7 +453,7 @@ fn encode<T: Payload>(value: &T, out: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-fn decode<T: Payload>(bytes: &[u8]) -> Result<T> {
+pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<T> {
     codec::decode(bytes).map_err(|error| {
         Error::new(
             ErrorKind::Codec,
@@ -676,7 +680,7 @@ fn current_lane(target: &Target) -> Arc<Lane> {
 }
 
 /// The wait for credit and for room on the link, and what all sends look at first.
-struct Sending {
+pub(crate) struct Sending {
     target: Arc<Target>,
     lane: Option<Arc<Lane>>,
     place: Place,
@@ -686,7 +690,7 @@ struct Sending {
 }
 
 impl Sending {
-    fn new(target: &Arc<Target>) -> Sending {
+    pub(crate) fn new(target: &Arc<Target>) -> Sending {
         Sending {
             target: target.clone(),
             lane: None,
@@ -697,15 +701,27 @@ impl Sending {
         }
     }
 
+    pub(crate) fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// Ready with its end, once the target has ended.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        match self.or_gone::<()>(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            _ => Poll::Pending,
+        }
+    }
+
     /// Fails once the scope is cancelled.
-    fn check_scope(&mut self, cx: &mut Context<'_>) -> Result<()> {
+    pub(crate) fn check_scope(&mut self, cx: &mut Context<'_>) -> Result<()> {
         match self.scope.poll(cx) {
             Poll::Ready(cancel) => Err(cancelled_error(cancel)),
             Poll::Pending => Ok(()),
         }
     }
 
-    fn poll_permit(
+    pub(crate) fn poll_permit(
         &mut self,
         kind: Kind,
         cx: &mut Context<'_>,
@@ -874,7 +890,7 @@ impl std::fmt::Debug for Tell {
     }
 }
 
-fn polled_again() -> Error {
+pub(crate) fn polled_again() -> Error {
     Error::new(
         ErrorKind::Misuse,
         "a reply was polled again after it was ready",

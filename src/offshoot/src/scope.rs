@@ -6,16 +6,27 @@
 //! a cancelled scope returns an error that says who cancelled, again and again, until the code has
 //! come to its end. What has not ended when the grace is over is dropped.
 
+use crate::dialogue::Held;
 use crate::{Cancel, Error, ErrorKind};
+use parking_lot::Mutex;
 use slab::Slab;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+/// Who is woken when a scope is cancelled.
+type Wakers = Arc<Mutex<Slab<Waker>>>;
 
 pub(crate) struct Scope {
     parent: Option<Rc<Scope>>,
     cancel: RefCell<Option<Cancel>>,
-    wakers: RefCell<Slab<Waker>>,
+    /// Cancellations from above do not count here.
+    shielded: Cell<bool>,
+    /// Shared with watches that may be dropped on other threads.
+    wakers: Wakers,
+    /// The dialogues of the nursery whose scope this is.
+    held: OnceCell<Rc<Held>>,
     children: RefCell<Slab<Weak<Scope>>>,
     place: Cell<usize>,
 }
@@ -29,7 +40,9 @@ impl Scope {
         Rc::new(Scope {
             parent: None,
             cancel: RefCell::new(None),
-            wakers: RefCell::new(Slab::new()),
+            shielded: Cell::new(false),
+            wakers: Wakers::default(),
+            held: OnceCell::new(),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         })
@@ -39,7 +52,9 @@ impl Scope {
         let child = Rc::new(Scope {
             parent: Some(self.clone()),
             cancel: RefCell::new(None),
-            wakers: RefCell::new(Slab::new()),
+            shielded: Cell::new(false),
+            wakers: Wakers::default(),
+            held: OnceCell::new(),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         });
@@ -73,6 +88,9 @@ impl Scope {
             if let Some(cancel) = &*scope.cancel.borrow() {
                 return Some(cancel.clone());
             }
+            if scope.shielded.get() {
+                return None;
+            }
             scope = scope.parent.as_deref()?;
         }
     }
@@ -89,10 +107,37 @@ impl Scope {
         self.wake();
     }
 
+    /// Keeps cancellations from above out, or lets them in again.
+    pub(crate) fn set_shielded(&self, shielded: bool) {
+        self.shielded.set(shielded);
+        self.wake();
+    }
+
+    pub(crate) fn is_shielded(&self) -> bool {
+        self.shielded.get()
+    }
+
+    /// Says that this is the scope of a nursery, which waits for these dialogues.
+    pub(crate) fn hold(&self, held: Rc<Held>) {
+        let set = self.held.set(held);
+        debug_assert!(set.is_ok(), "a scope is of one nursery");
+    }
+
+    /// The dialogues of the nearest nursery.
+    pub(crate) fn held(&self) -> Option<Rc<Held>> {
+        let mut scope = self;
+        loop {
+            if let Some(held) = scope.held.get() {
+                return Some(held.clone());
+            }
+            scope = scope.parent.as_deref()?;
+        }
+    }
+
     fn wake(&self) {
         let wakers: Vec<Waker> = self
             .wakers
-            .borrow()
+            .lock()
             .iter()
             .map(|(_, waker)| waker.clone())
             .collect();
@@ -155,7 +200,7 @@ impl ScopeWatch {
             if let Some(cancel) = scope.cancelled() {
                 return Poll::Ready(cancel);
             }
-            scope.wakers.borrow_mut()[*key].clone_from(cx.waker());
+            scope.wakers.lock()[*key].clone_from(cx.waker());
             return Poll::Pending;
         }
         let Some(scope) = Scope::current() else {
@@ -164,7 +209,7 @@ impl ScopeWatch {
         if let Some(cancel) = scope.cancelled() {
             return Poll::Ready(cancel);
         }
-        let key = scope.wakers.borrow_mut().insert(cx.waker().clone());
+        let key = scope.wakers.lock().insert(cx.waker().clone());
         self.place = Some((scope, key));
         Poll::Pending
     }
@@ -173,8 +218,49 @@ impl ScopeWatch {
 impl Drop for ScopeWatch {
     fn drop(&mut self) {
         if let Some((scope, key)) = &self.place {
-            scope.wakers.borrow_mut().try_remove(*key);
+            scope.wakers.lock().try_remove(*key);
         }
+    }
+}
+
+/// As [`ScopeWatch`], for what may be dropped on another thread: it belongs to the scope in which it was last polled.
+#[derive(Default)]
+pub(crate) struct SendWatch {
+    place: Option<(Wakers, usize)>,
+}
+
+impl SendWatch {
+    /// Ready with the cancellation of the current scope once there is one.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cancel> {
+        let Some(scope) = Scope::current() else {
+            return Poll::Pending;
+        };
+        if let Some(cancel) = scope.cancelled() {
+            return Poll::Ready(cancel);
+        }
+        match &self.place {
+            Some((wakers, key)) if Arc::ptr_eq(wakers, &scope.wakers) => {
+                wakers.lock()[*key].clone_from(cx.waker());
+            }
+            _ => {
+                self.leave();
+                let key = scope.wakers.lock().insert(cx.waker().clone());
+                self.place = Some((scope.wakers.clone(), key));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn leave(&mut self) {
+        if let Some((wakers, key)) = self.place.take() {
+            wakers.lock().try_remove(key);
+        }
+    }
+}
+
+impl Drop for SendWatch {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -202,6 +288,21 @@ mod tests {
     }
 
     #[test]
+    fn a_shield_keeps_out_what_comes_from_above_and_nothing_else() {
+        let root = Scope::root();
+        let shield = root.child();
+        let below = shield.child();
+        shield.set_shielded(true);
+        root.cancel(cancel());
+        assert!(below.cancelled().is_none() && shield.cancelled().is_none());
+        shield.set_shielded(false);
+        assert!(below.cancelled().is_some());
+        shield.set_shielded(true);
+        shield.cancel(cancel());
+        assert!(below.cancelled().is_some());
+    }
+
+    #[test]
     fn scopes_and_watches_leave_nothing_in_their_parents() {
         let root = Scope::root();
         root.enter(|| {
@@ -211,9 +312,9 @@ mod tests {
                     .poll(&mut Context::from_waker(Waker::noop()))
                     .is_pending()
             );
-            assert_eq!(root.wakers.borrow().len(), 1);
+            assert_eq!(root.wakers.lock().len(), 1);
         });
         drop(root.child());
-        assert!(root.wakers.borrow().is_empty() && root.children.borrow().is_empty());
+        assert!(root.wakers.lock().is_empty() && root.children.borrow().is_empty());
     }
 }

@@ -39,8 +39,13 @@ pub(crate) fn off_isolate(what: &str) -> Error {
 /// # Cancellation
 /// Nothing is lost if the future is dropped.
 pub fn sleep(duration: Duration) -> Sleep {
+    sleep_until(clock::now().saturating_add(nanos(duration)))
+}
+
+/// Waits until this time (ns of the monotonic clock).
+pub(crate) fn sleep_until(at: u64) -> Sleep {
     Sleep {
-        at: clock::now().saturating_add(nanos(duration)),
+        at,
         timer: None,
         watch: ScopeWatch::default(),
     }
@@ -68,7 +73,7 @@ impl Future for Sleep {
 
 impl Sleep {
     /// Ready when the time has come, whether the scope is cancelled or not.
-    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    pub(crate) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if clock::now() >= self.at {
             return Poll::Ready(Ok(()));
         }

@@ -1,8 +1,9 @@
 //! What must hold for any bytes: shared by the fuzz targets, the replay of the corpus and the
 //! property tests.
 
+use offshoot_wire::dialogue::{Grant, Window};
 use offshoot_wire::frame::{
-    Boot, CancelOrder, Credit, Ended, FrameError, FrameReader, HEADER, Header, Invoke, Ready,
+    Boot, CancelOrder, Credit, Ended, FrameError, FrameReader, HEADER, Halt, Header, Invoke, Ready,
 };
 use offshoot_wire::{Bytes, Cancel, Error, Exit, Origin, codec};
 use serde::{Serialize, de::DeserializeOwned};
@@ -19,7 +20,7 @@ pub fn value(data: &[u8]) {
     let Some((&choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 12 {
+    match choice % CHOICES {
         0 => round::<Error>(bytes),
         1 => round::<Exit>(bytes),
         2 => round::<Boot>(bytes),
@@ -31,12 +32,14 @@ pub fn value(data: &[u8]) {
         8 => round::<Cancel>(bytes),
         9 => round::<Bytes>(bytes),
         10 => round::<Vec<(String, Option<char>)>>(bytes),
-        _ => call(bytes),
+        11 => call(bytes),
+        12 => round::<Halt>(bytes),
+        _ => round::<Grant>(bytes),
     }
 }
 
 /// How many choices [`value`] knows.
-pub const CHOICES: u8 = 12;
+pub const CHOICES: u8 = 14;
 
 fn round<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let Ok(value) = codec::decode::<T>(bytes) else {
@@ -56,6 +59,9 @@ fn round<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
 }
 
 fn call(body: &[u8]) {
+    if let Some((window, rest)) = Window::split(body) {
+        assert_eq!([&window.to_bytes()[..], rest].concat(), body);
+    }
     match Invoke::split(body) {
         Some((invoke, arguments)) => assert_eq!([&invoke.to_bytes()[..], arguments].concat(), body),
         None => assert!(body.len() < Invoke::SIZE),

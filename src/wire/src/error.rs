@@ -41,6 +41,8 @@ pub enum ErrorKind {
     Several,
     /// An error of the program's own.
     Other,
+    /// The other side of a dialogue has ended what this needs: it takes nothing, or is over.
+    Closed,
 }
 
 /// What went wrong, as one value that crosses threads and processes.
@@ -258,6 +260,11 @@ impl Error {
     /// True if an isolate could not be started.
     pub fn is_spawn(&self) -> bool {
         matches!(self.kind(), ErrorKind::Spawn(_))
+    }
+
+    /// True if the other side of a dialogue takes nothing any more, or the dialogue is over.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Closed)
     }
 
     /// True if the isolate had ended or ended before it answered.

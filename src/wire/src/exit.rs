@@ -148,6 +148,10 @@ pub enum Canceller {
     Signal(String),
     /// The program, through a handle to the runtime.
     Runtime,
+    /// The other side of a dialogue, which called `cancel` on it.
+    Peer(Origin),
+    /// The other side of a dialogue, which dropped its end of it.
+    HungUp(Origin),
 }
 
 impl fmt::Display for Canceller {
@@ -160,6 +164,10 @@ impl fmt::Display for Canceller {
             Canceller::Dropped(origin) => write!(f, "{origin}, which dropped its nursery"),
             Canceller::Signal(name) => f.write_str(name),
             Canceller::Runtime => f.write_str("the program"),
+            Canceller::Peer(origin) => write!(f, "{origin}, the other side of the dialogue"),
+            Canceller::HungUp(origin) => {
+                write!(f, "{origin}, which dropped its side of the dialogue")
+            }
         }
     }
 }

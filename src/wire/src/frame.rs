@@ -7,16 +7,19 @@
 //!
 //! All numbers are little-endian. The body of a control frame is one [`codec`](crate::codec) value; the body of
 //! [`Kind::Call`], [`Kind::Ask`] and [`Kind::Tell`] is an [`Invoke`] of [`Invoke::SIZE`] bytes
-//! followed by the encoded arguments, so that the arguments are copied once on each side.
+//! followed by the encoded arguments, so that the arguments are copied once on each side; in [`Kind::Open`] the
+//! [`Window`](crate::dialogue::Window) stands between the two.
 //!
 //! The order that is legal on one link:
 //!
 //! ```text
-//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close
-//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck, last Ended
+//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open
+//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, last Ended
+//! both            after an Open with the same correlation: Item End Grant Deaf Halt HaltSeen
 //! ```
 //!
-//! Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
+//! The order of what carries the correlation of one Open is that of its
+//! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
 //! the connection, and nobody else anything.
 
 use crate::{Cancel, Error, Exit, Origin, TreeId};
@@ -51,6 +54,8 @@ pub enum Kind {
     Cancel = 6,
     /// Owner to child: accept nothing more, end when all that was accepted is done. Empty body.
     Close = 7,
+    /// Owner to child: start a dialogue with this function, [`Invoke`], window and arguments.
+    Open = 8,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -65,15 +70,29 @@ pub enum Kind {
     CancelAck = 21,
     /// Child to owner, last: an [`Ended`].
     Ended = 22,
+    /// Child to owner: the first value of a dialogue, encoded.
+    Started = 23,
+    /// An item of a dialogue's stream, encoded.
+    Item = 32,
+    /// No item of this side comes any more. Empty body.
+    End = 33,
+    /// Room for more items, a [`Grant`](crate::dialogue::Grant).
+    Grant = 34,
+    /// This side takes no item any more. Empty body.
+    Deaf = 35,
+    /// This side cancels the dialogue, a [`Halt`].
+    Halt = 36,
+    /// The cancellation was seen. Empty body.
+    HaltSeen = 37,
 }
 
 impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 14] = [
-            Boot, Call, Ask, Tell, Drop, Cancel, Close, Ready, Refused, Reply, Failure, Credit,
-            CancelAck, Ended,
+        const ALL: [Kind; 22] = [
+            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Ready, Refused, Reply, Failure,
+            Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -431,6 +450,15 @@ pub struct CancelOrder {
     pub grace_at: u64,
     /// When the one above takes it down by force.
     pub hard_at: u64,
+}
+
+/// The cancellation of one dialogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// Who cancels.
+    pub cancel: Cancel,
+    /// When the far task's future is dropped (CLOCK_MONOTONIC, nanoseconds).
+    pub grace_at: u64,
 }
 
 /// Room for more.

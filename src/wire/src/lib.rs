@@ -5,7 +5,7 @@
 //! is [`codec`] and nothing else.
 //!
 //! Read next: [`Exit`] (how an isolate ended), [`Error`] (what a caller is told), [`frame`] (the
-//! bytes between two processes).
+//! bytes between two processes), [`dialogue`] (the order of those that belong to one stream).
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod guard;
 mod ids;
 
 pub mod codec;
+pub mod dialogue;
 pub mod frame;
 
 pub use bytes::Bytes;

@@ -16,6 +16,10 @@ use std::path::{Path, PathBuf};
 #[path = "../fuzz/checks.rs"]
 mod checks;
 
+#[allow(unreachable_pub)]
+#[path = "../fuzz/dialogue.rs"]
+mod talk;
+
 fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
@@ -53,6 +57,16 @@ fn the_corpus_of_streams_holds() {
     files.values().for_each(|bytes| checks::stream(bytes));
 }
 
+#[test]
+fn the_corpus_of_dialogues_holds() {
+    let files = corpus("dialogue");
+    assert!(files.len() >= 6);
+    for bytes in files.values() {
+        talk::dialogue(bytes);
+        talk::hostile(bytes);
+    }
+}
+
 /// A seed that no longer decodes would still be replayed, and test nothing.
 #[test]
 fn the_seeds_are_those_of_this_protocol() {
@@ -82,6 +96,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let cancel = Cancel {
         by: Canceller::Parent(origin.clone(), Box::new(Canceller::Deadline)),
     };
+    let hop = origin.clone();
     let exit = Exit::Killed {
         signal: 11,
         name: "SIGSEGV".to_owned(),
@@ -158,7 +173,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "ended",
             value(6, &put((Exit::Completed, Vec::<Error>::new()))),
         ),
-        ("value", "origin", value(7, &put(origin))),
+        ("value", "origin", value(7, &put(origin.clone()))),
         ("value", "cancel", value(8, &put(cancel))),
         (
             "value",
@@ -185,6 +200,77 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             vec![5, 251, 1, 0, 1, 1],
         ),
         ("value", "call", [&[11][..], &[9; 40]].concat()),
+        (
+            "value",
+            "halt",
+            value(
+                12,
+                &put((
+                    Cancel {
+                        by: Canceller::Peer(hop.clone()),
+                    },
+                    9_u64,
+                )),
+            ),
+        ),
+        ("value", "grant", value(13, &put((2_u32, 70_000_u64)))),
+        // Opened, started, an item each way, both taken, ended both ways, over.
+        (
+            "dialogue",
+            "a-whole-one",
+            vec![
+                3, 9, 0x80, 0, 0x0f, 0, 1, 5, 0x81, 6, 0x8f, 0, 0x0f, 0, 9, 0, 0x89, 0, 4, 0, 0x84,
+                0, 0x0f, 0, 0x8f, 0, 0x88, 0, 0x0f, 0,
+            ],
+        ),
+        (
+            "dialogue",
+            "a-window-that-fills",
+            [
+                &[1, 0, 0x80, 0, 0x0f, 0][..],
+                &[1, 3].repeat(9),
+                &[0x8f, 0].repeat(9),
+            ]
+            .concat(),
+        ),
+        (
+            "dialogue",
+            "bytes-that-fill",
+            [
+                &[8, 10, 0x80, 0, 0x0f, 0][..],
+                &[1, 255].repeat(4),
+                &[0x8f, 0, 0x89, 0].repeat(4),
+            ]
+            .concat(),
+        ),
+        (
+            "dialogue",
+            "halted-before-it-started",
+            vec![4, 4, 6, 0, 0x8f, 0, 0x87, 0, 0x88, 0, 0x0f, 0, 0x0f, 0],
+        ),
+        (
+            "dialogue",
+            "deaf-with-items-under-way",
+            vec![
+                4, 4, 0x80, 0, 0x0f, 0, 1, 3, 1, 3, 0x85, 0, 0x8f, 0, 0x8f, 0, 0x0f, 0, 1, 3,
+            ],
+        ),
+        (
+            "dialogue",
+            "over-with-items-under-way",
+            vec![4, 4, 0x80, 0, 0x0f, 0, 1, 3, 0x88, 0, 0x8f, 0, 0x0f, 0],
+        ),
+        (
+            "dialogue",
+            "items-before-the-start",
+            vec![0, 4, 4, 1, 1, 1, 1],
+        ),
+        ("dialogue", "grants-of-nothing", vec![1, 4, 4, 7, 0, 7, 200]),
+        (
+            "dialogue",
+            "more-than-the-window",
+            [&[1, 2, 200][..], &[1, 1].repeat(20)].concat(),
+        ),
         (
             "stream",
             "frames",

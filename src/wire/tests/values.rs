@@ -3,9 +3,10 @@
 //! A change of these bytes is a change of the protocol: count `frame::VERSION` or
 //! `codec::CODEC_ID` up with it.
 
+use offshoot_wire::dialogue::{Grant, Window};
 use offshoot_wire::frame::{
-    Boot, CancelOrder, Credit, Ended, Entry, FailureBody, HEADER, Header, Invoke, Kind, Ready,
-    VERSION,
+    Boot, CancelOrder, Credit, Ended, Entry, FailureBody, HEADER, Halt, Header, Invoke, Kind,
+    Ready, VERSION,
 };
 use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,
@@ -77,14 +78,28 @@ fn the_bytes_of_a_header() {
 #[test]
 fn the_numbers_of_the_kinds() {
     use Kind::*;
-    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close];
-    let child = [Ready, Refused, Reply, Failure, Credit, CancelAck, Ended];
-    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(child.map(|kind| kind as u8), [16, 17, 18, 19, 20, 21, 22]);
+    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close, Open];
+    let child = [
+        Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started,
+    ];
+    let both = [Item, End, Grant, Deaf, Halt, HaltSeen];
+    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(
+        child.map(|kind| kind as u8),
+        [16, 17, 18, 19, 20, 21, 22, 23]
+    );
+    assert_eq!(both.map(|kind| kind as u8), [32, 33, 34, 35, 36, 37]);
     let known: Vec<u8> = (0..=255)
         .filter(|&n| Kind::from_number(n).is_some())
         .collect();
-    assert_eq!(known, [1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22]);
+    assert_eq!(
+        known,
+        [&owner[..], &child, &both]
+            .concat()
+            .iter()
+            .map(|kind| *kind as u8)
+            .collect::<Vec<_>>()
+    );
     assert!(
         known
             .iter()
@@ -178,6 +193,100 @@ fn the_bytes_of_a_cancel_order() {
     golden(
         cancel(Canceller::Signal("INT".to_owned())),
         "05 03 494e54  fa  fbfb00",
+    );
+}
+
+/// Every frame that a dialogue adds, whole: header and body.
+#[test]
+fn the_bytes_of_the_frames_of_a_dialogue() {
+    let frame = |kind, body: &[u8]| {
+        let header = Header {
+            len: u32::try_from(body.len()).unwrap(),
+            kind,
+            correlation: 0x0102,
+        };
+        let bytes = [&header.to_bytes()[..], body].concat();
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let window = Window {
+        items: 3,
+        bytes: 0x0405,
+    };
+    let entry = Entry {
+        offset: 1,
+        fingerprint: 2,
+    };
+    let invoke = Invoke {
+        entry,
+        sequence: 3,
+        lane: 4,
+    };
+    let open = [&invoke.to_bytes()[..], &window.to_bytes(), b"x"].concat();
+    let grant = encoded(&Grant {
+        items: 2,
+        bytes: 300,
+    });
+    let cancel = Cancel {
+        by: Canceller::Peer(origin()),
+    };
+    let halt = encoded(&Halt {
+        cancel,
+        grace_at: 251,
+    });
+    let head = |len: &str, kind: &str| format!("{len} 000000 {kind} 00 0100 0201000000000000");
+    let cases = [
+        (
+            frame(Kind::Open, &open),
+            format!(
+                "{} 0100000000000000 0200000000000000 0300000000000000 04000000 03000000 05040000 78",
+                head("25", "08")
+            ),
+        ),
+        (
+            frame(Kind::Started, b"ab"),
+            format!("{} 6162", head("02", "17")),
+        ),
+        (
+            frame(Kind::Item, b"ab"),
+            format!("{} 6162", head("02", "20")),
+        ),
+        (frame(Kind::End, b""), head("00", "21")),
+        (
+            frame(Kind::Grant, &grant),
+            format!("{} 02 fb2c01", head("04", "22")),
+        ),
+        (frame(Kind::Deaf, b""), head("00", "23")),
+        (
+            frame(Kind::Halt, &halt),
+            format!(
+                "{} 07 {ORIGIN} fbfb00",
+                head(&format!("{:02x}", halt.len()), "24")
+            ),
+        ),
+        (frame(Kind::HaltSeen, b""), head("00", "25")),
+    ];
+    for (bytes, golden) in cases {
+        assert_eq!(bytes, golden.replace(' ', ""));
+    }
+    assert_eq!(
+        Window::split(&open[Invoke::SIZE..]),
+        Some((window, &b"x"[..]))
+    );
+    assert_eq!(Window::split(&[1; 7]), None);
+    for none in [[0, 0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]] {
+        assert_eq!(Window::split(&none), None, "a window without room");
+    }
+    golden(
+        Halt {
+            cancel: Cancel {
+                by: Canceller::HungUp(origin()),
+            },
+            grace_at: 1,
+        },
+        &format!("08 {ORIGIN} 01"),
     );
 }
 
@@ -283,6 +392,7 @@ fn the_bytes_of_refused_and_failure() {
     golden::<FailureBody>(bare(ErrorKind::Misuse), &format!("09 {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Several), &format!("0a {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Other), &format!("0b {rest}"));
+    golden::<FailureBody>(bare(ErrorKind::Closed), &format!("0c {rest}"));
 
     let hop = Origin {
         path: "root".to_owned(),
@@ -344,6 +454,8 @@ fn cancels() -> impl Strategy<Value = Cancel> {
     let first = prop_oneof![
         origins().prop_map(Canceller::Nursery),
         origins().prop_map(Canceller::Isolate),
+        origins().prop_map(Canceller::Peer),
+        origins().prop_map(Canceller::HungUp),
         Just(Canceller::Deadline),
         origins().prop_map(Canceller::Dropped),
         ".{0,8}".prop_map(Canceller::Signal),
@@ -389,6 +501,7 @@ fn errors() -> BoxedStrategy<Error> {
         Just(ErrorKind::Misuse),
         Just(ErrorKind::Several),
         Just(ErrorKind::Other),
+        Just(ErrorKind::Closed),
     ];
     let leaf = prop_oneof![
         (kinds, ".{0,12}").prop_map(|(kind, message)| Error::new(kind, message)),

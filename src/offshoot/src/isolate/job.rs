@@ -57,7 +57,7 @@ pub(crate) fn poll_caught<F: Future + ?Sized>(
 }
 
 /// The error that a caller gets of code that panicked.
-fn panicked(local: &Local, panic: crate::Panic) -> Error {
+pub(crate) fn panicked(local: &Local, panic: crate::Panic) -> Error {
     let origin = local.shared.life.origin();
     let message = format!("isolate `{origin}` panicked: {panic}");
     Error::new(ErrorKind::Panicked(panic), message)

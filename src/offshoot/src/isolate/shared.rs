@@ -2,6 +2,7 @@
 
 use super::job::{Job, StateJob};
 use crate::credit::Lane;
+use crate::dialogue::tie::Tie;
 use crate::family::{Family, Key, Status, Upward};
 use crate::life::Life;
 use crate::process::Process;
@@ -15,7 +16,7 @@ use offshoot_sys::{clock, event::EventFd, futex, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// A message of a sender.
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) status: Arc<Status>,
     /// Its sockets, which are taken away if it is abandoned.
     pub(crate) sockets: Arc<Revocable>,
+    /// Dialogues that it has opened: an abandoned isolate drops nothing any more.
+    opened: Mutex<Vec<Weak<Tie>>>,
     tid: AtomicI32,
     /// The name of the wait that the isolate's runtime is in, for dumps.
     waiting: Mutex<&'static str>,
@@ -87,6 +90,7 @@ impl Shared {
             upward,
             status,
             sockets: Arc::default(),
+            opened: Mutex::default(),
             tid: AtomicI32::new(0),
             waiting: Mutex::new("its first turn"),
             busy_since: AtomicU64::new(0),
@@ -180,6 +184,10 @@ impl Shared {
         self.cut_off.store(true, Ordering::Release);
         drop(self.control.close());
         let unserved = self.inbox.close().collect();
+        let opened = std::mem::take(&mut *self.opened.lock());
+        for tie in opened.iter().filter_map(Weak::upgrade) {
+            tie.halt(tie.hung_up());
+        }
         // Its peers see the end; the numbers stay taken, so that it can harm no stranger's.
         self.sockets.revoke();
         let tid = self.tid.load(Ordering::Acquire);
@@ -189,6 +197,16 @@ impl Shared {
             tracing::debug!(isolate = %self.life.identity(), %error, "cannot demote an abandoned thread");
         }
         unserved
+    }
+
+    /// Notes a dialogue that this isolate has opened.
+    pub(crate) fn hold(&self, tie: &Arc<Tie>) {
+        let mut opened = self.opened.lock();
+        // Those that are over go whenever the list would have to grow.
+        if opened.len() == opened.capacity() {
+            opened.retain(|tie| tie.upgrade().is_some_and(|tie| !tie.is_over()));
+        }
+        opened.push(Arc::downgrade(tie));
     }
 
     pub(crate) fn is_cut_off(&self) -> bool {

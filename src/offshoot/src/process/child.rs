@@ -9,6 +9,9 @@ use super::protocol::{self, Outfit};
 use crate::answer::RemoteAnswer;
 use crate::credit::Permit;
 use crate::descriptor::{Descriptor, Run};
+use crate::dialogue::remote::Remote;
+use crate::dialogue::tie::{Role, Tie};
+use crate::dialogue::{RemoteOpen, Window};
 use crate::family::Status;
 use crate::isolate::inbox::serve_all;
 use crate::isolate::local::Local;
@@ -465,7 +468,7 @@ impl Uplink {
             kind, correlation, ..
         } = header;
         match kind {
-            Kind::Call | Kind::Ask | Kind::Tell => {
+            Kind::Call | Kind::Ask | Kind::Tell | Kind::Open => {
                 let Some((invoke, arguments)) = Invoke::split(body) else {
                     return Err(Error::new(
                         ErrorKind::Protocol,
@@ -480,6 +483,13 @@ impl Uplink {
                     tracing::error!(?kind, "decoding a message panicked");
                 }
                 Ok(())
+            }
+            Kind::Item | Kind::End | Kind::Grant | Kind::Deaf | Kind::Halt | Kind::HaltSeen => {
+                // What is unknown is over: the two last words have crossed.
+                match self.link.dialogue(correlation) {
+                    Some(remote) => remote.receive(kind, body),
+                    None => Ok(()),
+                }
             }
             Kind::Drop => {
                 self.link.drop_expected(correlation);
@@ -511,6 +521,12 @@ impl Uplink {
         let answer =
             || RemoteAnswer::new(self.link.clone(), correlation, local.shared.life.clone());
         let run = Descriptor::find(invoke.entry).map(Descriptor::run);
+        if kind == Kind::Open {
+            if let Some(message) = self.open(local, correlation, run, arguments) {
+                local.deliver(message);
+            }
+            return;
+        }
         let message = match (kind, run) {
             (Kind::Call, Ok(Run::Call(decode))) => decode(arguments, answer()).map(Message::Job),
             (Kind::Ask, Ok(Run::Method(decode))) => {
@@ -535,6 +551,39 @@ impl Uplink {
         };
         if let Some(message) = message {
             local.deliver(message);
+        }
+    }
+
+    fn open(
+        &self,
+        local: &Rc<Local>,
+        correlation: u64,
+        run: Result<Run>,
+        body: &[u8],
+    ) -> Option<Message> {
+        let split = Window::split(body);
+        let window = split.map_or(Window::DEFAULT, |(window, _)| window);
+        let grace = nanos(local.shared.runtime.settings.bounds.grace);
+        let tie = Tie::new(local.shared.life.clone(), None, grace);
+        let remote = Remote::new(&self.link, correlation, Role::Peer, tie, window, None);
+        let open = RemoteOpen { remote };
+        let wrong = |what: &str| Error::new(ErrorKind::Protocol, what.to_owned());
+        match (run, split) {
+            (Ok(Run::Open(decode)), Some((_, arguments))) => {
+                decode(arguments, open).map(Message::Job)
+            }
+            (Err(error), _) => {
+                open.fail(error);
+                None
+            }
+            (Ok(_), None) => {
+                open.fail(wrong("a dialogue is opened without a window"));
+                None
+            }
+            (Ok(_), Some(_)) => {
+                open.fail(wrong("what a frame Open names is not of that kind"));
+                None
+            }
         }
     }
 

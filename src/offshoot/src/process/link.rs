@@ -6,6 +6,8 @@
 //! than [`HIGH`].
 
 use crate::credit::{Lane, Permit};
+use crate::dialogue::Window;
+use crate::dialogue::remote::Remote;
 use crate::life::Life;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
@@ -80,6 +82,8 @@ pub(crate) struct Link {
     limit: AtomicUsize,
     next_correlation: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
+    /// Dialogues that are not over, of either side.
+    dialogues: Mutex<HashMap<u64, Arc<Remote>>>,
     lanes: Mutex<HashMap<u32, Weak<Lane>>>,
     /// Callers at the other end, by correlation.
     expected: Mutex<HashMap<u64, Arc<Wanted>>>,
@@ -98,6 +102,7 @@ impl Link {
             limit: AtomicUsize::new(limit),
             next_correlation: AtomicU64::new(1),
             pending: Mutex::default(),
+            dialogues: Mutex::default(),
             lanes: Mutex::default(),
             expected: Mutex::default(),
             credit: Mutex::default(),
@@ -127,6 +132,18 @@ impl Link {
         correlation: u64,
         fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
+        let frame = self.frame(kind, correlation, fill)?;
+        self.write(&frame);
+        Ok(())
+    }
+
+    /// A whole frame, to be written later, whose body `fill` appends.
+    pub(crate) fn frame(
+        &self,
+        kind: Kind,
+        correlation: u64,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<Vec<u8>> {
         let mut bytes = vec![0; HEADER];
         fill(&mut bytes)?;
         let len = bytes.len() - HEADER;
@@ -144,11 +161,11 @@ impl Link {
             correlation,
         };
         bytes[..HEADER].copy_from_slice(&header.to_bytes());
-        self.write(&bytes);
-        Ok(())
+        Ok(bytes)
     }
 
-    fn write(&self, mut bytes: &[u8]) {
+    /// Writes whole frames, or queues what cannot be written.
+    pub(crate) fn write(&self, mut bytes: &[u8]) {
         let mut out = self.out.lock();
         if out.closed {
             // Whoever waits for an answer is told by the end of the process.
@@ -376,6 +393,20 @@ impl Link {
         })
     }
 
+    /// Opens a dialogue.
+    pub(crate) fn send_open(
+        &self,
+        correlation: u64,
+        lane: &Lane,
+        window: Window,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Entry>,
+    ) -> Result<()> {
+        self.send_invoke(Kind::Open, correlation, lane, |out| {
+            out.extend_from_slice(&window.to_bytes());
+            encode(out)
+        })
+    }
+
     /// Sends a message of this kind.
     pub(crate) fn send_invoke(
         &self,
@@ -389,9 +420,14 @@ impl Link {
 
     // ---- who waits ----
 
+    /// A number for what is about to be sent.
+    pub(crate) fn next_correlation(&self) -> u64 {
+        self.next_correlation.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Notes a call or ask that is about to be sent; its number.
     pub(crate) fn pend(&self, pending: Pending) -> u64 {
-        let correlation = self.next_correlation.fetch_add(1, Ordering::Relaxed);
+        let correlation = self.next_correlation();
         self.pending.lock().insert(correlation, pending);
         correlation
     }
@@ -417,8 +453,28 @@ impl Link {
             let _ = sender.send(Err(life.gone()));
             drop(permit);
         }
+        let dialogues = std::mem::take(&mut *self.dialogues.lock());
+        for (_, remote) in dialogues {
+            remote.lost(life.gone());
+        }
         let waiting = std::mem::take(&mut self.out.lock().waiting);
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    // ---- dialogues ----
+
+    pub(crate) fn add_dialogue(&self, id: u64, remote: &Arc<Remote>) {
+        self.dialogues.lock().insert(id, remote.clone());
+    }
+
+    pub(crate) fn remove_dialogue(&self, id: u64) {
+        let removed = self.dialogues.lock().remove(&id);
+        drop(removed);
+    }
+
+    /// The dialogue of this number, unless it is over.
+    pub(crate) fn dialogue(&self, id: u64) -> Option<Arc<Remote>> {
+        self.dialogues.lock().get(&id).cloned()
     }
 
     /// Notes a caller at the other end.

@@ -924,10 +924,27 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
             let error = Error::new(ErrorKind::Spawn("start of the isolate".to_owned()), message);
             process.fail_start(error.leaving(&origin));
         }
-        Kind::Reply => process.link.answer(correlation, Ok(body.to_vec())),
-        Kind::Failure => {
-            let error: Error = decode_body(kind, body)?;
-            process.link.answer(correlation, Err(error.arrived()));
+        Kind::Reply | Kind::Failure => {
+            let result = match kind {
+                Kind::Reply => Ok(body.to_vec()),
+                _ => Err(decode_body::<Error>(kind, body)?.arrived()),
+            };
+            match process.link.dialogue(correlation) {
+                Some(remote) => remote.receive_over(result)?,
+                None => process.link.answer(correlation, result),
+            }
+        }
+        Kind::Started
+        | Kind::Item
+        | Kind::End
+        | Kind::Grant
+        | Kind::Deaf
+        | Kind::Halt
+        | Kind::HaltSeen => {
+            // What is unknown is over.
+            if let Some(remote) = process.link.dialogue(correlation) {
+                remote.receive(kind, body)?;
+            }
         }
         Kind::Credit => process.link.credited(decode_body(kind, body)?),
         Kind::CancelAck => {

@@ -1,0 +1,395 @@
+//! One end of a dialogue between processes: its frames, its order and its credit.
+//!
+//! Whoever reads the link calls [`Remote::receive`], whatever thread that is; the halves in the program's hands
+//! take and send. What came is kept encoded until the program takes it, so that decoding, which runs code of the
+//! program's types, runs on its own isolate. The machine of `offshoot_wire::dialogue` is asked before each frame.
+
+use super::Overflow;
+use super::channel::{Found, register};
+use super::tie::{Role, Tie};
+use crate::credit::Permit;
+use crate::process::link::Link;
+use crate::{Error, ErrorKind, Payload, Result};
+use offshoot_wire::codec;
+use offshoot_wire::dialogue::{Event, Machine, Window};
+use offshoot_wire::frame::{Halt, Kind};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+pub(crate) struct Remote {
+    link: Arc<Link>,
+    /// The correlation.
+    id: u64,
+    role: Role,
+    tie: Arc<Tie>,
+    flows: Mutex<Flows>,
+    /// The first value and the result, where they have come.
+    first: Mutex<Option<Vec<u8>>>,
+    result: Mutex<Option<Vec<u8>>>,
+    /// Of the opener, until it is over.
+    permit: Mutex<Option<Permit>>,
+}
+
+struct Flows {
+    machine: Machine,
+    /// What has come and was not taken, encoded.
+    queue: VecDeque<Vec<u8>>,
+    /// Our program takes nothing any more.
+    deaf: bool,
+    /// The other side has granted something, hence has read.
+    read: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// Whole frames of items that wait for room, where the oldest give way to the newest.
+    backlog: VecDeque<Vec<u8>>,
+    /// An `End` is to follow the backlog.
+    ending: bool,
+}
+
+impl Remote {
+    /// An end, which the link knows from here on until the dialogue is over.
+    pub(crate) fn new(
+        link: &Arc<Link>,
+        id: u64,
+        role: Role,
+        tie: Arc<Tie>,
+        window: Window,
+        permit: Option<Permit>,
+    ) -> Arc<Remote> {
+        let remote = Arc::new(Remote {
+            link: link.clone(),
+            id,
+            role,
+            tie,
+            flows: Mutex::new(Flows {
+                machine: Machine::new(role, window),
+                queue: VecDeque::new(),
+                deaf: false,
+                read: false,
+                reader: None,
+                writer: None,
+                backlog: VecDeque::new(),
+                ending: false,
+            }),
+            first: Mutex::default(),
+            result: Mutex::default(),
+            permit: Mutex::new(permit),
+        });
+        remote.tie.bind(&remote);
+        link.add_dialogue(id, &remote);
+        remote
+    }
+
+    pub(crate) fn tie(&self) -> &Arc<Tie> {
+        &self.tie
+    }
+
+    // ---- in ----
+
+    /// A frame has come.
+    ///
+    /// # Errors
+    /// It is not legal: the connection is to be ended.
+    pub(crate) fn receive(&self, kind: Kind, body: &[u8]) -> Result<()> {
+        match kind {
+            Kind::Started => {
+                self.heard(Event::Started, |_| ())?;
+                *self.first.lock() = Some(body.to_vec());
+                self.tie.set_started();
+            }
+            Kind::Item => self.take_item(body)?,
+            Kind::End => {
+                let reader = self.heard(Event::End, |flows| flows.reader.take())?;
+                reader.flatten().into_iter().for_each(Waker::wake);
+            }
+            Kind::Deaf => {
+                let writer = self.heard(Event::Deaf, |flows| {
+                    flows.backlog.clear();
+                    flows.writer.take()
+                })?;
+                writer.flatten().into_iter().for_each(Waker::wake);
+            }
+            Kind::Grant => {
+                let grant = crate::process::decode_body(kind, body)?;
+                let writer = self.heard(Event::Grant(grant), |flows| {
+                    flows.read = true;
+                    self.flush(flows);
+                    flows.writer.take()
+                })?;
+                writer.flatten().into_iter().for_each(Waker::wake);
+            }
+            Kind::Halt => {
+                let halt: Halt = crate::process::decode_body(kind, body)?;
+                if self.heard(Event::Halt, |_| ())?.is_none() {
+                    return Ok(());
+                }
+                match self.role {
+                    // Its task says when it has seen it.
+                    Role::Peer => self.tie.take_halt(halt),
+                    Role::Opener => {
+                        self.tie.take_parting(halt.cancel);
+                        self.say_halt_seen();
+                    }
+                }
+            }
+            Kind::HaltSeen => {
+                self.heard(Event::HaltSeen, |_| ())?;
+                match self.role {
+                    Role::Opener => self.tie.set_halt_seen_here(),
+                    Role::Peer => self.tie.set_parted_seen(),
+                }
+            }
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("a frame {kind:?} is not of a dialogue"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The result has come, or why there is none.
+    pub(crate) fn receive_over(&self, result: Result<Vec<u8>>) -> Result<()> {
+        if self.role == Role::Peer {
+            return Err(Error::new(ErrorKind::Protocol, "a result of an opener"));
+        }
+        self.heard(Event::Over, |_| ())?;
+        self.end(result);
+        Ok(())
+    }
+
+    /// The other side has ended otherwise.
+    pub(crate) fn lost(&self, error: Error) {
+        self.end(Err(error));
+    }
+
+    fn end(&self, result: Result<Vec<u8>>) {
+        self.link.remove_dialogue(self.id);
+        let how = match result {
+            Ok(bytes) => {
+                *self.result.lock() = Some(bytes);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        drop(self.permit.lock().take());
+        self.tie.set_over(how);
+    }
+
+    /// Asks whether a frame that came is legal and, if so, does what it asks for. None if it came too late to count,
+    /// since the two last words crossed.
+    fn heard<T>(&self, event: Event, then: impl FnOnce(&mut Flows) -> T) -> Result<Option<T>> {
+        let mut flows = self.flows.lock();
+        if flows.machine.is_over() && self.role == Role::Peer {
+            return Ok(None);
+        }
+        match flows.machine.receive(event) {
+            Ok(()) => Ok(Some(then(&mut flows))),
+            Err(violation) => Err(Error::new(
+                ErrorKind::Protocol,
+                format!("dialogue {}: {violation}", self.id),
+            )),
+        }
+    }
+
+    fn take_item(&self, body: &[u8]) -> Result<()> {
+        let reader = self.heard(Event::Item(body.len()), |flows| {
+            if flows.deaf {
+                return None;
+            }
+            flows.queue.push_back(body.to_vec());
+            flows.reader.take()
+        })?;
+        reader.flatten().into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    /// Takes the next item, encoded, and gives its room back when enough has gathered; otherwise, with a waker,
+    /// woken when there is one.
+    pub(crate) fn take(&self, waker: Option<&Waker>) -> Found<Vec<u8>> {
+        let mut flows = self.flows.lock();
+        if let Some(item) = flows.queue.pop_front() {
+            if let Some(grant) = flows.machine.take(item.len()) {
+                self.say_in(&mut flows, Event::Grant(grant), Kind::Grant, |out| {
+                    codec::encode_into(&grant, out)
+                });
+            }
+            return Found::Item(item);
+        }
+        if flows.machine.has_ended() {
+            return Found::End;
+        }
+        if let Some(waker) = waker {
+            register(&mut flows.reader, waker);
+        }
+        Found::Nothing
+    }
+
+    pub(crate) fn take_first(&self) -> Option<Vec<u8>> {
+        self.first.lock().take()
+    }
+
+    pub(crate) fn take_result(&self) -> Option<Vec<u8>> {
+        self.result.lock().take()
+    }
+
+    // ---- out ----
+
+    /// Sends a frame if it is legal; under the lock, so that the order of the frames is that of the machine.
+    fn say_in(
+        &self,
+        flows: &mut Flows,
+        event: Event,
+        kind: Kind,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), codec::EncodeError>,
+    ) {
+        // What is too late needs not be said: the other side has said its last word, or ours was said already.
+        if flows.machine.send(event).is_err() {
+            return;
+        }
+        let frame = self.link.frame(kind, self.id, |out| {
+            fill(out).map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
+        });
+        match frame {
+            Ok(frame) => self.link.write(&frame),
+            // Its body is ours and small, so that it always fits.
+            Err(error) => tracing::error!(?kind, %error, "cannot send a frame of a dialogue"),
+        }
+    }
+
+    fn say(
+        &self,
+        event: Event,
+        kind: Kind,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), codec::EncodeError>,
+    ) {
+        self.say_in(&mut self.flows.lock(), event, kind, fill);
+    }
+
+    pub(crate) fn say_halt(&self, halt: &Halt) {
+        self.say(Event::Halt, Kind::Halt, |out| codec::encode_into(halt, out));
+    }
+
+    pub(crate) fn say_halt_seen(&self) {
+        self.say(Event::HaltSeen, Kind::HaltSeen, |_| Ok(()));
+    }
+
+    /// Sends the first value.
+    pub(crate) fn say_started<T: Payload>(&self, first: &T) -> Result<()> {
+        let frame = self.encoded(Kind::Started, first)?;
+        let mut flows = self.flows.lock();
+        if flows.machine.send(Event::Started).is_ok() {
+            self.link.write(&frame);
+        }
+        Ok(())
+    }
+
+    /// Sends the result, the last word. What cannot be sent becomes the error that says so.
+    pub(crate) fn say_over<T: Payload>(&self, result: Result<T>) {
+        {
+            let result = result.and_then(|value| {
+                let frame = self.encoded(Kind::Reply, &value);
+                frame.map_err(|error| error.leaving(&self.tie.far.origin()))
+            });
+            let mut flows = self.flows.lock();
+            if flows.machine.send(Event::Over).is_ok() {
+                match result {
+                    Ok(frame) => self.link.write(&frame),
+                    Err(error) => self.link.send_failure(self.id, &error),
+                }
+            }
+        }
+        self.end(Err(self.tie.closed("its task has ended")));
+    }
+
+    fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Vec<u8>> {
+        self.link.frame(kind, self.id, |out| {
+            codec::encode_into(value, out).map_err(|error| {
+                let name = std::any::type_name::<T>();
+                Error::new(
+                    ErrorKind::Codec,
+                    format!("a value of type `{name}`: {error}"),
+                )
+            })
+        })
+    }
+
+    /// Ready when an item may be sent, or when nobody takes one any more.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut flows = self.flows.lock();
+            let room = flows.machine.has_room() && flows.backlog.is_empty();
+            if !room && !flows.machine.is_deaf() {
+                register(&mut flows.writer, cx.waker());
+                return Poll::Pending;
+            }
+        }
+        self.link.poll_room(cx)
+    }
+
+    /// Sends an item, or does what is to be done where there is no room. True if one was dropped for it.
+    pub(crate) fn put<T: Payload>(&self, value: &T, overflow: Overflow) -> Result<bool> {
+        // Encoded outside of the lock: this runs code of the program's.
+        let frame = self.encoded(Kind::Item, value)?;
+        let len = frame.len() - offshoot_wire::frame::HEADER;
+        let mut flows = self.flows.lock();
+        if flows.machine.is_over() || flows.machine.is_deaf() {
+            return Ok(false);
+        }
+        if flows.backlog.is_empty() && flows.machine.send(Event::Item(len)).is_ok() {
+            self.link.write(&frame);
+            return Ok(false);
+        }
+        match overflow {
+            Overflow::DropNewest => Ok(true),
+            Overflow::DropOldest => {
+                flows.backlog.push_back(frame);
+                let most = usize::try_from(flows.machine.window().items).unwrap_or(usize::MAX);
+                Ok(flows.backlog.len() > most && flows.backlog.pop_front().is_some())
+            }
+            Overflow::Wait | Overflow::Error => {
+                let (unread, read) = (flows.machine.under_way(), flows.read);
+                drop(flows);
+                Err(super::overrun(&self.tie, self.role, unread as usize, read))
+            }
+        }
+    }
+
+    /// Sends what waits for room, as far as there is some.
+    fn flush(&self, flows: &mut Flows) {
+        while let Some(frame) = flows.backlog.front() {
+            let len = frame.len() - offshoot_wire::frame::HEADER;
+            if flows.machine.send(Event::Item(len)).is_err() {
+                return;
+            }
+            if let Some(frame) = flows.backlog.pop_front() {
+                self.link.write(&frame);
+            }
+        }
+        if flows.ending {
+            self.say_in(flows, Event::End, Kind::End, |_| Ok(()));
+        }
+    }
+
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.flows.lock().machine.is_deaf()
+    }
+
+    /// Nothing more is sent, once all is.
+    pub(crate) fn end_sending(&self) {
+        let mut flows = self.flows.lock();
+        flows.ending = true;
+        self.flush(&mut flows);
+    }
+
+    /// Nothing more is taken.
+    pub(crate) fn deafen(&self) {
+        let mut flows = self.flows.lock();
+        flows.deaf = true;
+        flows.queue.clear();
+        self.say_in(&mut flows, Event::Deaf, Kind::Deaf, |_| Ok(()));
+    }
+}
