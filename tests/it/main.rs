@@ -9,6 +9,7 @@ mod interface;
 mod io;
 mod ordering;
 mod outside;
+mod registry;
 mod regression;
 mod reserve;
 mod starting;

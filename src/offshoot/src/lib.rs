@@ -58,7 +58,9 @@ mod scope;
 mod spec;
 mod time;
 
-pub use binder::{RegisteredPath, register_path};
+pub use binder::{
+    RegisteredPath, create_shared_memory, pid_file, register_path, register_shared_memory,
+};
 pub use blocking::{Unblock, unblock};
 pub use endpoint::{Endpoint, Method, Payload};
 pub use isolate::inbox::Inbox;
