@@ -12,8 +12,10 @@ use crate::{Error, ErrorKind, IsolateId, Result, unblock};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -226,14 +228,14 @@ impl fmt::Debug for Claimed {
     }
 }
 
-/// Registers a regular file that the program has made, a pid file for instance: it is removed when
+/// Registers a regular file or a Unix socket that the program has made by other means: it is removed when
 /// the guard is dropped or this process ends, however it ends. A checkpoint.
 ///
-/// If the process is killed between the making of the file and this call, the file stays. Sockets
-/// need none of this: binding one does it, without such a gap.
+/// If the process is killed between the making of the file and this call, the file stays. [`pid_file`], [`create_shared_memory`]
+/// and the listeners of [`net`](crate::net) have no such gap.
 ///
 /// # Errors
-/// If there is no regular file, or no room (a process has 255 such paths at most); a cancelled error.
+/// If there is neither, or no room (a process has 255 such paths at most); a cancelled error.
 ///
 /// # Cancellation
 /// If the future is dropped, the file may be registered and then removed at once.
@@ -241,12 +243,12 @@ impl fmt::Debug for Claimed {
 /// # Examples
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("server.pid");
+/// # let path = dir.path().join("state");
 /// # let there = path.clone();
 /// offshoot::run(async move || {
-///     offshoot::fs::write(&path, std::process::id().to_string()).await?;
+///     offshoot::fs::write(&path, "half done").await?;
 ///     let _guard = offshoot::register_path(&path).await?;
-///     // … serve …
+///     // … work …
 ///     Ok(())
 /// })?;
 /// # assert!(!there.exists());
@@ -254,14 +256,113 @@ impl fmt::Debug for Claimed {
 /// ```
 pub async fn register_path(path: impl AsRef<Path>) -> Result<RegisteredPath> {
     let ((), claimed) = claim("register", path.as_ref(), |table, directory, name| {
-        Ok(((), table.adopt(Kind::File, directory, name)?))
+        let claim = match table.adopt(Kind::File, directory, name) {
+            Err(ClaimError::WrongKind { .. }) => table.adopt(Kind::Socket, directory, name)?,
+            result => result?,
+        };
+        Ok(((), claim))
     })
     .await?;
     Ok(RegisteredPath(claimed))
 }
 
-/// A registered file, see [`register_path`]. Dropping it removes the file, unless something else
-/// has taken its place.
+/// Makes a file that holds the id of this process, in decimal and with a line's end, and registers it as [`register_path`] does,
+/// such that no kill at any moment leaves it behind. A checkpoint.
+///
+/// # Errors
+/// If something lies there (the file of a living process, since that of a dead one is removed); if it cannot be
+/// made, or there is no room (a process has 255 such paths at most); a cancelled error.
+///
+/// # Cancellation
+/// If the future is dropped, the file may be made and then removed at once.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("server.pid");
+/// offshoot::run(async move || {
+///     let guard = offshoot::pid_file(&path).await?;
+///     assert_eq!(offshoot::fs::read_to_string(guard.path()).await?, format!("{}\n", std::process::id()));
+///     Ok(())
+/// })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
+pub async fn pid_file(path: impl AsRef<Path>) -> Result<RegisteredPath> {
+    let (_, claimed) = claim(
+        "make the pid file",
+        path.as_ref(),
+        |table, directory, name| {
+            table.publish(Kind::File, directory, name, |path| {
+                let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+                file.write_all(format!("{}\n", std::process::id()).as_bytes())
+            })
+        },
+    )
+    .await?;
+    Ok(RegisteredPath(claimed))
+}
+
+/// Where named shared memory lies on Linux, as `shm_open` has it.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// Makes a named object of shared memory of so many bytes, all zero and for this user alone, as `shm_open` with `O_CREAT` and `O_EXCL` does, and
+/// registers it: its name is removed when the guard is dropped or this process ends, however it ends. Mappings stay. A checkpoint.
+///
+/// # Errors
+/// If the name is taken or none (a slash in it, save the first), there is no `/dev/shm`, or no room there; a cancelled error.
+///
+/// # Cancellation
+/// If the future is dropped, the object may be made and then removed at once.
+pub async fn create_shared_memory(name: &str, bytes: u64) -> Result<(File, RegisteredPath)> {
+    let path = shared_memory_path(name)?;
+    let make = move |path: &Path| {
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.set_len(bytes)?;
+        Ok(file)
+    };
+    let (file, claimed) = claim(
+        "make shared memory",
+        &path,
+        move |table, directory, name| table.publish(Kind::SharedMemory, directory, name, make),
+    )
+    .await?;
+    Ok((file, RegisteredPath(claimed)))
+}
+
+/// Registers named shared memory that was made by other means, by `shm_open` for instance; otherwise as [`register_path`].
+///
+/// # Errors
+/// If there is none of this name, or no room (a process has 255 such names and paths at most); a cancelled error.
+///
+/// # Cancellation
+/// If the future is dropped, the object may be registered and then its name removed at once.
+pub async fn register_shared_memory(name: &str) -> Result<RegisteredPath> {
+    let path = shared_memory_path(name)?;
+    let ((), claimed) = claim("register", &path, |table, directory, name| {
+        Ok(((), table.adopt(Kind::SharedMemory, directory, name)?))
+    })
+    .await?;
+    Ok(RegisteredPath(claimed))
+}
+
+fn shared_memory_path(name: &str) -> Result<PathBuf> {
+    let plain = name.strip_prefix('/').unwrap_or(name);
+    if plain.is_empty() || plain.contains(['/', '\0']) {
+        let message =
+            format!("{name:?} is no name of shared memory: it has a slash in it, or nothing");
+        return Err(Error::new(ErrorKind::Misuse, message));
+    }
+    Ok(Path::new(SHARED_MEMORY).join(plain))
+}
+
+/// What an isolate has registered, see [`register_path`], [`pid_file`] and [`create_shared_memory`]. Dropping it removes what lies there,
+/// unless something else has taken its place.
 #[derive(Debug)]
 #[must_use = "dropping it removes the file"]
 pub struct RegisteredPath(Claimed);
@@ -270,5 +371,14 @@ impl RegisteredPath {
     /// Where it lies, symbolic links of its directory resolved.
     pub fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    /// Takes back the registration and leaves what lies there, for somebody else to remove. Never blocks.
+    pub fn unregister(self) {
+        // Gone already if the isolate was given up, or the tree has ended.
+        let claim = self.0.claims.lock().made.remove(&self.0.key);
+        if let Some((_, claim)) = claim {
+            claim.forget();
+        }
     }
 }

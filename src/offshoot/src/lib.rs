@@ -60,7 +60,9 @@ mod scope;
 mod spec;
 mod time;
 
-pub use binder::{RegisteredPath, register_path};
+pub use binder::{
+    RegisteredPath, create_shared_memory, pid_file, register_path, register_shared_memory,
+};
 pub use blocking::{Unblock, unblock};
 pub use deadline::{fail_after, move_on_after, shield};
 pub use dialogue::{

@@ -539,6 +539,14 @@ impl Claim {
         self.withdraw()
     }
 
+    /// Gives up the claim and leaves what lies there.
+    pub(crate) fn forget(mut self) {
+        self.released = true;
+        if self.shared.is_ours() {
+            self.shared.free(self.index);
+        }
+    }
+
     fn withdraw(&mut self) -> Result<Released, ClaimError> {
         self.released = true;
         if !self.shared.is_ours() {
