@@ -44,8 +44,11 @@ struct Flows {
     writer: Option<Waker>,
     /// Whole frames of items that wait for room, where the oldest give way to the newest.
     backlog: VecDeque<Vec<u8>>,
-    /// An `End` is to follow the backlog.
-    ending: bool,
+    /// What is to follow the backlog: an `End` or a `Cut`, then the last word.
+    ending: Option<Result<(), Error>>,
+    last: Option<Vec<u8>>,
+    /// Why the other side sends nothing more, if it said.
+    cut: Option<Error>,
 }
 
 impl Remote {
@@ -71,7 +74,9 @@ impl Remote {
                 reader: None,
                 writer: None,
                 backlog: VecDeque::new(),
-                ending: false,
+                ending: None,
+                last: None,
+                cut: None,
             }),
             first: Mutex::default(),
             result: Mutex::default(),
@@ -104,9 +109,18 @@ impl Remote {
                 let reader = self.heard(Event::End, |flows| flows.reader.take())?;
                 reader.flatten().into_iter().for_each(Waker::wake);
             }
+            Kind::Cut => {
+                let error = crate::process::decode_body::<Error>(kind, body)?.arrived();
+                let reader = self.heard(Event::End, |flows| {
+                    flows.cut = Some(error);
+                    flows.reader.take()
+                })?;
+                reader.flatten().into_iter().for_each(Waker::wake);
+            }
             Kind::Deaf => {
                 let writer = self.heard(Event::Deaf, |flows| {
                     flows.backlog.clear();
+                    self.flush(flows);
                     flows.writer.take()
                 })?;
                 writer.flatten().into_iter().for_each(Waker::wake);
@@ -122,7 +136,12 @@ impl Remote {
             }
             Kind::Halt => {
                 let halt: Halt = crate::process::decode_body(kind, body)?;
-                if self.heard(Event::Halt, |_| ())?.is_none() {
+                let heard = self.heard(Event::Halt, |flows| {
+                    // Nobody waits for it any more.
+                    flows.backlog.clear();
+                    self.flush(flows);
+                })?;
+                if heard.is_none() {
                     return Ok(());
                 }
                 match self.role {
@@ -220,7 +239,7 @@ impl Remote {
             return Found::Item(item);
         }
         if flows.machine.has_ended() {
-            return Found::End;
+            return Found::End(flows.cut.clone().map_or(Ok(()), Err));
         }
         if let Some(waker) = waker {
             register(&mut flows.reader, waker);
@@ -294,15 +313,13 @@ impl Remote {
                 let frame = self.encoded(Kind::Reply, &value);
                 frame.map_err(|error| error.leaving(&self.tie.far.origin()))
             });
+            let frame = result.unwrap_or_else(|error| self.link.failure(self.id, &error));
             let mut flows = self.flows.lock();
-            if flows.machine.send(Event::Over).is_ok() {
-                match result {
-                    Ok(frame) => self.link.write(&frame),
-                    Err(error) => self.link.send_failure(self.id, &error),
-                }
-            }
+            flows.last = Some(frame);
+            self.flush(&mut flows);
         }
-        self.end(Err(self.tie.closed("its task has ended")));
+        self.tie
+            .set_over(Err(self.tie.closed("its task has ended")));
     }
 
     fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Vec<u8>> {
@@ -369,8 +386,19 @@ impl Remote {
                 self.link.write(&frame);
             }
         }
-        if flows.ending {
-            self.say_in(flows, Event::End, Kind::End, |_| Ok(()));
+        match flows.ending.take() {
+            Some(Ok(())) => self.say_in(flows, Event::End, Kind::End, |_| Ok(())),
+            // It crossed once already, or is ours and small.
+            Some(Err(error)) => self.say_in(flows, Event::End, Kind::Cut, |out| {
+                codec::encode_into(&error, out)
+            }),
+            None => {}
+        }
+        if let Some(frame) = flows.last.take() {
+            if flows.machine.send(Event::Over).is_ok() {
+                self.link.write(&frame);
+            }
+            self.link.remove_dialogue(self.id);
         }
     }
 
@@ -379,9 +407,9 @@ impl Remote {
     }
 
     /// Nothing more is sent, once all is.
-    pub(crate) fn end_sending(&self) {
+    pub(crate) fn end_sending(&self, how: Result<()>) {
         let mut flows = self.flows.lock();
-        flows.ending = true;
+        flows.ending.get_or_insert(how);
         self.flush(&mut flows);
     }
 
