@@ -16,3 +16,4 @@ mod reserve;
 mod scopes;
 mod starting;
 mod teardown;
+mod together;
