@@ -17,3 +17,4 @@ mod scopes;
 mod starting;
 mod teardown;
 mod together;
+mod topics;
