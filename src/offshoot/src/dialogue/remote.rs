@@ -421,3 +421,97 @@ impl Remote {
         self.say_in(&mut flows, Event::Deaf, Kind::Deaf, |_| Ok(()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::life::Life;
+    use crate::{IsolateId, Origin};
+    use offshoot_sys::socket;
+    use offshoot_wire::frame::BODY_MAX;
+
+    const WINDOW: Window = Window {
+        items: 4,
+        bytes: 1_000,
+    };
+
+    /// An end whose frames go nowhere; the other end of the socket, which must not be closed.
+    fn end(role: Role) -> (Arc<Remote>, std::os::fd::OwnedFd) {
+        let (ours, theirs) = socket::stream_pair().expect("a socket pair");
+        let link = Link::new(ours, BODY_MAX);
+        let id = IsolateId {
+            process: 1,
+            slot: 1,
+            generation: 0,
+        };
+        let path = "root/p".to_owned();
+        let life = Arc::new(Life::new(Origin { path, id, pid: 1 }));
+        let remote = Remote::new(&link, 1, role, Tie::new(life, None, 1), WINDOW, None);
+        (remote, theirs)
+    }
+
+    #[test]
+    fn f39_a_peer_that_ignores_its_credit_is_refused_and_costs_no_memory() {
+        let (remote, _theirs) = end(Role::Opener);
+        remote.receive(Kind::Started, b"").expect("its first word");
+        for _ in 0..4 {
+            remote.receive(Kind::Item, b"x").expect("within the window");
+        }
+        let error = remote.receive(Kind::Item, b"x").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Protocol), "{error:?}");
+        assert!(
+            error.message().contains("beyond the window of 4 items"),
+            "{error:?}"
+        );
+        let held = remote.flows.lock().queue.len();
+        assert_eq!(held, 4);
+    }
+
+    #[test]
+    fn f39_a_peer_that_ignores_its_bytes_is_refused() {
+        let (remote, _theirs) = end(Role::Opener);
+        remote.receive(Kind::Started, b"").expect("its first word");
+        remote
+            .receive(Kind::Item, &[0; 1_000])
+            .expect("one may fill it");
+        assert!(remote.receive(Kind::Item, b"").is_err());
+    }
+
+    #[test]
+    fn frames_out_of_their_order_are_refused_and_late_ones_ignored() {
+        let (remote, _theirs) = end(Role::Opener);
+        for kind in [Kind::Item, Kind::End, Kind::Deaf, Kind::HaltSeen] {
+            assert!(remote.receive(kind, b"").is_err(), "{kind:?}");
+        }
+        assert!(
+            remote.receive(Kind::Grant, b"\xff").is_err(),
+            "no grant at all"
+        );
+        assert!(
+            remote.receive(Kind::Call, b"").is_err(),
+            "no frame of a dialogue"
+        );
+        remote.receive_over(Ok(Vec::new())).expect("its last word");
+        assert!(remote.receive_over(Ok(Vec::new())).is_err());
+
+        let (remote, _theirs) = end(Role::Peer);
+        assert!(remote.receive(Kind::Started, b"").is_err());
+        assert!(remote.receive_over(Ok(Vec::new())).is_err());
+        remote.say_over::<()>(Ok(()));
+        // What the opener had sent before it saw that.
+        remote.receive(Kind::Item, b"x").expect("ignored");
+        remote.receive(Kind::Deaf, b"").expect("ignored");
+        assert!(remote.link.dialogue(1).is_none(), "it is forgotten");
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_taken_before_it_is_told() {
+        let (remote, _theirs) = end(Role::Opener);
+        remote.receive(Kind::Started, b"").expect("its first word");
+        remote.receive(Kind::Item, b"x").expect("an item");
+        remote.lost(remote.tie.closed("lost"));
+        assert!(remote.tie.is_over());
+        assert!(matches!(remote.take(None), Found::Item(item) if item == b"x"));
+        assert!(matches!(remote.take(None), Found::Nothing));
+    }
+}
