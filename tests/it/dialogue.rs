@@ -509,7 +509,8 @@ both! {
                     let p = nursery.spawn("p").await?;
                     let (mut link, ()) = p.open(ignores, ()).await?;
                     let began = Instant::now();
-                    link.cancel().await?;
+                    // Its acknowledgement has the same short bound; here it is the end that counts.
+                    let _ = link.cancel().await;
                     assert!(!marked("dropped") || began.elapsed() >= grace);
                     let error = link.result().await.unwrap_err();
                     assert!(began.elapsed() >= grace, "{:?}", began.elapsed());

@@ -17,3 +17,5 @@ mod reserve;
 mod scopes;
 mod starting;
 mod teardown;
+mod together;
+mod topics;

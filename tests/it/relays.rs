@@ -1,8 +1,9 @@
 //! Errors on their way through several isolates: none loses a leaf, its origin, or where it came through.
 
 use offshoot::prelude::*;
-use offshoot::{Error, Window, current};
-use offshoot_tests::{both, held, hold, mark, threads};
+use offshoot::{Error, Origin, Window, current};
+use offshoot_sys::pidfd::Pidfd;
+use offshoot_tests::{both, held, hold, mark, processes, threads};
 use std::time::{Duration, Instant};
 
 /// Opens itself on an isolate below, down to the last, which fails. Nobody says `started` on the way.
@@ -41,6 +42,33 @@ async fn many(count: usize) -> Result<()> {
     .await
 }
 
+/// One stage of a pipeline: gives on what the stage below gives, down to the source. Begins with the processes of
+/// all of them, its own first.
+async fn stage(mut peer: Peer<(), u64, Vec<i32>>, below: usize, items: u64) -> Result<u64> {
+    let mut pids = vec![current().origin().pid];
+    if below == 0 {
+        peer.started(pids)?;
+        for n in 0..items {
+            peer.send(n).await?;
+        }
+        return Ok(items);
+    }
+    offshoot::nursery(async |nursery| {
+        let p = nursery.spawn(format!("stage-{below}")).await?;
+        let (mut link, more) = p.open(stage, (below - 1, items)).await?;
+        pids.extend(more);
+        peer.started(pids)?;
+        let mut count = 0;
+        while let Some(n) = link.next().await? {
+            peer.send(n).await?;
+            count += 1;
+        }
+        assert_eq!(link.result().await??, count);
+        Ok(count)
+    })
+    .await
+}
+
 fn leaves(error: &Error) -> Vec<String> {
     let mut names: Vec<_> = error
         .failures()
@@ -70,6 +98,64 @@ both! {
             Ok(())
         })
         .await?;
+    }
+
+    async fn a_stream_that_was_cut_short_never_looks_like_one_that_has_ended(_t: T) {
+        async fn fails(mut peer: Peer<u64, u64>, split: bool) -> Result<u64> {
+            peer.started(())?;
+            peer.send(1).await?;
+            if split {
+                // A half that was let go of before has ended before.
+                drop(peer.split());
+                offshoot::checkpoint().await?;
+            }
+            Ok("x".parse::<u64>()?)
+        }
+        async fn own(mut peer: Peer<u64, u64>) -> Result<u64, String> {
+            peer.started(()).map_err(|error| error.to_string())?;
+            Err("mine".to_owned())
+        }
+        offshoot::nursery(async |nursery| {
+            let p = nursery.spawn("p").await?;
+            let (mut link, ()) = p.open(fails, false).await?;
+            assert_eq!(link.next().await?, Some(1));
+            let error = link.next().await.unwrap_err();
+            assert!(error.type_name().is_some_and(|name| name.ends_with("ParseIntError")), "{error:?}");
+            assert_eq!(error.origin().map(|origin| origin.path.as_str()), Some("root/p"));
+            // The result is the value itself.
+            assert!(link.result().await?.is_err());
+
+            let (mut link, ()) = p.open(fails, true).await?;
+            assert_eq!(link.next().await?, Some(1));
+            assert_eq!(link.next().await?, None);
+            assert!(link.result().await?.is_err());
+
+            let (mut link, ()) = p.open(own, ()).await?;
+            let error = link.next().await.unwrap_err();
+            assert!(error.is_closed() && error.message().contains("which is its result"), "{error:?}");
+            assert_eq!(link.result().await?, Err("mine".to_owned()));
+            Ok(())
+        })
+        .await?;
+    }
+
+    fn a_pipeline_keeps_order_and_bounds(t: T) {
+        t.within(Duration::from_secs(60));
+        t.run(async || {
+            offshoot::nursery(async |nursery| {
+                let p = nursery.spawn("stage-5").await?;
+                let (mut link, pids) = p.open(stage, (4, 5_000)).await?;
+                assert_eq!(pids.len(), 5);
+                for n in 0..5_000 {
+                    assert_eq!(link.next().await?, Some(n));
+                }
+                assert_eq!(link.next().await?, None);
+                assert_eq!(link.result().await??, 5_000);
+                Ok(())
+            })
+            .await
+        })
+        .expect("nothing failed");
     }
 
     fn a_group_keeps_every_leaf_also_from_afar(t: T) {
@@ -175,7 +261,7 @@ threads! {
                 .await
                 .unwrap_err();
                 assert_eq!(inner.exit().map(Exit::word), Some("abandoned"), "{inner:?}");
-                held("seen").await?;
+                offshoot_tests::soon("it was seen", || !offshoot_tests::lines("seen").is_empty()).await?;
                 let seen = offshoot_tests::lines("seen");
                 assert_eq!(seen, ["cancelled by root/stuck, which dropped its side of the dialogue"]);
                 p.call(|| (), ()).await
@@ -183,5 +269,33 @@ threads! {
             .await
         });
         result.expect("nothing else failed");
+    }
+}
+
+processes! {
+    fn a_pipeline_of_which_any_stage_is_killed_gives_one_error(t: T) {
+        t.within(Duration::from_secs(90));
+        for victim in 0..5 {
+            let error = t
+                .run(async move || {
+                    offshoot::nursery(async |nursery| {
+                        let p = nursery.spawn("stage-5").await?;
+                        let (mut link, pids) = p.open(stage, (4, u64::MAX)).await?;
+                        for n in 0..200 {
+                            assert_eq!(link.next().await?, Some(n));
+                        }
+                        assert!(Pidfd::open(pids[victim])?.kill()?);
+                        while link.next().await?.is_some() {}
+                        Ok(())
+                    })
+                    .await
+                })
+                .unwrap_err();
+            assert_eq!(error.failures().len(), 1, "{victim}: {error:?}");
+            let killed = error.failures()[0];
+            assert!(matches!(killed.exit(), Some(Exit::Killed { .. })), "{victim}: {error:?}");
+            let name = format!("stage-{}", if victim == 0 { 5 } else { 5 - victim });
+            assert_eq!(killed.origin().map(Origin::name), Some(name.as_str()), "{victim}: {error:?}");
+        }
     }
 }

@@ -57,6 +57,19 @@ async fn deadlines() -> Result<()> {
     });
     assert_eq!(outer.await?, None);
 
+    // An inner deadline has passed, and then an outer one: that is not the inner's to absorb.
+    let outer = offshoot::move_on_after(SHORT * 2, async || {
+        let inner = offshoot::move_on_after(SHORT, async || {
+            offshoot::cancelled().await;
+            offshoot::shield(LONG, async || offshoot::sleep(SHORT * 3).await).await?;
+            offshoot::checkpoint().await
+        })
+        .await;
+        assert!(inner.is_err(), "{inner:?}");
+        inner
+    });
+    assert_eq!(outer.await?, None);
+
     // Through a nursery, whose tasks it reaches.
     let nursed = offshoot::move_on_after(SHORT, async || {
         offshoot::nursery(async |nursery| {

@@ -36,6 +36,7 @@
 mod answer;
 mod binder;
 mod blocking;
+mod broadcast;
 mod budget;
 mod credit;
 mod deadline;
@@ -51,6 +52,8 @@ mod life;
 mod mark;
 pub mod net;
 mod nursery;
+mod once;
+mod pool;
 mod portal;
 mod process;
 mod reactor;
@@ -64,6 +67,7 @@ pub use binder::{
     RegisteredPath, create_shared_memory, pid_file, register_path, register_shared_memory,
 };
 pub use blocking::{Unblock, unblock};
+pub use broadcast::{Broadcast, NextBroadcast, Subscription};
 pub use deadline::{fail_after, move_on_after, shield};
 pub use dialogue::{
     Dialogue, Incoming, Link, LinkCancelling, NextItem, Opening, Outcome, Outgoing, Overflow,
@@ -75,6 +79,8 @@ pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
 pub use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,
 };
+pub use once::{Lease, Once};
+pub use pool::{Mapped, Pool, gather};
 pub use portal::{Cancelling, Ended, LocalPortal, Portal, Rejected, Reply, Tell};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]

@@ -21,6 +21,7 @@
 //! - `Grant` gives back what the receiver's program has taken: never more than was sent, and not nothing. It is due
 //!   when half of the window has been taken, and at the first item, by which a sender learns that somebody reads.
 //!   With that rule a sender that waits never waits for a receiver that has taken all.
+//! - `Cut` is an `End` with the reason why there is no more; for the order the two are one.
 //! - After `Deaf` nobody will take anything any more: items that were under way are dropped, none is granted.
 //!
 //! What breaks the order costs its sender the connection, and nobody else anything.
@@ -96,7 +97,7 @@ pub enum Event {
     Started,
     /// One item of so many bytes.
     Item(usize),
-    /// No item comes any more.
+    /// No item comes any more, as an End or a Cut.
     End,
     /// Room is given back.
     Grant(Grant),

@@ -43,6 +43,8 @@ pub enum ErrorKind {
     Other,
     /// The other side of a dialogue has ended what this needs: it takes nothing, or is over.
     Closed,
+    /// A subscriber of a broadcast was so far behind that so many items were dropped for it.
+    Lagged(u64),
 }
 
 /// What went wrong, as one value that crosses threads and processes.
@@ -265,6 +267,14 @@ impl Error {
     /// True if the other side of a dialogue takes nothing any more, or the dialogue is over.
     pub fn is_closed(&self) -> bool {
         matches!(self.kind(), ErrorKind::Closed)
+    }
+
+    /// How many items a subscriber of a broadcast has missed, if that is what this says.
+    pub fn lagged(&self) -> Option<u64> {
+        match self.kind() {
+            ErrorKind::Lagged(missed) => Some(*missed),
+            _ => None,
+        }
     }
 
     /// True if the isolate had ended or ended before it answered.

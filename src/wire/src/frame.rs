@@ -15,7 +15,7 @@
 //! ```text
 //! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open
 //! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, last Ended
-//! both            after an Open with the same correlation: Item End Grant Deaf Halt HaltSeen
+//! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
 //! ```
 //!
 //! The order of what carries the correlation of one Open is that of its
@@ -84,15 +84,17 @@ pub enum Kind {
     Halt = 36,
     /// The cancellation was seen. Empty body.
     HaltSeen = 37,
+    /// No item of this side comes any more, because of this [`Error`].
+    Cut = 38,
 }
 
 impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 22] = [
+        const ALL: [Kind; 23] = [
             Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Ready, Refused, Reply, Failure,
-            Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
+            Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen, Cut,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }

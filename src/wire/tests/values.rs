@@ -82,13 +82,13 @@ fn the_numbers_of_the_kinds() {
     let child = [
         Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started,
     ];
-    let both = [Item, End, Grant, Deaf, Halt, HaltSeen];
+    let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut];
     assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(
         child.map(|kind| kind as u8),
         [16, 17, 18, 19, 20, 21, 22, 23]
     );
-    assert_eq!(both.map(|kind| kind as u8), [32, 33, 34, 35, 36, 37]);
+    assert_eq!(both.map(|kind| kind as u8), [32, 33, 34, 35, 36, 37, 38]);
     let known: Vec<u8> = (0..=255)
         .filter(|&n| Kind::from_number(n).is_some())
         .collect();
@@ -267,6 +267,10 @@ fn the_bytes_of_the_frames_of_a_dialogue() {
             ),
         ),
         (frame(Kind::HaltSeen, b""), head("00", "25")),
+        (
+            frame(Kind::Cut, &encoded(&Error::new(ErrorKind::Closed, "m"))),
+            format!("{} 0c 01 6d 00 00 00 00 00 00", head("09", "26")),
+        ),
     ];
     for (bytes, golden) in cases {
         assert_eq!(bytes, golden.replace(' ', ""));
@@ -393,6 +397,7 @@ fn the_bytes_of_refused_and_failure() {
     golden::<FailureBody>(bare(ErrorKind::Several), &format!("0a {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Other), &format!("0b {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Closed), &format!("0c {rest}"));
+    golden::<FailureBody>(bare(ErrorKind::Lagged(300)), &format!("0d fb2c01 {rest}"));
 
     let hop = Origin {
         path: "root".to_owned(),
@@ -502,6 +507,7 @@ fn errors() -> BoxedStrategy<Error> {
         Just(ErrorKind::Several),
         Just(ErrorKind::Other),
         Just(ErrorKind::Closed),
+        any::<u64>().prop_map(ErrorKind::Lagged),
     ];
     let leaf = prop_oneof![
         (kinds, ".{0,12}").prop_map(|(kind, message)| Error::new(kind, message)),

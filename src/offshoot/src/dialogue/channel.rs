@@ -1,5 +1,6 @@
 //! One direction of a dialogue between threads: values move, nothing is encoded.
 
+use crate::Error;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -11,8 +12,8 @@ pub(crate) struct Channel<T> {
 
 struct State<T> {
     queue: VecDeque<T>,
-    /// The sender sends nothing more.
-    ended: bool,
+    /// The sender sends nothing more, perhaps for this reason.
+    ended: Option<Result<(), Error>>,
     /// The receiver takes nothing more.
     deaf: bool,
     /// The receiver has taken something.
@@ -24,7 +25,7 @@ struct State<T> {
 /// What a receiver finds.
 pub(crate) enum Found<T> {
     Item(T),
-    End,
+    End(Result<(), Error>),
     Nothing,
 }
 
@@ -33,7 +34,7 @@ impl<T> Channel<T> {
         Channel {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
-                ended: false,
+                ended: None,
                 deaf: false,
                 read: false,
                 reader: None,
@@ -60,8 +61,8 @@ impl<T> Channel<T> {
             }
             return Found::Item(item);
         }
-        if state.ended {
-            return Found::End;
+        if let Some(how) = &state.ended {
+            return Found::End(how.clone());
         }
         if let Some(waker) = waker {
             register(&mut state.reader, waker);
@@ -106,11 +107,11 @@ impl<T> Channel<T> {
         (state.queue.len(), state.read)
     }
 
-    /// Nothing more is put in.
-    pub(crate) fn end(&self) {
+    /// Nothing more is put in. The first word counts.
+    pub(crate) fn end(&self, how: Result<(), Error>) {
         let reader = {
             let mut state = self.state.lock();
-            state.ended = true;
+            state.ended.get_or_insert(how);
             state.reader.take()
         };
         if let Some(reader) = reader {

@@ -256,6 +256,7 @@ where
             ..
         } = *self;
         let tie = ending.tie.clone();
+        let (to_opener, from_opener) = (outgoing.clone(), incoming.clone());
         let halted = tie.look(|state| state.halt.clone());
         if let Some(halt) = halted {
             // Nobody waits any more: it never runs.
@@ -280,12 +281,26 @@ where
                     if halt.poll(cx, &scope).is_ready() {
                         return Poll::Ready(Outcome::Unwanted);
                     }
-                    poll_caught(future.as_mut(), &scope, cx)
+                    let polled = tie.polled(|| poll_caught(future.as_mut(), &scope, cx));
+                    if polled.is_pending() {
+                        // It goes on without these.
+                        let deferred = tie.take_deferred();
+                        if deferred.end && tie.is_started() {
+                            to_opener.end(Ok(()));
+                        }
+                        if deferred.deaf {
+                            from_opener.deafen();
+                        }
+                    }
+                    polled
                 })
                 .await
             };
             match outcome {
-                Outcome::Done(value) if tie.is_started() => ending.finish(Ok(value)),
+                Outcome::Done(value) if tie.is_started() => {
+                    to_opener.end(how_ended(&value, &tie, &scope));
+                    ending.finish(Ok(value));
+                }
                 Outcome::Done(value) => {
                     // Whoever cancelled it is why it never started, whatever it returned then.
                     let error = match scope.cancelled() {
@@ -310,6 +325,27 @@ where
             }
             drop(permit);
         });
+    }
+}
+
+/// How the stream of a function has ended that returned this: well, unless it returned an error, or was cancelled by
+/// another than the opener. A stream that was cut short must not look like one that has ended.
+fn how_ended<R: Payload>(value: &R, tie: &Tie, scope: &Scope) -> Result<()> {
+    let origin = tie.far.origin();
+    if tie.look(|state| state.halt.is_some()) {
+        return Ok(());
+    }
+    if let Some(error) = sniff::error_in(value) {
+        return Err(error.leaving(&origin));
+    }
+    if sniff::is_err(value) {
+        let what = "its function returned an error, which is its result";
+        return Err(tie.closed(what).leaving(&origin));
+    }
+    // A half that it had let go of before is no part of this.
+    match scope.cancelled() {
+        Some(cancel) if !tie.take_deferred().end => Err(tie.cancelled(&cancel)),
+        _ => Ok(()),
     }
 }
 

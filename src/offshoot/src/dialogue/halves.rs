@@ -23,6 +23,24 @@ pub(crate) enum Way<T> {
     Remote(Arc<Remote>),
 }
 
+impl<T> Way<T> {
+    /// Nothing more is sent, perhaps for this reason.
+    pub(super) fn end(&self, how: Result<()>) {
+        match self {
+            Way::Local(channel, _) => channel.end(how),
+            Way::Remote(remote) => remote.end_sending(how),
+        }
+    }
+
+    /// Nothing more is taken.
+    pub(super) fn deafen(&self) {
+        match self {
+            Way::Local(channel, _) => channel.deafen(),
+            Way::Remote(remote) => remote.deafen(),
+        }
+    }
+}
+
 impl<T> Clone for Way<T> {
     fn clone(&self) -> Way<T> {
         match self {
@@ -85,13 +103,6 @@ impl Waits {
             return Poll::Ready(over.unwrap_or_else(|| Err(self.life.life().gone())));
         }
         Poll::Pending
-    }
-
-    /// Whether a far task that has returned without closing its half did so because its isolate is cancelled: then
-    /// its stream was cut short, and has not ended.
-    fn cut_short(&self) -> Option<Error> {
-        let cancel = self.life.life().cancelled()?;
-        Some(self.tie.tie().cancelled(cancel))
     }
 
     /// Misuse, of a peer that has not begun.
@@ -172,12 +183,12 @@ impl<T: Payload> Incoming<T> {
         match &self.way {
             Way::Local(channel, _) => match channel.take(waker) {
                 Found::Item(item) => Found::Item(Ok(item)),
-                Found::End => Found::End,
+                Found::End(how) => Found::End(how),
                 Found::Nothing => Found::Nothing,
             },
             Way::Remote(remote) => match remote.take(waker) {
                 Found::Item(bytes) => Found::Item(decode(&bytes)),
-                Found::End => Found::End,
+                Found::End(how) => Found::End(how),
                 Found::Nothing => Found::Nothing,
             },
         }
@@ -196,7 +207,7 @@ impl<T: Payload> Incoming<T> {
         for looked in [None, Some(&*cx)] {
             match self.take(looked) {
                 Found::Item(item) => return Poll::Ready(Some(item)),
-                Found::End => return Poll::Ready(None),
+                Found::End(how) => return Poll::Ready(how.err().map(Err)),
                 Found::Nothing => {}
             }
         }
@@ -204,8 +215,8 @@ impl<T: Payload> Incoming<T> {
         // It may have been sent between the look and the end.
         match (self.take(None), end) {
             (Found::Item(item), _) => Poll::Ready(Some(item)),
-            (Found::End, _) => Poll::Ready(None),
-            (Found::Nothing, Ok(())) => Poll::Ready(self.waits.cut_short().map(Err)),
+            (Found::End(how), _) => Poll::Ready(how.err().map(Err)),
+            (Found::Nothing, Ok(())) => Poll::Ready(None),
             (Found::Nothing, Err(error)) => Poll::Ready(Some(Err(error))),
         }
     }
@@ -218,12 +229,9 @@ impl<T: Payload> Incoming<T> {
 
 impl<T: Payload> Drop for Incoming<T> {
     fn drop(&mut self) {
-        if !is_orderly() {
-            return;
-        }
-        match &self.way {
-            Way::Local(channel, _) => channel.deafen(),
-            Way::Remote(remote) => remote.deafen(),
+        let tie = self.waits.tie.tie();
+        if is_orderly() && !tie.defer(|deferred| deferred.deaf = true) {
+            self.way.deafen();
         }
     }
 }
@@ -334,10 +342,7 @@ impl<T: Payload> Outgoing<T> {
         if std::mem::replace(&mut self.closed, true) || !self.waits.tie.tie().is_started() {
             return;
         }
-        match &self.way {
-            Way::Local(channel, _) => channel.end(),
-            Way::Remote(remote) => remote.end_sending(),
-        }
+        self.way.end(Ok(()));
     }
 
     /// What to do when the other side is a whole window behind; [`Overflow::Wait`] unless set.
@@ -420,7 +425,8 @@ impl<T: Payload> Outgoing<T> {
 
 impl<T: Payload> Drop for Outgoing<T> {
     fn drop(&mut self) {
-        if is_orderly() {
+        let tie = self.waits.tie.tie();
+        if is_orderly() && !self.closed && !tie.defer(|deferred| deferred.end = true) {
             self.close();
         }
     }

@@ -27,6 +27,7 @@ pub(crate) mod remote;
 mod sniff;
 pub(crate) mod tie;
 
+pub(crate) use channel::register;
 pub use far::Dialogue;
 pub(crate) use far::{OpenEntryDecode, OpenJob, RemoteOpen};
 pub use halves::{Incoming, NextItem, Outgoing, SendItem};

@@ -44,8 +44,11 @@ struct Flows {
     writer: Option<Waker>,
     /// Whole frames of items that wait for room, where the oldest give way to the newest.
     backlog: VecDeque<Vec<u8>>,
-    /// An `End` is to follow the backlog.
-    ending: bool,
+    /// What is to follow the backlog: an `End` or a `Cut`, then the last word.
+    ending: Option<Result<(), Error>>,
+    last: Option<Vec<u8>>,
+    /// Why the other side sends nothing more, if it said.
+    cut: Option<Error>,
 }
 
 impl Remote {
@@ -71,7 +74,9 @@ impl Remote {
                 reader: None,
                 writer: None,
                 backlog: VecDeque::new(),
-                ending: false,
+                ending: None,
+                last: None,
+                cut: None,
             }),
             first: Mutex::default(),
             result: Mutex::default(),
@@ -104,9 +109,18 @@ impl Remote {
                 let reader = self.heard(Event::End, |flows| flows.reader.take())?;
                 reader.flatten().into_iter().for_each(Waker::wake);
             }
+            Kind::Cut => {
+                let error = crate::process::decode_body::<Error>(kind, body)?.arrived();
+                let reader = self.heard(Event::End, |flows| {
+                    flows.cut = Some(error);
+                    flows.reader.take()
+                })?;
+                reader.flatten().into_iter().for_each(Waker::wake);
+            }
             Kind::Deaf => {
                 let writer = self.heard(Event::Deaf, |flows| {
                     flows.backlog.clear();
+                    self.flush(flows);
                     flows.writer.take()
                 })?;
                 writer.flatten().into_iter().for_each(Waker::wake);
@@ -122,7 +136,12 @@ impl Remote {
             }
             Kind::Halt => {
                 let halt: Halt = crate::process::decode_body(kind, body)?;
-                if self.heard(Event::Halt, |_| ())?.is_none() {
+                let heard = self.heard(Event::Halt, |flows| {
+                    // Nobody waits for it any more.
+                    flows.backlog.clear();
+                    self.flush(flows);
+                })?;
+                if heard.is_none() {
                     return Ok(());
                 }
                 match self.role {
@@ -220,7 +239,7 @@ impl Remote {
             return Found::Item(item);
         }
         if flows.machine.has_ended() {
-            return Found::End;
+            return Found::End(flows.cut.clone().map_or(Ok(()), Err));
         }
         if let Some(waker) = waker {
             register(&mut flows.reader, waker);
@@ -294,15 +313,13 @@ impl Remote {
                 let frame = self.encoded(Kind::Reply, &value);
                 frame.map_err(|error| error.leaving(&self.tie.far.origin()))
             });
+            let frame = result.unwrap_or_else(|error| self.link.failure(self.id, &error));
             let mut flows = self.flows.lock();
-            if flows.machine.send(Event::Over).is_ok() {
-                match result {
-                    Ok(frame) => self.link.write(&frame),
-                    Err(error) => self.link.send_failure(self.id, &error),
-                }
-            }
+            flows.last = Some(frame);
+            self.flush(&mut flows);
         }
-        self.end(Err(self.tie.closed("its task has ended")));
+        self.tie
+            .set_over(Err(self.tie.closed("its task has ended")));
     }
 
     fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Vec<u8>> {
@@ -369,8 +386,19 @@ impl Remote {
                 self.link.write(&frame);
             }
         }
-        if flows.ending {
-            self.say_in(flows, Event::End, Kind::End, |_| Ok(()));
+        match flows.ending.take() {
+            Some(Ok(())) => self.say_in(flows, Event::End, Kind::End, |_| Ok(())),
+            // It crossed once already, or is ours and small.
+            Some(Err(error)) => self.say_in(flows, Event::End, Kind::Cut, |out| {
+                codec::encode_into(&error, out)
+            }),
+            None => {}
+        }
+        if let Some(frame) = flows.last.take() {
+            if flows.machine.send(Event::Over).is_ok() {
+                self.link.write(&frame);
+            }
+            self.link.remove_dialogue(self.id);
         }
     }
 
@@ -379,9 +407,9 @@ impl Remote {
     }
 
     /// Nothing more is sent, once all is.
-    pub(crate) fn end_sending(&self) {
+    pub(crate) fn end_sending(&self, how: Result<()>) {
         let mut flows = self.flows.lock();
-        flows.ending = true;
+        flows.ending.get_or_insert(how);
         self.flush(&mut flows);
     }
 
@@ -391,5 +419,99 @@ impl Remote {
         flows.deaf = true;
         flows.queue.clear();
         self.say_in(&mut flows, Event::Deaf, Kind::Deaf, |_| Ok(()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::life::Life;
+    use crate::{IsolateId, Origin};
+    use offshoot_sys::socket;
+    use offshoot_wire::frame::BODY_MAX;
+
+    const WINDOW: Window = Window {
+        items: 4,
+        bytes: 1_000,
+    };
+
+    /// An end whose frames go nowhere; the other end of the socket, which must not be closed.
+    fn end(role: Role) -> (Arc<Remote>, std::os::fd::OwnedFd) {
+        let (ours, theirs) = socket::stream_pair().expect("a socket pair");
+        let link = Link::new(ours, BODY_MAX);
+        let id = IsolateId {
+            process: 1,
+            slot: 1,
+            generation: 0,
+        };
+        let path = "root/p".to_owned();
+        let life = Arc::new(Life::new(Origin { path, id, pid: 1 }));
+        let remote = Remote::new(&link, 1, role, Tie::new(life, None, 1), WINDOW, None);
+        (remote, theirs)
+    }
+
+    #[test]
+    fn f39_a_peer_that_ignores_its_credit_is_refused_and_costs_no_memory() {
+        let (remote, _theirs) = end(Role::Opener);
+        remote.receive(Kind::Started, b"").expect("its first word");
+        for _ in 0..4 {
+            remote.receive(Kind::Item, b"x").expect("within the window");
+        }
+        let error = remote.receive(Kind::Item, b"x").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Protocol), "{error:?}");
+        assert!(
+            error.message().contains("beyond the window of 4 items"),
+            "{error:?}"
+        );
+        let held = remote.flows.lock().queue.len();
+        assert_eq!(held, 4);
+    }
+
+    #[test]
+    fn f39_a_peer_that_ignores_its_bytes_is_refused() {
+        let (remote, _theirs) = end(Role::Opener);
+        remote.receive(Kind::Started, b"").expect("its first word");
+        remote
+            .receive(Kind::Item, &[0; 1_000])
+            .expect("one may fill it");
+        assert!(remote.receive(Kind::Item, b"").is_err());
+    }
+
+    #[test]
+    fn frames_out_of_their_order_are_refused_and_late_ones_ignored() {
+        let (remote, _theirs) = end(Role::Opener);
+        for kind in [Kind::Item, Kind::End, Kind::Deaf, Kind::HaltSeen] {
+            assert!(remote.receive(kind, b"").is_err(), "{kind:?}");
+        }
+        assert!(
+            remote.receive(Kind::Grant, b"\xff").is_err(),
+            "no grant at all"
+        );
+        assert!(
+            remote.receive(Kind::Call, b"").is_err(),
+            "no frame of a dialogue"
+        );
+        remote.receive_over(Ok(Vec::new())).expect("its last word");
+        assert!(remote.receive_over(Ok(Vec::new())).is_err());
+
+        let (remote, _theirs) = end(Role::Peer);
+        assert!(remote.receive(Kind::Started, b"").is_err());
+        assert!(remote.receive_over(Ok(Vec::new())).is_err());
+        remote.say_over::<()>(Ok(()));
+        // What the opener had sent before it saw that.
+        remote.receive(Kind::Item, b"x").expect("ignored");
+        remote.receive(Kind::Deaf, b"").expect("ignored");
+        assert!(remote.link.dialogue(1).is_none(), "it is forgotten");
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_taken_before_it_is_told() {
+        let (remote, _theirs) = end(Role::Opener);
+        remote.receive(Kind::Started, b"").expect("its first word");
+        remote.receive(Kind::Item, b"x").expect("an item");
+        remote.lost(remote.tie.closed("lost"));
+        assert!(remote.tie.is_over());
+        assert!(matches!(remote.take(None), Found::Item(item) if item == b"x"));
+        assert!(matches!(remote.take(None), Found::Nothing));
     }
 }

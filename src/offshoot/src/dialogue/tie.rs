@@ -11,6 +11,7 @@ use offshoot_sys::clock;
 use offshoot_wire::frame::Halt;
 use parking_lot::Mutex;
 use slab::Slab;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
@@ -33,7 +34,23 @@ pub(crate) struct State {
     pub(crate) parted_seen: bool,
     /// The far task has ended: with a value, or with this error.
     pub(crate) over: Option<Result<(), Error>>,
+    /// Halves that the far task dropped in the poll in which it may yet return.
+    deferred: Deferred,
     watchers: Slab<Waker>,
+}
+
+/// See [`State`].
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Deferred {
+    /// Its outgoing half.
+    pub(crate) end: bool,
+    /// Its incoming half.
+    pub(crate) deaf: bool,
+}
+
+thread_local! {
+    /// The address of the tie whose far task is being polled on this thread.
+    static POLLED: Cell<usize> = const { Cell::new(0) };
 }
 
 pub(crate) struct Tie {
@@ -93,6 +110,33 @@ impl Tie {
 
     pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.lock())
+    }
+
+    /// Puts off what a dropped half says, until it is known whether the task returns in this poll: then its result
+    /// says how the stream ended. False if this is not a poll of the far task.
+    pub(crate) fn defer(&self, half: impl FnOnce(&mut Deferred)) -> bool {
+        let polled = POLLED.get() == std::ptr::from_ref(self).addr();
+        if polled {
+            half(&mut self.state.lock().deferred);
+        }
+        polled
+    }
+
+    /// What was put off, once.
+    pub(crate) fn take_deferred(&self) -> Deferred {
+        std::mem::take(&mut self.state.lock().deferred)
+    }
+
+    /// Runs a poll of the far task.
+    pub(crate) fn polled<T>(&self, poll: impl FnOnce() -> T) -> T {
+        struct Restore(usize);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                POLLED.set(self.0);
+            }
+        }
+        let _restore = Restore(POLLED.replace(std::ptr::from_ref(self).addr()));
+        poll()
     }
 
     pub(crate) fn set_started(&self) {
@@ -217,7 +261,7 @@ impl Tie {
             (Role::Opener, _, Some(Err(error))) => Some(error.clone()),
             (_, _, Some(_)) => Some(match self.far.cancelled() {
                 Some(cancel) => self.cancelled(cancel),
-                None => self.closed("the dialogue is over"),
+                None => self.closed("its function has returned"),
             }),
             (Role::Opener, Some(halt), None) => Some(self.cancelled(&halt.cancel)),
             (_, None, None) => None,

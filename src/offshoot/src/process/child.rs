@@ -484,7 +484,13 @@ impl Uplink {
                 }
                 Ok(())
             }
-            Kind::Item | Kind::End | Kind::Grant | Kind::Deaf | Kind::Halt | Kind::HaltSeen => {
+            Kind::Item
+            | Kind::End
+            | Kind::Cut
+            | Kind::Grant
+            | Kind::Deaf
+            | Kind::Halt
+            | Kind::HaltSeen => {
                 // What is unknown is over: the two last words have crossed.
                 match self.link.dialogue(correlation) {
                     Some(remote) => remote.receive(kind, body),

@@ -357,18 +357,26 @@ impl Link {
     }
 
     pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
-        if self
-            .try_send_value(Kind::Failure, correlation, error)
-            .is_err()
-        {
+        self.write(&self.failure(correlation, error));
+    }
+
+    /// The frame of a failure.
+    pub(crate) fn failure(&self, correlation: u64, error: &Error) -> Vec<u8> {
+        let frame = |error: &Error| {
+            self.frame(Kind::Failure, correlation, |out| {
+                codec::encode_into(error, out)
+                    .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
+            })
+        };
+        frame(error).unwrap_or_else(|_| {
             // Too deep or too long to cross: the same as text.
             let text = self.shortened(error.report());
-            self.send_value(
-                Kind::Failure,
-                correlation,
-                &Error::new(ErrorKind::Other, text),
-            );
-        }
+            let short = frame(&Error::new(ErrorKind::Other, text));
+            short.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot send a failure");
+                Vec::new()
+            })
+        })
     }
 
     /// Sends a Call or Ask with the number of a pending one.

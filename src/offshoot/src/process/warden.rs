@@ -937,6 +937,7 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
         Kind::Started
         | Kind::Item
         | Kind::End
+        | Kind::Cut
         | Kind::Grant
         | Kind::Deaf
         | Kind::Halt
