@@ -1,87 +1,76 @@
-//! What the benches share: samples, and a table that a person can read.
+//! What Offshoot costs, measured beside its floors in the same run.
 //!
-//! Every bench measures Offshoot and its floor in the same run, interleaved in rounds, because the
-//! speed of a shared machine drifts. Read the ratios; the microseconds are this machine's.
+//! The speed of a shared machine drifts, and a wake-up costs ten times more on one than on another.
+//! So nothing here is measured alone: each [`Question`] has Offshoot's [`Subject`]s and their floors,
+//! which take turns, round after round ([`ask`]); what counts is the ratio, taken round by round.
+//!
+//! `cargo bench -p offshoot-benches --bench spawn` and `offshoot bench spawn` are the same
+//! measurements: both are this library. Where to start reading: [`question::spawn`].
 
-use hdrhistogram::Histogram;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+#[cfg(not(target_os = "linux"))]
+compile_error!("the floors are Linux's");
 
-/// Samples by row, in the order in which the rows first came.
-#[derive(Default)]
-pub struct Table {
-    order: Vec<String>,
-    rows: BTreeMap<String, Histogram<u64>>,
-}
+pub mod engine;
+pub mod floor;
+pub mod machine;
+pub mod question;
+pub mod record;
+pub mod report;
+pub mod setting;
 
-impl Table {
-    /// Adds one sample to a row.
-    pub fn add(&mut self, row: &str, sample: Duration) {
-        self.add_nanos(row, u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX));
+pub use engine::{Answer, Failure, Limits, Question, Subject, ask};
+pub use report::Report;
+
+use machine::{Machine, Others};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Asks all questions, one after another. `progress` is told which is asked, and how much of all is
+/// done, from 0 to 1.
+#[allow(clippy::cast_precision_loss)] // A progress bar has a hundred steps.
+pub fn ask_all(
+    questions: Vec<Question>,
+    limits: Limits,
+    command: String,
+    mut progress: impl FnMut(&'static str, f64),
+) -> Report {
+    let others = Others::watch();
+    let count = questions.len() as f64;
+    let mut answers = Vec::new();
+    for question in questions {
+        let (name, before) = (question.name, answers.len() as f64);
+        answers.push(ask(question, limits, |done| {
+            progress(name, (before + done) / count);
+        }));
     }
-
-    /// Adds one sample in nanoseconds to a row.
-    ///
-    /// # Panics
-    /// Never: the histogram grows.
-    pub fn add_nanos(&mut self, row: &str, nanos: u64) {
-        if !self.rows.contains_key(row) {
-            self.order.push(row.to_owned());
-            let histogram = Histogram::new(3).expect("three digits are allowed");
-            self.rows.insert(row.to_owned(), histogram);
-        }
-        if let Some(histogram) = self.rows.get_mut(row) {
-            // It grows by itself, so that no value is out of its range.
-            let _ = histogram.record(nanos.max(1));
-        }
-    }
-
-    /// Adds the time that `f` takes to a row.
-    pub fn time<R>(&mut self, row: &str, f: impl FnOnce() -> R) -> R {
-        let start = Instant::now();
-        let value = f();
-        self.add(row, start.elapsed());
-        value
-    }
-
-    /// Prints it: n, min, p50, p99 in microseconds, and p50 as a ratio to the row's floor.
-    pub fn print(&self, title: &str, floors: &[(&str, &str)]) {
-        println!("{title}");
-        println!(
-            "  {:<44} {:>7} {:>10} {:>10} {:>10}  ratio of p50",
-            "", "n", "min µs", "p50 µs", "p99 µs"
-        );
-        let micros = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64() * 1e6;
-        for row in &self.order {
-            let Some(samples) = self.rows.get(row) else {
-                continue;
-            };
-            let floor = floors
-                .iter()
-                .find(|(of, _)| of == row)
-                .and_then(|(_, floor)| Some((*floor, self.rows.get(*floor)?)));
-            let ratio = floor.map_or(String::new(), |(name, floor)| {
-                let ratio =
-                    micros(samples.value_at_quantile(0.5)) / micros(floor.value_at_quantile(0.5));
-                format!("{ratio:.2} × {name}")
-            });
-            println!(
-                "  {row:<44} {:>7} {:>10.2} {:>10.2} {:>10.2}  {ratio}",
-                samples.len(),
-                micros(samples.min()),
-                micros(samples.value_at_quantile(0.5)),
-                micros(samples.value_at_quantile(0.99)),
-            );
-        }
-        println!();
+    let mut machine = Machine::here();
+    machine.busy = others.part();
+    Report {
+        machine,
+        command,
+        answers,
     }
 }
 
-/// How many rounds to run: the first numeric argument, else `default`. Cargo's own arguments
-/// (`--bench`) are passed over.
-pub fn rounds(default: usize) -> usize {
-    std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(default)
+/// The `main` of a bench: asks one question, for as many seconds as the first argument that is a
+/// number says, and prints the table. Cargo's own arguments (`--bench`) are passed over.
+pub fn bench(name: &str) -> ExitCode {
+    floor::enter();
+    let Some(question) = question::named(name) else {
+        eprintln!("there is no question `{name}`");
+        return ExitCode::from(2);
+    };
+    let seconds = std::env::args().skip(1).find_map(|text| text.parse().ok());
+    let seconds: f64 = seconds.unwrap_or(10.0);
+    let limits = Limits {
+        time: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(10)),
+        ..Limits::default()
+    };
+    let command = format!("cargo bench -p offshoot-benches --bench {name} -- {seconds}");
+    let report = ask_all(vec![question], limits, command, |_, _| {});
+    print!("{}", report.text());
+    match report.answers.iter().all(|answer| answer.failed.is_empty()) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }

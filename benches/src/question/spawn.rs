@@ -1,0 +1,186 @@
+//! What does it take to spawn an isolate and have its first answer?
+//!
+//! Cold and from the reserve, for threads and processes. Floors: a thread of `std` and its first
+//! value; a parked thread, woken; `fork` of this very process; a bare forkserver; `posix_spawn` of a
+//! small program; a waiting process, woken.
+
+use super::PACES;
+use crate::engine::{Question, Subject};
+use crate::floor::processes::{BareForkserver, Echo, fork_self, spawn_small};
+use crate::floor::threads::Parked;
+use crate::record::{Kind, Row, Side};
+use crate::setting::{Reserve, pause, tree};
+use offshoot::{Isolation, Result};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const STD: &str = "std thread + channel";
+const FORKSERVER: &str = "bare forkserver";
+
+async fn one() -> u64 {
+    1
+}
+
+/// The question.
+pub fn question() -> Question {
+    let mut subjects = vec![
+        std_thread(),
+        isolates("thread isolate, cold", STD, Isolation::Thread, 50),
+    ];
+    subjects.push(parked());
+    subjects.extend([
+        fork(),
+        forkserver(),
+        exec(),
+        isolates("process isolate, cold", FORKSERVER, Isolation::Process, 12),
+        waiting(),
+    ]);
+    Question {
+        name: "spawn",
+        asks: "From asking for an isolate to its first answer",
+        subjects,
+    }
+}
+
+fn std_thread() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Thread, STD);
+    Subject::new("std", [row], |into| {
+        for _ in 0..50 {
+            let start = Instant::now();
+            let (sender, receiver) = mpsc::channel();
+            let thread = std::thread::spawn(move || sender.send(1_u64));
+            receiver.recv()?;
+            into.time(0, start.elapsed());
+            let _ = thread.join();
+        }
+        Ok(())
+    })
+}
+
+fn isolates(
+    name: &'static str,
+    floor: &'static str,
+    isolation: Isolation,
+    per_round: usize,
+) -> Subject {
+    let (key, side) = match isolation {
+        Isolation::Process => ("process", Side::Process),
+        _ => ("thread", Side::Thread),
+    };
+    let row = Row::new(Kind::Offshoot, side, name).floor(floor);
+    Subject::new(key, [row], move |into| {
+        let times = tree(isolation, Reserve::Cold, async move || {
+            // The first one starts what the tree shares.
+            spawned().await?;
+            let mut times = Vec::with_capacity(per_round);
+            for _ in 0..per_round {
+                times.push(spawned().await?);
+            }
+            Ok(times)
+        })?;
+        into.times(0, times);
+        Ok(())
+    })
+}
+
+/// From the spawn to the first answer. The end of the isolate is waited for, too, and not counted.
+async fn spawned() -> Result<Duration> {
+    offshoot::nursery(async |nursery| {
+        let start = Instant::now();
+        let isolate = nursery.spawn("bench").await?;
+        isolate.call(one, ()).await?;
+        Ok(start.elapsed())
+    })
+    .await
+}
+
+fn parked() -> Subject {
+    let rows: Vec<Row> = PACES
+        .iter()
+        .map(|pace| {
+            let name = format!("parked thread woken, {}", pace.name);
+            Row::new(Kind::Floor, Side::Thread, name).not_charted()
+        })
+        .collect();
+    let mut parked = None;
+    Subject::new("parked", rows, move |into| {
+        let parked = parked.get_or_insert_with(Parked::start);
+        for (row, pace) in PACES.iter().enumerate() {
+            for _ in 0..pace.per_round {
+                pause(pace.pause);
+                let start = Instant::now();
+                parked.wake();
+                into.time(row, start.elapsed());
+            }
+        }
+        Ok(())
+    })
+}
+
+fn fork() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Process, "fork of this process");
+    Subject::new("fork", [row], |into| {
+        for _ in 0..12 {
+            let start = Instant::now();
+            let child = fork_self()?;
+            into.time(0, start.elapsed());
+            child.end()?;
+        }
+        Ok(())
+    })
+}
+
+fn forkserver() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Process, FORKSERVER);
+    let mut server = None;
+    Subject::new("forkserver", [row], move |into| {
+        let server = match &mut server {
+            Some(server) => server,
+            server => server.insert(BareForkserver::start()?),
+        };
+        for _ in 0..12 {
+            let start = Instant::now();
+            let child = server.fork()?;
+            into.time(0, start.elapsed());
+            server.end(child)?;
+        }
+        Ok(())
+    })
+}
+
+fn exec() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Process, "posix_spawn of /bin/echo");
+    Subject::new("exec", [row], |into| {
+        for _ in 0..5 {
+            let start = Instant::now();
+            spawn_small(|| into.time(0, start.elapsed()))?;
+        }
+        Ok(())
+    })
+}
+
+fn waiting() -> Subject {
+    let rows: Vec<Row> = PACES
+        .iter()
+        .map(|pace| {
+            let name = format!("waiting process woken, {}", pace.name);
+            Row::new(Kind::Floor, Side::Process, name).not_charted()
+        })
+        .collect();
+    let mut echo = None;
+    Subject::new("waiting", rows, move |into| {
+        let echo = match &mut echo {
+            Some(echo) => echo,
+            echo => echo.insert(Echo::start()?),
+        };
+        for (row, pace) in PACES.iter().enumerate() {
+            for _ in 0..pace.per_round {
+                pause(pace.pause);
+                let start = Instant::now();
+                echo.ping()?;
+                into.time(row, start.elapsed());
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,119 @@
+//! How fast do bulk data go to an isolate, in chunks of 64 KiB?
+//!
+//! Floors: a copy in memory, a bare ring in shared memory, and a socket pair, each to another
+//! process that copies the chunk out.
+
+use crate::engine::{Question, Subject};
+use crate::floor::processes::Sink;
+use crate::floor::ring::{CHUNK, Ring};
+use crate::record::{Kind, Row, Side, Unit};
+use crate::setting::{Reserve, tree};
+use futures_util::future::try_join_all;
+use offshoot::{Bytes, Isolation};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Chunks of a round.
+const CHUNKS: usize = 128;
+/// How many calls are under way at once.
+const AT_ONCE: usize = 8;
+const UNIT: Unit = Unit::Chunk(CHUNK as u32);
+const SOCKET: &str = "socket pair";
+
+async fn take(chunk: Bytes) -> usize {
+    black_box(chunk.len())
+}
+
+/// The question.
+pub fn question() -> Question {
+    Question {
+        name: "stream",
+        asks: "Chunks of 64 KiB to an isolate",
+        subjects: vec![
+            memory(),
+            ring(),
+            socket(),
+            isolates(Isolation::Thread),
+            isolates(Isolation::Process),
+        ],
+    }
+}
+
+fn memory() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Process, "memcpy").unit(UNIT);
+    let (from, mut to) = (vec![1_u8; CHUNK], vec![0_u8; CHUNK]);
+    Subject::new("memcpy", [row], move |into| {
+        let start = Instant::now();
+        for _ in 0..CHUNKS {
+            black_box(&mut to).copy_from_slice(black_box(&from));
+        }
+        into.each(0, start.elapsed(), CHUNKS);
+        Ok(())
+    })
+}
+
+fn ring() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Process, "bare ring").unit(UNIT);
+    let mut ring = None;
+    let chunk = Box::new([1_u8; CHUNK]);
+    Subject::new("ring", [row], move |into| {
+        let ring = match &mut ring {
+            Some(ring) => ring,
+            ring => ring.insert(Ring::for_stream()?),
+        };
+        let start = Instant::now();
+        ring.stream(&chunk, CHUNKS as u32);
+        into.each(0, start.elapsed(), CHUNKS);
+        Ok(())
+    })
+}
+
+fn socket() -> Subject {
+    let row = Row::new(Kind::Floor, Side::Process, SOCKET).unit(UNIT);
+    let mut sink = None;
+    let chunk = vec![1_u8; CHUNK];
+    Subject::new("socket", [row], move |into| {
+        let sink = match &mut sink {
+            Some(sink) => sink,
+            sink => sink.insert(Sink::start()?),
+        };
+        let start = Instant::now();
+        sink.stream(&chunk, CHUNKS)?;
+        into.each(0, start.elapsed(), CHUNKS);
+        Ok(())
+    })
+}
+
+fn isolates(isolation: Isolation) -> Subject {
+    let (key, side, who) = match isolation {
+        Isolation::Process => (
+            "process",
+            Side::Process,
+            "calls with bytes, process isolate",
+        ),
+        _ => ("thread", Side::Thread, "calls with bytes, thread isolate"),
+    };
+    let mut row = Row::new(Kind::Offshoot, side, who).unit(UNIT);
+    if side == Side::Process {
+        row = row.floor(SOCKET);
+    }
+    // Calls, eight under way at once, until there is a stream to be opened.
+    Subject::new(key, [row], move |into| {
+        let time = tree(isolation, Reserve::Cold, async move || {
+            offshoot::nursery(async |nursery| {
+                let sink = nursery.spawn("sink").await?;
+                sink.call(take, Bytes::from(vec![1; CHUNK])).await?;
+                let start = Instant::now();
+                for _ in 0..CHUNKS / AT_ONCE {
+                    let calls =
+                        (0..AT_ONCE).map(|_| sink.call(take, Bytes::from(vec![1_u8; CHUNK])));
+                    try_join_all(calls).await?;
+                }
+                Ok(start.elapsed())
+            })
+            .await
+        })?;
+        into.each(0, time, CHUNKS);
+        Ok(())
+    })
+}
