@@ -10,6 +10,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("the floors are Linux's");
 
+pub mod chart;
 pub mod engine;
 pub mod floor;
 pub mod machine;

@@ -113,13 +113,14 @@ fn table(answer: &Answer) -> String {
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     let rate = answer.rows.iter().any(|row| rate(row).is_some());
-    let mut head = vec!["", "n", "min", "p50", "p99", "ratio"];
+    let times = answer.rows.iter().filter(|row| row.row.unit.is_time());
+    let medians: Vec<f64> = times.map(|row| row.quantile(0.5)).collect();
+    let mut head = vec!["", "", "min", "p50", "p99", "ratio of p50", "n"];
     if rate {
         head.insert(5, "rate");
     }
     table.set_header(head);
-    let last = if rate { 6 } else { 5 };
-    for column in 1..last {
+    for column in [2, 3, 4, 6, 7].into_iter().take(if rate { 5 } else { 4 }) {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -133,7 +134,10 @@ fn table(answer: &Answer) -> String {
         let show = |sample| amount(row.row.unit, sample);
         let mut cells = vec![
             Cell::new(format!("{mark} {}", row.row.name)),
-            Cell::new(row.count()),
+            Cell::new(match row.row.unit.is_time() {
+                true => bar(row.quantile(0.5), &medians),
+                false => String::new(),
+            }),
             Cell::new(show(row.min())),
             Cell::new(show(row.quantile(0.5))),
             Cell::new(show(row.quantile(0.99))),
@@ -155,6 +159,7 @@ fn table(answer: &Answer) -> String {
         let note = row.row.note.map(|note| format!("[{note}]"));
         let last: Vec<String> = against.into_iter().chain(note).collect();
         cells.push(Cell::new(last.join(" ")));
+        cells.push(Cell::new(row.count()));
         table.add_row(cells);
     }
     let mut text = format!("{}: {}\n", answer.name, answer.asks);
@@ -162,7 +167,7 @@ fn table(answer: &Answer) -> String {
     if answer.rows.iter().any(|row| row.row.kind == Kind::Peer) {
         text += "  ○ peer";
     }
-    text.push('\n');
+    text += "; the bars are logarithmic\n";
     for line in table.to_string().lines() {
         text += &format!("{}\n", line.trim_end());
     }
@@ -170,6 +175,22 @@ fn table(answer: &Answer) -> String {
         text += &format!("  left out: {who}: {why}\n");
     }
     text
+}
+
+/// How many characters the longest bar has.
+const BAR: f64 = 12.0;
+
+/// A bar of a median among others, on a logarithmic scale.
+fn bar(median: f64, all: &[f64]) -> String {
+    let least = all.iter().copied().fold(f64::MAX, f64::min) / 3.0;
+    let most = all.iter().copied().fold(0.0, f64::max);
+    let part = (median / least).ln() / (most / least).ln();
+    // Eighths of a character.
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (part * BAR * 8.0).round().clamp(1.0, BAR * 8.0);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Clamped above.
+    let eighths = eighths as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
 /// A sample with its unit, in three digits.
@@ -219,11 +240,11 @@ fn digits(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::record::{Measured, Row};
 
-    fn report() -> Report {
+    pub(crate) fn report() -> Report {
         let measured = |row: Row, samples: &[u64]| {
             let mut measured = Measured::new(row);
             samples.iter().for_each(|sample| measured.add(*sample));
@@ -282,6 +303,17 @@ mod tests {
         assert_eq!(rows[2]["note"], "a task on a shared pool");
         assert_eq!(json["questions"][0]["failed"][0]["who"], "fork");
         assert_eq!(json["command"], "offshoot bench spawn");
+    }
+
+    #[test]
+    fn bars_grow_with_the_logarithm_and_are_never_empty() {
+        let lengths: Vec<usize> = [1.0, 10.0, 100.0]
+            .iter()
+            .map(|median| bar(*median, &[1.0, 10.0, 100.0]).chars().count())
+            .collect();
+        assert_eq!(lengths.last(), Some(&12));
+        assert!(lengths.is_sorted() && lengths[0] > 0, "{lengths:?}");
+        assert_eq!(bar(5.0, &[5.0]).chars().count(), 12);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The arguments: parsed without effects, then validated into a [`Plan`].
 
+use crate::bench;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use offshoot::reap::{Phase, Reaper};
 use offshoot::{Isolation, TreeId};
@@ -24,6 +26,7 @@ pub(crate) enum Plan {
     Primes(Isolation, primes::Options),
     Bad(Isolation, Bad),
     Reap(Reaper, Style),
+    Bench(bench::Options),
 }
 
 /// How what was found is printed.
@@ -51,6 +54,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, cl
     let program = match Cli::try_parse_from(args)?.command {
         Some(Command::Run { program }) => program,
         Some(Command::Reap(reap)) => return Ok(reap.validate()),
+        Some(Command::Bench(bench)) => return bench.validate(),
         None => {
             let shared = Shared::try_parse_from(["offshoot"])?;
             return Ok(Plan::Welcome(
@@ -112,6 +116,8 @@ enum Command {
         program: Option<Program>,
     },
     Reap(Reap),
+    /// Measure what isolates cost on this machine, beside what else one could use
+    Bench(Bench),
 }
 
 /// Remove what dead trees have left: processes, sockets and files, shared memory
@@ -336,6 +342,69 @@ impl Primes {
             options = options.with_workers(workers);
         }
         Plan::Primes(self.tree.isolation(), options)
+    }
+}
+
+/// Measure what isolates cost on this machine, beside what else one could use
+///
+/// Each question is asked of Offshoot and of its floors (the same, by the barest means) in turns, so
+/// that a drift of the machine meets all alike. Without a question, all but `memory` and `goals` are
+/// asked, in less than a minute.
+#[derive(Args)]
+struct Bench {
+    /// What to ask
+    #[arg(value_name = "QUESTION", value_parser = bench::questions())]
+    questions: Vec<String>,
+    /// Only this kind of isolate, and what it is compared with
+    #[arg(long, value_enum)]
+    isolation: Option<KindArg>,
+    /// Compare with these only: std, fork, forkserver, exec, crossbeam, …; or `none`
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    vs: Option<Vec<String>>,
+    /// How long all questions together are asked, in seconds
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print one JSON object instead of tables, times in nanoseconds
+    #[arg(long)]
+    json: bool,
+    /// Also draw a chart into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure while every core has other work
+    #[arg(long)]
+    busy: bool,
+    /// Measure in a process that has touched 1 GiB and has 100 threads
+    #[arg(long)]
+    large: bool,
+}
+
+/// The kinds that are different to measure.
+#[derive(Clone, Copy, ValueEnum)]
+enum KindArg {
+    /// Threads
+    Thread,
+    /// Processes
+    Process,
+}
+
+impl Bench {
+    fn validate(self) -> Result<Plan, clap::Error> {
+        let options = bench::Options {
+            questions: self.questions,
+            side: self.isolation.map(|kind| match kind {
+                KindArg::Thread => bench::Side::Thread,
+                KindArg::Process => bench::Side::Process,
+            }),
+            vs: self.vs,
+            time: Duration::from_secs(self.seconds),
+            json: self.json,
+            svg: self.svg,
+            busy: self.busy,
+            large: self.large,
+        };
+        let wrong = |message| Cli::command().error(ErrorKind::InvalidValue, message);
+        options.check().map_err(wrong)?;
+        Ok(Plan::Bench(options))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The `offshoot` command: runs the programs of `isolates/`, and removes what dead trees have left. Arguments and printing, nothing else.
+//! The `offshoot` command: runs the programs of `isolates/`, removes what dead trees have left, measures. Arguments and printing, nothing else.
 //!
 //! | exit code | means |
 //! |---|---|
@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod log;
 mod print;
 mod tree;
@@ -21,9 +22,12 @@ use args::{Bad, Plan};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // `bench` compares with small processes, which are this program again.
+    offshoot_benches::floor::enter();
     match args::parse(std::env::args_os()) {
         Err(usage) => print::usage(&usage),
         Ok(Plan::Reap(reaper, style)) => print::reaped(reaper.run(), style),
+        Ok(Plan::Bench(options)) => bench::run(options),
         Ok(Plan::List) => print::list(&args::programs()),
         Ok(Plan::Baseline(options)) => print::words(&words::baseline(options), None),
         Ok(Plan::Words(isolation, options)) => tree::words(isolation, options, false),

@@ -12,7 +12,7 @@ use std::time::Duration;
 const BROKEN_PIPE: u8 = 128 + 13;
 
 /// Prints `text` on the standard output.
-fn out(text: &str) -> ExitCode {
+pub(crate) fn out(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
@@ -31,7 +31,7 @@ fn out(text: &str) -> ExitCode {
 }
 
 /// Prints `text` on the standard error. If that fails, there is nobody left to tell.
-fn err(text: &str) {
+pub(crate) fn err(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
