@@ -13,6 +13,7 @@ compile_error!("the floors are Linux's");
 pub mod chart;
 pub mod engine;
 pub mod floor;
+pub mod goals;
 pub mod machine;
 pub mod question;
 pub mod record;
@@ -53,21 +54,41 @@ pub fn ask_all(
     }
 }
 
+/// The `main` of the bench of the goals, each question for as many seconds as the first argument that
+/// is a number says.
+pub fn bench_goals() -> ExitCode {
+    floor::enter();
+    match goals::run(seconds(8.0), |_, _| {}) {
+        Ok(goals) => {
+            print!("{}", goals.text());
+            ExitCode::from(u8::from(!goals.are_met()))
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first argument that is a number. Cargo's own arguments (`--bench`) are passed over.
+fn seconds(default: f64) -> Duration {
+    let seconds = std::env::args().skip(1).find_map(|text| text.parse().ok());
+    Duration::try_from_secs_f64(seconds.unwrap_or(default)).unwrap_or(Duration::from_secs(10))
+}
+
 /// The `main` of a bench: asks one question, for as many seconds as the first argument that is a
-/// number says, and prints the table. Cargo's own arguments (`--bench`) are passed over.
+/// number says, and prints the table.
 pub fn bench(name: &str) -> ExitCode {
     floor::enter();
     let Some(question) = question::named(name) else {
         eprintln!("there is no question `{name}`");
         return ExitCode::from(2);
     };
-    let seconds = std::env::args().skip(1).find_map(|text| text.parse().ok());
-    let seconds: f64 = seconds.unwrap_or(10.0);
     let limits = Limits {
-        time: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(10)),
+        time: seconds(10.0),
         ..Limits::default()
     };
-    let command = format!("cargo bench -p offshoot-benches --bench {name} -- {seconds}");
+    let command = format!("cargo bench -p offshoot-benches --bench {name}");
     let report = ask_all(vec![question], limits, command, |_, _| {});
     print!("{}", report.text());
     match report.answers.iter().all(|answer| answer.failed.is_empty()) {

@@ -10,9 +10,11 @@ use std::time::Duration;
 /// What a tree keeps ready for its spawns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
+    /// What it does by itself.
+    Default,
     /// Nothing: each spawn starts what it needs.
     Cold,
-    /// This many threads and processes.
+    /// This many threads and processes, ready before the first spawn.
     Of(u32),
 }
 
@@ -20,8 +22,9 @@ pub enum Reserve {
 pub fn builder(isolation: Isolation, reserve: Reserve) -> Builder {
     let builder = Builder::new().isolation(isolation);
     match reserve {
-        // There is no reserve yet to be set.
-        Reserve::Cold | Reserve::Of(_) => builder,
+        Reserve::Default => builder,
+        Reserve::Cold => builder.reserve_threads(0).reserve_processes(0),
+        Reserve::Of(n) => builder.reserve_threads(n).reserve_processes(n),
     }
 }
 

@@ -35,6 +35,8 @@ pub fn enter() {
         role => {
             if let Some(what) = role.strip_prefix("memory:") {
                 crate::question::memory::report(what);
+            } else if let Some(n) = role.strip_prefix("idle:") {
+                crate::question::memory::report_idle(n);
             } else {
                 eprintln!("{ROLE} is `{role}`, which is no role");
                 std::process::exit(2);

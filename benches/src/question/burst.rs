@@ -93,7 +93,7 @@ fn isolates(isolation: Isolation, n: usize) -> Subject {
         Side::Process => "process isolates",
     };
     Subject::new(key, rows(Kind::Offshoot, side, who), move |into| {
-        let (ready, gone) = tree(isolation, Reserve::Cold, async move || {
+        let (ready, gone) = tree(isolation, Reserve::Default, async move || {
             offshoot::nursery(async |nursery| nursery.spawn("warm").await?.call(one, ()).await)
                 .await?;
             let start = Instant::now();

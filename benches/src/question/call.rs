@@ -168,7 +168,7 @@ fn isolates(isolation: Isolation) -> Subject {
         );
     }
     Subject::new(key, all, move |into| {
-        let times = tree(isolation, Reserve::Cold, async move || {
+        let times = tree(isolation, Reserve::Default, async move || {
             offshoot::nursery(async |nursery| {
                 let farm = nursery.spawn("farm").await?;
                 let counter = nursery.start("counter", 0_u64).await?;

@@ -13,8 +13,10 @@ use futures_util::future::try_join_all;
 use offshoot::Isolation;
 use std::fs;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-const THREADS: usize = 10_000;
+/// How many threads are held.
+pub(crate) const THREADS: usize = 10_000;
 const PROCESSES: usize = 1_000;
 /// Divides how many there are.
 const DIVISOR: &str = "OFFSHOOT_BENCH_MEMORY";
@@ -35,16 +37,17 @@ pub fn question() -> Question {
         name: "memory",
         asks: "What each holds while it waits, of many that are alive",
         subjects: vec![
-            subject("std", Kind::Floor, Side::Thread, "std threads"),
-            subject("thread", Kind::Offshoot, Side::Thread, "thread isolates"),
-            subject("forkserver", Kind::Floor, Side::Process, "bare children"),
-            subject("process", Kind::Offshoot, Side::Process, "process isolates"),
+            subject("std", Kind::Floor, Side::Thread),
+            subject("thread", Kind::Offshoot, Side::Thread),
+            subject("forkserver", Kind::Floor, Side::Process),
+            subject("process", Kind::Offshoot, Side::Process),
         ],
     }
 }
 
 /// What is counted, and in what.
-const COUNTED: [(&str, Unit); 5] = [
+const COUNTED: [(&str, Unit); 6] = [
+    ("ready", Unit::Message),
     ("resident, private", Unit::Bytes),
     ("kernel stacks and page tables", Unit::Bytes),
     ("mappings of the owner", Unit::Count),
@@ -52,23 +55,38 @@ const COUNTED: [(&str, Unit); 5] = [
     ("threads", Unit::Count),
 ];
 
-fn subject(key: &'static str, kind: Kind, side: Side, who: &'static str) -> Subject {
-    let (n, floor) = match side {
-        Side::Thread => (divided(THREADS), "std threads"),
-        Side::Process => (divided(PROCESSES), "bare children"),
+/// What a row is called: of the threads or, by their number, the processes.
+pub(crate) fn row_name(kind: Kind, n: usize, what: &str) -> String {
+    let who = match (kind, n) {
+        (Kind::Offshoot, THREADS) => "thread isolates",
+        (Kind::Offshoot, _) => "process isolates",
+        (_, THREADS) => "std threads",
+        _ => "bare children",
+    };
+    format!("{} {who}: {what}", divided(n))
+}
+
+fn subject(key: &'static str, kind: Kind, side: Side) -> Subject {
+    let n = match side {
+        Side::Thread => THREADS,
+        Side::Process => PROCESSES,
     };
     let rows: Vec<Row> = COUNTED
         .iter()
         .map(|(what, unit)| {
-            let name = |who| format!("{n} {who}: {what}");
-            let row = Row::new(kind, side, name(who)).unit(*unit).not_charted();
+            let row = Row::new(kind, side, row_name(kind, n, what))
+                .unit(*unit)
+                .not_charted();
             match (kind, *unit) {
                 // A ratio of what may be nothing says nothing.
-                (Kind::Offshoot, Unit::Bytes) => row.floor(name(floor)),
+                (Kind::Offshoot, Unit::Bytes | Unit::Message) => {
+                    row.floor(row_name(Kind::Floor, n, what))
+                }
                 _ => row,
             }
         })
         .collect();
+    let n = divided(n);
     Subject::new(key, rows, move |into| {
         let output = command(&format!("memory:{key}:{n}"))?
             .stdin(std::process::Stdio::null())
@@ -83,7 +101,7 @@ fn subject(key: &'static str, kind: Kind, side: Side, who: &'static str) -> Subj
                 Ok(())
             }
             _ => Err(format!(
-                "{n} {who}: it ended with {} and said {text:?}",
+                "{n} of {key}: it ended with {} and said {text:?}",
                 output.status
             )
             .into()),
@@ -130,12 +148,13 @@ impl Holding {
         holding
     }
 
-    fn print_per(self, before: Holding, n: usize) {
+    fn print_per(self, before: Holding, ready: Duration, n: usize) {
+        let ready = ready.as_nanos() * 1_000 / n as u128;
         let n = u64::try_from(n).unwrap_or(1);
         let per = |now: u64, before: u64| now.saturating_sub(before) / n;
         let thousandths = |now: u64, before: u64| now.saturating_sub(before) * 1_000 / n;
         println!(
-            "{} {} {} {} {}",
+            "{ready} {} {} {} {} {}",
             per(self.private, before.private),
             per(self.kernel, before.kernel),
             thousandths(self.mappings, before.mappings),
@@ -188,8 +207,49 @@ pub(crate) fn report(what: &str) {
     }
 }
 
+/// The part of a core, in percent, that isolates take that have nothing to do. Prints it.
+pub(crate) fn report_idle(n: &str) {
+    let n = n.parse().unwrap_or(1_000);
+    let part = tree(Isolation::Thread, Reserve::Default, async move || {
+        offshoot::nursery(async |nursery| {
+            let isolates = try_join_all((0..n).map(|_| nursery.spawn("idle"))).await?;
+            try_join_all(isolates.iter().map(|isolate| isolate.call(one, ()))).await?;
+            offshoot::sleep(SETTLE).await?;
+            let (start, before) = (Instant::now(), processor_time());
+            offshoot::sleep(IDLE).await?;
+            let used = processor_time().saturating_sub(before);
+            Ok(used.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0)
+        })
+        .await
+    });
+    match part {
+        Ok(part) => println!("{part}"),
+        Err(error) => {
+            println!("{error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// How long they have to come to rest, and for how long they are watched.
+const SETTLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_secs(3);
+
+/// What all threads of this process have used of the processor.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
 fn threads(n: usize) -> Result<(), Failure> {
     let before = Holding::now();
+    let start = Instant::now();
     let (sender, receiver) = mpsc::channel();
     let threads: Vec<_> = (0..n)
         .map(|_| {
@@ -204,7 +264,8 @@ fn threads(n: usize) -> Result<(), Failure> {
     for _ in 0..n {
         receiver.recv()?;
     }
-    Holding::now().print_per(before, n);
+    let ready = start.elapsed();
+    Holding::now().print_per(before, ready, n);
     let (threads, ends): (Vec<_>, Vec<_>) = threads.into_iter().unzip();
     drop(ends);
     for thread in threads {
@@ -216,16 +277,19 @@ fn threads(n: usize) -> Result<(), Failure> {
 fn children(n: usize) -> Result<(), Failure> {
     let mut server = BareForkserver::start()?;
     let before = Holding::now();
+    let start = Instant::now();
     let children = server.fork_many(n)?;
-    Holding::now().print_per(before, n);
+    let ready = start.elapsed();
+    Holding::now().print_per(before, ready, n);
     Ok(server.end_many(children)?)
 }
 
 fn isolates(isolation: Isolation, n: usize) -> Result<(), Failure> {
-    tree(isolation, Reserve::Cold, async move || {
+    tree(isolation, Reserve::Default, async move || {
         offshoot::nursery(async |nursery| {
             nursery.spawn("first").await?.call(one, ()).await?;
             let before = Holding::now();
+            let start = Instant::now();
             // A few at a time, as a program would; the owner's descriptors are the bound.
             let mut isolates = Vec::with_capacity(n);
             while isolates.len() < n {
@@ -233,7 +297,8 @@ fn isolates(isolation: Isolation, n: usize) -> Result<(), Failure> {
                 isolates.extend(try_join_all((0..more).map(|_| nursery.spawn("held"))).await?);
             }
             try_join_all(isolates.iter().map(|isolate| isolate.call(one, ()))).await?;
-            Holding::now().print_per(before, n);
+            let ready = start.elapsed();
+            Holding::now().print_per(before, ready, n);
             Ok(())
         })
         .await

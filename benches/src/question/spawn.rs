@@ -16,6 +16,12 @@ use std::time::{Duration, Instant};
 
 const STD: &str = "std thread + channel";
 const FORKSERVER: &str = "bare forkserver";
+const PARKED: &str = "parked thread woken";
+const WAITING: &str = "waiting process woken";
+/// How many threads and processes a reserve has.
+const RESERVE: u32 = 8;
+/// How long it has to fill before the first spawn that counts.
+const FILL: Duration = Duration::from_millis(10);
 
 async fn one() -> u64 {
     1
@@ -23,22 +29,21 @@ async fn one() -> u64 {
 
 /// The question.
 pub fn question() -> Question {
-    let mut subjects = vec![
-        std_thread(),
-        isolates("thread isolate, cold", STD, Isolation::Thread, 50),
-    ];
-    subjects.push(parked());
-    subjects.extend([
-        fork(),
-        forkserver(),
-        exec(),
-        isolates("process isolate, cold", FORKSERVER, Isolation::Process, 12),
-        waiting(),
-    ]);
     Question {
         name: "spawn",
         asks: "From asking for an isolate to its first answer",
-        subjects,
+        subjects: vec![
+            std_thread(),
+            isolates("thread isolate, cold", STD, Isolation::Thread, 50),
+            parked(),
+            reserved(Isolation::Thread),
+            fork(),
+            exec(),
+            forkserver(),
+            isolates("process isolate, cold", FORKSERVER, Isolation::Process, 12),
+            waiting(),
+            reserved(Isolation::Process),
+        ],
     }
 }
 
@@ -83,6 +88,49 @@ fn isolates(
     })
 }
 
+/// From a reserve that has had the time to fill, and then at the pace at which it can be refilled.
+fn reserved(isolation: Isolation) -> Subject {
+    let (key, side, who, floor) = match isolation {
+        Isolation::Process => (
+            "process",
+            Side::Process,
+            "process isolate, reserve",
+            WAITING,
+        ),
+        _ => ("thread", Side::Thread, "thread isolate, reserve", PARKED),
+    };
+    let rows: Vec<Row> = PACES
+        .iter()
+        .map(|pace| {
+            let row = Row::new(Kind::Offshoot, side, format!("{who}, {}", pace.name));
+            row.floor(format!("{floor}, {}", pace.name))
+        })
+        .collect();
+    Subject::new(key, rows, move |into| {
+        let times = tree(isolation, Reserve::Of(RESERVE), async move || {
+            let mut times = [const { Vec::new() }; PACES.len()];
+            for (times, pace) in times.iter_mut().zip(PACES) {
+                spawned().await?;
+                offshoot::sleep(FILL).await?;
+                // A process takes ten times a thread's time, and there are three paces.
+                let n = match isolation {
+                    Isolation::Process => pace.per_round / 4,
+                    _ => pace.per_round,
+                };
+                for _ in 0..n {
+                    pause(pace.pause);
+                    times.push(spawned().await?);
+                }
+            }
+            Ok(times)
+        })?;
+        for (row, times) in times.into_iter().enumerate() {
+            into.times(row, times);
+        }
+        Ok(())
+    })
+}
+
 /// From the spawn to the first answer. The end of the isolate is waited for, too, and not counted.
 async fn spawned() -> Result<Duration> {
     offshoot::nursery(async |nursery| {
@@ -98,8 +146,11 @@ fn parked() -> Subject {
     let rows: Vec<Row> = PACES
         .iter()
         .map(|pace| {
-            let name = format!("parked thread woken, {}", pace.name);
-            Row::new(Kind::Floor, Side::Thread, name).not_charted()
+            Row::new(
+                Kind::Floor,
+                Side::Thread,
+                format!("{PARKED}, {}", pace.name),
+            )
         })
         .collect();
     let mut parked = None;
@@ -163,8 +214,11 @@ fn waiting() -> Subject {
     let rows: Vec<Row> = PACES
         .iter()
         .map(|pace| {
-            let name = format!("waiting process woken, {}", pace.name);
-            Row::new(Kind::Floor, Side::Process, name).not_charted()
+            Row::new(
+                Kind::Floor,
+                Side::Process,
+                format!("{WAITING}, {}", pace.name),
+            )
         })
         .collect();
     let mut echo = None;

@@ -99,7 +99,7 @@ fn isolates(isolation: Isolation) -> Subject {
     }
     // Calls, eight under way at once, until there is a stream to be opened.
     Subject::new(key, [row], move |into| {
-        let time = tree(isolation, Reserve::Cold, async move || {
+        let time = tree(isolation, Reserve::Default, async move || {
             offshoot::nursery(async |nursery| {
                 let sink = nursery.spawn("sink").await?;
                 sink.call(take, Bytes::from(vec![1; CHUNK])).await?;

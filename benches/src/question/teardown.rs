@@ -17,7 +17,7 @@ const STD: &str = "std thread, exit + join";
 const FORKSERVER: &str = "child of a bare forkserver, exit + reap";
 const LADDER: &str = "one ladder of 100 ms";
 /// How many do not want to end.
-const WEDGED: usize = 16;
+const WEDGED: usize = 64;
 const GRACE: Duration = Duration::from_millis(50);
 const HARD_KILL: Duration = Duration::from_millis(100);
 
@@ -85,7 +85,7 @@ fn isolates(isolation: Isolation, per_round: usize) -> Subject {
         Row::new(Kind::Offshoot, side, format!("{who}, {gone}")).floor(floor),
     ];
     Subject::new(key, rows, move |into| {
-        let times = tree(isolation, Reserve::Cold, async move || {
+        let times = tree(isolation, Reserve::Default, async move || {
             let mut times = Vec::with_capacity(per_round);
             for _ in 0..per_round {
                 let mut start = Instant::now();
@@ -162,7 +162,7 @@ fn wedged() -> Subject {
         .floor(LADDER)
         .not_charted();
     Subject::new("process", [row], |into| {
-        let time = tree(Isolation::Process, Reserve::Cold, async || {
+        let time = tree(Isolation::Process, Reserve::Default, async || {
             let mut start = Instant::now();
             // It ends with an error, since all of them had to be killed.
             let _ = offshoot::nursery(async |nursery| {

@@ -160,7 +160,7 @@ fn isolates(isolation: Isolation) -> Subject {
     let rows = rows(Kind::Offshoot, side, who, floor);
     Subject::new(key, rows, move |into| {
         for (row, senders) in [1, 4].into_iter().enumerate() {
-            let (time, sum) = tree(isolation, Reserve::Cold, async move || {
+            let (time, sum) = tree(isolation, Reserve::Default, async move || {
                 offshoot::nursery(async |nursery| {
                     let book = nursery.start("book", Book::default()).await?;
                     let start = Instant::now();

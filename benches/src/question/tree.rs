@@ -175,7 +175,7 @@ fn isolates(isolation: Isolation) -> Subject {
     };
     Subject::new(key, rows(Kind::Offshoot, side, who), move |into| {
         let (built, rounds, down) =
-            tree(isolation, Reserve::Cold, async move || one(levels).await)?;
+            tree(isolation, Reserve::Default, async move || one(levels).await)?;
         into.time(0, built);
         into.time(1, down);
         for (time, sum) in rounds {
