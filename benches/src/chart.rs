@@ -10,8 +10,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontDesc, RGBColor};
 
-const WIDTH: u32 = 920;
-const LABELS: u32 = 340;
+const WIDTH: u32 = 900;
+const LABELS: u32 = 330;
 const RIGHT: u32 = 90;
 const ROW: u32 = 24;
 /// Of a panel, above and below its rows.
@@ -92,7 +92,8 @@ fn write(
     side: HPos,
     at: (i32, i32),
 ) -> Result<(), Failure> {
-    let font: FontDesc<'_> = ("system-ui, sans-serif", size).into_font();
+    // The backend takes the size for points of 1.24 pixels.
+    let font: FontDesc<'_> = ("system-ui, sans-serif", f64::from(size) * 1.24).into_font();
     let style = TextStyle::from(font)
         .color(&color)
         .pos(Pos::new(side, VPos::Center));

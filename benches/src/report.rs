@@ -120,7 +120,12 @@ fn table(answer: &Answer) -> String {
         head.insert(5, "rate");
     }
     table.set_header(head);
-    for column in [2, 3, 4, 6, 7].into_iter().take(if rate { 5 } else { 4 }) {
+    let right: &[usize] = if rate {
+        &[2, 3, 4, 5, 7]
+    } else {
+        &[2, 3, 4, 6]
+    };
+    for column in right.iter().copied() {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -352,7 +352,7 @@ impl Primes {
 /// asked, in less than a minute.
 #[derive(Args)]
 struct Bench {
-    /// What to ask
+    /// What to ask; `goals` asks all, and says which goal is met (exit code 1 if one is not)
     #[arg(value_name = "QUESTION", value_parser = bench::questions())]
     questions: Vec<String>,
     /// Only this kind of isolate, and what it is compared with

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use offshoot_benches::record::Kind;
 pub(crate) use offshoot_benches::record::Side;
 use offshoot_benches::setting::{Ballast, Load};
-use offshoot_benches::{Limits, Question, Report, ask_all, chart, question};
+use offshoot_benches::{Limits, Question, Report, ask_all, chart, goals, question};
 use std::fs::File;
 use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
@@ -31,14 +31,25 @@ pub(crate) struct Options {
     pub(crate) large: bool,
 }
 
+/// Instead of a question: whether each goal is met.
+const GOALS: &str = "goals";
+/// How many questions the goals ask, for their share of the time.
+const GOALS_ASK: u32 = 8;
+
 /// The names of all questions, for the arguments.
 pub(crate) fn questions() -> Vec<&'static str> {
-    question::NAMES.to_vec()
+    question::NAMES.into_iter().chain([GOALS]).collect()
 }
 
 impl Options {
     /// What is wrong with them together.
     pub(crate) fn check(&self) -> Result<(), String> {
+        if self.is_goals() && self.is_narrowed() {
+            return Err(
+                "`goals` is asked by itself: they are what they are under their own conditions"
+                    .to_owned(),
+            );
+        }
         let Some(vs) = &self.vs else { return Ok(()) };
         let known = keys(&self.asked());
         let unknown = vs
@@ -51,6 +62,16 @@ impl Options {
                 known.join(", ")
             )),
         }
+    }
+
+    fn is_goals(&self) -> bool {
+        self.questions.iter().any(|name| name == GOALS)
+    }
+
+    /// Whether it is about less than all of the goals.
+    fn is_narrowed(&self) -> bool {
+        let else_asked = self.questions.len() > 1 || self.side.is_some() || self.vs.is_some();
+        else_asked || self.busy || self.large
     }
 
     fn asked(&self) -> Vec<Question> {
@@ -107,6 +128,47 @@ pub(crate) fn run(options: Options) -> ExitCode {
         Ok(chart) => chart,
         Err(error) => return cannot_write(&options, &error.to_string()),
     };
+    let bar = bar();
+    let progress = |name, done| {
+        bar.set_message(name);
+        bar.set_position(per_mille(done));
+    };
+    let found = match options.is_goals() {
+        true => goals::run(options.time / GOALS_ASK, progress).map(Found::Goals),
+        false => Ok(Found::Report(ask(&options, progress))),
+    };
+    bar.finish_and_clear();
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            print::err(&format!("error: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let report = match &found {
+        Found::Report(report) => report,
+        Found::Goals(goals) => &goals.report,
+    };
+    if let Some(chart) = &mut chart {
+        let drawn = chart::svg(report).and_then(|svg| Ok(chart.write_all(svg.as_bytes())?));
+        if let Err(error) = drawn {
+            return cannot_write(&options, &error.to_string());
+        }
+    }
+    match &found {
+        Found::Report(report) => show(report, options.json),
+        Found::Goals(goals) => show_goals(goals, options.json),
+    }
+}
+
+/// What a run comes to.
+enum Found {
+    Report(Report),
+    Goals(goals::Goals),
+}
+
+/// Measures all that was asked for.
+fn ask(options: &Options, progress: impl FnMut(&'static str, f64)) -> Report {
     let mut questions = options.asked();
     for question in &mut questions {
         question.keep(options.side, options.vs.as_deref());
@@ -118,20 +180,20 @@ pub(crate) fn run(options: Options) -> ExitCode {
     };
     let ballast = options.large.then(|| Ballast::new(BALLAST.0, BALLAST.1));
     let load = options.busy.then(Load::start);
-    let bar = bar();
-    let report = ask_all(questions, limits, options.command(), |name, done| {
-        bar.set_message(name);
-        bar.set_position(per_mille(done));
-    });
-    bar.finish_and_clear();
+    let report = ask_all(questions, limits, options.command(), progress);
     drop((load, ballast));
-    if let Some(chart) = &mut chart {
-        let drawn = chart::svg(&report).and_then(|svg| Ok(chart.write_all(svg.as_bytes())?));
-        if let Err(error) = drawn {
-            return cannot_write(&options, &error.to_string());
-        }
+    report
+}
+
+fn show_goals(goals: &goals::Goals, json: bool) -> ExitCode {
+    let code = match json {
+        true => print::out(&format!("{:#}\n", goals.json())),
+        false => print::out(&goals.text()),
+    };
+    match goals.are_met() || code != ExitCode::SUCCESS {
+        true => code,
+        false => ExitCode::FAILURE,
     }
-    show(&report, options.json)
 }
 
 fn show(report: &Report, json: bool) -> ExitCode {

@@ -1,6 +1,7 @@
 //! Each program of `isolates/`, run by the built command: what it prints, its exit code, and that
 //! nothing is left of it. For threads and for processes from one source.
 
+mod bench;
 mod command;
 
 use command::{Command, eventually};
