@@ -1,4 +1,4 @@
-//! The `offshoot` command: runs the programs of `isolates/`, measures, and removes what dead trees have left. Arguments and printing, nothing else.
+//! The `offshoot` command: runs the programs of `isolates/`, removes what dead trees have left, measures. Arguments and printing, nothing else.
 //!
 //! | exit code | means |
 //! |---|---|

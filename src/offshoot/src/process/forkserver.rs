@@ -424,7 +424,10 @@ impl Server {
                 });
             match sent {
                 Ok((pidfd, ())) => {
-                    crate::fault::check("forked", &outfit.name)?;
+                    if let Err(error) = crate::fault::check("forked", &outfit.name) {
+                        self.kill(token);
+                        return Err(error);
+                    }
                     child.claim = Some(claim);
                     return Ok(Some((child.pid, pidfd)));
                 }
