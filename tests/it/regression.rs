@@ -5,7 +5,10 @@ use offshoot::{ErrorKind, Portal};
 use offshoot_tests::{
     Stopwatch, append, both, held, lines, mark, marked, processes, soon, threads,
 };
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
 
 const GRACE: Duration = Duration::from_millis(200);
 const HARD: Duration = Duration::from_millis(1_000);
@@ -456,5 +459,75 @@ threads! {
             .unwrap();
         assert!(marked("went on"));
         assert!(took < SLACK, "{took:?}");
+    }
+}
+
+/// Cancels an isolate when it is woken, as a hand-written waker may.
+struct Cancels(Portal);
+
+impl Wake for Cancels {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.cancel());
+        mark("cancelled by a waker");
+    }
+}
+
+/// A nursery that cancels itself and whose body does not end; how long that took, in ms.
+async fn cancels_its_own_nursery() -> Result<u64> {
+    let began = Instant::now();
+    let _ = offshoot::nursery(async |nursery| {
+        nursery.cancel();
+        std::future::pending::<Result<()>>().await
+    })
+    .await;
+    Ok(u64::try_from(began.elapsed().as_millis()).expect("short"))
+}
+
+both! {
+    fn a_waker_that_cancels_a_sibling_of_the_dead(t: T) {
+        if !t.is_process() {
+            t.abandons(1);
+        }
+        let error = t
+            .builder()
+            .grace(Duration::from_millis(50))
+            .hard_kill(GRACE)
+            .run(async || {
+                Ok(offshoot::nursery(async |nursery| {
+                    let sibling = nursery.spawn("sibling").await?;
+                    let p = nursery.spawn("p").await?;
+                    nursery.task(p.call(wedge, ()));
+                    soon("it is wedged", || marked("wedged")).await?;
+                    let waker = Waker::from(Arc::new(Cancels(sibling.clone())));
+                    let mut ended = p.ended();
+                    let polled = Pin::new(&mut ended).poll(&mut Context::from_waker(&waker));
+                    assert!(polled.is_pending());
+                    p.cancel().await;
+                    assert!(matches!(sibling.ended().await, Exit::Cancelled(_)));
+                    Ok(())
+                })
+                .await
+                .unwrap_err())
+            })
+            .unwrap();
+        assert!(marked("cancelled by a waker"));
+        assert_eq!(error.failures().len(), 1, "{}", error.report());
+    }
+
+    fn a_nursery_that_cancels_itself_has_the_grace_of_its_isolate(t: T) {
+        let took = t
+            .builder()
+            .grace(Duration::from_secs(8))
+            .hard_kill(Duration::from_secs(12))
+            .run(async || {
+                offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn(Isolate::named("p").grace(GRACE)).await?;
+                    p.call(cancels_its_own_nursery, ()).await?
+                })
+                .await
+            })
+            .unwrap();
+        let took = Duration::from_millis(took);
+        assert!(took >= GRACE - Duration::from_millis(2) && took < GRACE + SLACK, "{took:?}");
     }
 }

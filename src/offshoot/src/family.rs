@@ -18,7 +18,7 @@
 
 use crate::isolate::panics;
 use crate::isolate::shared::{Message, Route, Shared, Target};
-use crate::life::ended;
+use crate::life::{News, ended};
 use crate::process::Process;
 use crate::spec::Bounds;
 use crate::time::nanos;
@@ -150,6 +150,54 @@ impl Departed {
                 self.exit,
                 Exit::Killed { .. } | Exit::Abandoned { .. } | Exit::Unkillable { .. }
             )
+    }
+}
+
+/// A child that is gone and is no member any more.
+#[must_use = "its thread is to be joined"]
+pub(crate) struct Leaving(Member);
+
+impl Leaving {
+    /// How it ended.
+    ///
+    /// Blocks for the rest of its thread's exit, in the order of 20 µs, and wakes those who wait for
+    /// its end: not for under a lock.
+    pub(crate) fn join(self) -> Departed {
+        let Leaving(mut member) = self;
+        let origin = member.target.life.origin();
+        let (mut exit, left) = match member.status.ended.get() {
+            Some((exit, left)) => (exit.clone(), left.clone()),
+            None => (
+                Exit::Lost {
+                    why: "it left no word".to_owned(),
+                },
+                Vec::new(),
+            ),
+        };
+        if let Body::Thread(Some(joiner)) = &mut member.body {
+            // What is left of the thread is the operating system's part of its exit, unless a C
+            // library's thread-specific destructor hangs; that one must not hang us.
+            let abandoned = member.stage == Stage::Over;
+            if !abandoned && !joiner.join_until(clock::now() + JOIN_BOUND) {
+                exit = Exit::Abandoned {
+                    doing: "its thread hangs in a destructor of a C library".to_owned(),
+                    after_ms: JOIN_BOUND / 1_000_000,
+                };
+                member.target.runtime.count_abandoned();
+            }
+        }
+        member.target.life.announce(exit.clone());
+        let at = member.target.life.died_at().unwrap_or_else(clock::now);
+        let id = member.target.life.failure_id();
+        Departed {
+            nursery: member.nursery,
+            origin,
+            exit,
+            at,
+            left,
+            id,
+            silent: member.silent || member.status.silent.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -288,50 +336,15 @@ impl Family {
         }
     }
 
-    /// Removes a child that is gone and says how it ended; `None` while it is not.
-    ///
-    /// Blocks for the rest of its thread's exit, in the order of 20 µs.
-    pub(crate) fn collect(&mut self, key: Key) -> Option<Departed> {
+    /// Removes a child that is gone; `None` while it is not.
+    pub(crate) fn collect(&mut self, key: Key) -> Option<Leaving> {
         let member = self.members.get(&key)?;
         if !member.status.gone.load(Ordering::Acquire) {
             return None;
         }
-        let mut member = self.members.remove(&key)?;
+        let member = self.members.remove(&key)?;
         self.due.retain(|(_, due)| *due != key);
-        let origin = member.target.life.origin();
-        let (mut exit, left) = match member.status.ended.get() {
-            Some((exit, left)) => (exit.clone(), left.clone()),
-            None => (
-                Exit::Lost {
-                    why: "it left no word".to_owned(),
-                },
-                Vec::new(),
-            ),
-        };
-        if let Body::Thread(Some(joiner)) = &mut member.body {
-            // What is left of the thread is the operating system's part of its exit, unless a C
-            // library's thread-specific destructor hangs; that one must not hang us.
-            let abandoned = member.stage == Stage::Over;
-            if !abandoned && !joiner.join_until(clock::now() + JOIN_BOUND) {
-                exit = Exit::Abandoned {
-                    doing: "its thread hangs in a destructor of a C library".to_owned(),
-                    after_ms: JOIN_BOUND / 1_000_000,
-                };
-                member.target.runtime.count_abandoned();
-            }
-        }
-        member.target.life.announce(exit.clone());
-        let at = member.target.life.died_at().unwrap_or_else(clock::now);
-        let id = member.target.life.failure_id();
-        Some(Departed {
-            nursery: member.nursery,
-            origin,
-            exit,
-            at,
-            left,
-            id,
-            silent: member.silent || member.status.silent.load(Ordering::Relaxed),
-        })
+        Some(Leaving(member))
     }
 
     /// When [`Family::advance`] has something to do.
@@ -346,6 +359,7 @@ impl Family {
     pub(crate) fn advance(&mut self, owner: &Arc<Shared>, now: u64) -> Advanced {
         let mut gone = Vec::new();
         let mut unserved = Vec::new();
+        let mut news = News::default();
         let mut stacks = 0;
         while let Some(&(at, key)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, key));
@@ -362,15 +376,15 @@ impl Family {
                     Stage::Running | Stage::Cancelled | Stage::Interrupted,
                 ) => {
                     let after = now.saturating_sub(member.since) / 1_000_000;
-                    let bound = process.kill(&format!(
-                        "it had not ended {after} ms after its cancellation"
-                    ));
+                    let why = format!("it had not ended {after} ms after its cancellation");
+                    let (bound, told) = process.kill_quietly(&why);
+                    news.append(told);
                     member.stage = Stage::Killed;
                     self.due.insert((now + KILL_BOUND + bound, key));
                 }
                 (Body::Process(process), Stage::Killed) => {
                     member.stage = Stage::Over;
-                    process.give_up();
+                    news.append(process.give_up());
                     gone.push(key);
                 }
                 (Body::Thread(_), Stage::Running | Stage::Cancelled) => {
@@ -389,7 +403,7 @@ impl Family {
                 }
                 (Body::Thread(_), Stage::Interrupted) => {
                     let after_ms = now.saturating_sub(member.since) / 1_000_000;
-                    let (heirs, messages) = abandon(member, after_ms);
+                    let (heirs, messages) = abandon(member, after_ms, &mut news);
                     unserved.extend(messages);
                     member.stage = Stage::Over;
                     let nursery = member.nursery;
@@ -399,7 +413,11 @@ impl Family {
                 (_, Stage::Over) | (Body::Thread(_), Stage::Killed) => {}
             }
         }
-        Advanced { gone, unserved }
+        Advanced {
+            gone,
+            unserved,
+            news,
+        }
     }
 
     fn take_over(&mut self, owner: &Arc<Shared>, heirs: Vec<Member>, nursery: NurseryKey) {
@@ -484,7 +502,7 @@ impl Member {
 
 /// Cuts a thread off that does not return: its callers are answered, its mailbox closed, its
 /// processor share lowered. Returns its children, and the messages that nobody will serve.
-fn abandon(member: &mut Member, after_ms: u64) -> (Vec<Member>, Vec<Message>) {
+fn abandon(member: &mut Member, after_ms: u64, news: &mut News) -> (Vec<Member>, Vec<Message>) {
     let Route::Thread(shared) = member.target.route() else {
         return Default::default();
     };
@@ -495,8 +513,11 @@ fn abandon(member: &mut Member, after_ms: u64) -> (Vec<Member>, Vec<Message>) {
     }
     let exit = Exit::Abandoned { doing, after_ms };
     let origin = member.target.life.origin();
-    tracing::error!(isolate = %origin, id = %origin.id, %exit, "thread abandoned");
-    member.target.life.announce(exit.clone());
+    let text = exit.to_string();
+    news.add(move || {
+        tracing::error!(isolate = %origin, id = %origin.id, exit = text, "thread abandoned");
+    });
+    news.append(member.target.life.announce_quietly(exit.clone()));
     let heirs = shared.family.lock().surrender();
     let unserved = shared.cut_off();
     // Written last, and only if the thread has not ended at this very moment.
@@ -507,12 +528,10 @@ fn abandon(member: &mut Member, after_ms: u64) -> (Vec<Member>, Vec<Message>) {
     {
         joiner.detach();
     }
-    // Its paths are free for a successor, whatever the thread does.
-    member
-        .target
-        .runtime
-        .binder
-        .release(member.target.life.identity().id);
+    // Its paths are free for a successor, whatever the thread does. Said with the news, because a
+    // file system may take its time.
+    let target = member.target.clone();
+    news.add(move || target.runtime.binder.release(target.life.identity().id));
     member.target.runtime.count_abandoned();
     (heirs, unserved)
 }
@@ -524,12 +543,15 @@ pub(crate) struct Advanced {
     gone: Vec<Key>,
     /// What the abandoned had not begun.
     unserved: Vec<Message>,
+    news: News,
 }
 
 impl Advanced {
-    /// Drops what nobody will serve, which tells its callers, and says who is gone. Not for under a
-    /// lock: the destructors are the program's. Their panics are logged, and harm nobody else.
+    /// Tells the news, drops what nobody will serve, which tells its callers, and says who is gone. Not
+    /// for under a lock: wakers and destructors are the program's. Their panics are logged, and harm
+    /// nobody else.
     pub(crate) fn settle(self) -> Vec<Key> {
+        self.news.tell();
         for message in self.unserved {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(message))) {
                 let panic = panics::take(payload);

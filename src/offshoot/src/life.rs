@@ -4,14 +4,42 @@
 //! Whoever ends an isolate says so here first, and the waiting are woken at once: the end of a
 //! socket or of a thread only confirms it. Nothing here blocks.
 
+use crate::isolate::panics;
 use crate::{Cancel, Error, ErrorKind, Exit, Origin};
 use offshoot_sys::clock;
 use offshoot_wire::FailureId;
 use parking_lot::Mutex;
 use slab::Slab;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::task::{Context, Poll, Waker};
+
+/// What is to be told to others once every lock is given back: waking, logging and failing calls run
+/// code of the program's, which may come back here.
+#[derive(Default)]
+#[must_use = "somebody waits for it"]
+pub(crate) struct News(Vec<Box<dyn FnOnce() + Send>>);
+
+impl News {
+    pub(crate) fn add(&mut self, news: impl FnOnce() + Send + 'static) {
+        self.0.push(Box::new(news));
+    }
+
+    pub(crate) fn append(&mut self, mut other: News) {
+        self.0.append(&mut other.0);
+    }
+
+    /// Tells it, in order. A waker that panics is logged, and costs nobody else the news.
+    pub(crate) fn tell(self) {
+        for news in self.0 {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(news)) {
+                let panic = panics::take(payload);
+                tracing::error!(%panic, "a waker panicked");
+            }
+        }
+    }
+}
 
 pub(crate) struct Life {
     origin: Origin,
@@ -73,6 +101,16 @@ impl Life {
         }
     }
 
+    /// As [`announce`](Life::announce), for under a lock: it is known at once, and told by the result.
+    pub(crate) fn announce_quietly(&self, exit: Exit) -> News {
+        let mut news = News::default();
+        if self.exit.set((exit, clock::now())).is_ok() {
+            let wakers = self.wakers();
+            news.add(move || wakers.into_iter().for_each(Waker::wake));
+        }
+        news
+    }
+
     /// How it ended, once that is known.
     pub(crate) fn exit(&self) -> Option<&Exit> {
         self.exit.get().map(|(exit, _)| exit)
@@ -105,13 +143,12 @@ impl Life {
 
     fn wake_all(&self) {
         // Woken outside of the lock: a waker may run code that watches again.
-        let wakers: Vec<Waker> = self
-            .watchers
-            .lock()
-            .iter()
-            .map(|(_, waker)| waker.clone())
-            .collect();
-        wakers.iter().for_each(Waker::wake_by_ref);
+        self.wakers().into_iter().for_each(Waker::wake);
+    }
+
+    fn wakers(&self) -> Vec<Waker> {
+        let watchers = self.watchers.lock();
+        watchers.iter().map(|(_, waker)| waker.clone()).collect()
     }
 
     /// What a caller is told whose message was accepted and then dropped, or that came too late.

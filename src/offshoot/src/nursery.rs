@@ -462,6 +462,7 @@ impl Core {
                 runtime.clone(),
                 Some(upward.clone()),
                 status.clone(),
+                bounds,
             );
             let route = Route::Thread(shared.clone());
             let target = Target::new(
@@ -619,7 +620,7 @@ impl Core {
         }
         self.scope.cancel(cancel.clone());
         let now = clock::now();
-        let own = now + nanos(self.local.shared.runtime.settings.bounds.grace);
+        let own = now + nanos(self.local.shared.bounds.grace);
         let at = self.local.above().map_or(own, |(grace, _)| own.min(grace));
         self.grace.set(Some((at, None)));
         self.cancel_children(cancel);

@@ -153,9 +153,8 @@ impl Runtime {
         settings: &ChildSettings,
         control: OwnedFd,
     ) -> Result<Arc<Runtime>> {
-        let mut settings_here = settings.settings.clone();
-        settings_here.bounds = settings.bounds;
-        Runtime::new(tree, settings_here, Place::Child(Mutex::new(Some(control))))
+        let settings = settings.settings.clone();
+        Runtime::new(tree, settings, Place::Child(Mutex::new(Some(control))))
     }
 
     /// A runtime without a tree, for tests that drive an isolate by hand.
@@ -562,7 +561,8 @@ impl Builder {
         };
         let root_life = Arc::new(Life::new(origin("root")));
         let outside_life = Arc::new(Life::new(origin("")));
-        let outside = Shared::new(outside_life, runtime.clone(), None, Arc::default());
+        let bounds = runtime.settings.bounds;
+        let outside = Shared::new(outside_life, runtime.clone(), None, Arc::default(), bounds);
         if signals.is_some() {
             // To be woken while waiting for signals, too.
             let set = outside.poll_waker.set(PollWaker::Event(EventFd::new()?));
@@ -576,6 +576,7 @@ impl Builder {
                 runtime.clone(),
                 Some(upward.clone()),
                 status.clone(),
+                bounds,
             );
             let settings = &runtime.settings;
             let limits = (settings.messages, settings.calls);
@@ -807,6 +808,7 @@ impl<T> Tree<T> {
         let mut left = Vec::new();
         let mut collect = |key: Key| {
             if let Some(heir) = self.family(|family| family.collect(key)) {
+                let heir = heir.join();
                 left.extend(heir.left.iter().cloned());
                 left.extend(heir.failure().filter(|_| heir.was_forced()));
             }
@@ -849,7 +851,7 @@ impl<T> Tree<T> {
                 }
             });
             if let Some(departed) = departed {
-                break departed;
+                break departed.join();
             }
             self.sleep();
         };

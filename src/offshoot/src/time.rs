@@ -233,7 +233,7 @@ impl Current {
         let shared = &self.local.shared;
         let Some(upward) = &shared.upward else {
             // The first isolate of a process: its owner learns of it by the acknowledgement.
-            let bounds = shared.runtime.settings.bounds;
+            let bounds = shared.bounds;
             let now = clock::now();
             shared.tell(Control::Cancel(CancelOrder {
                 cancel,

@@ -139,6 +139,34 @@ pub fn send_packet(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
     }
 }
 
+/// True for errors of a send that may pass by themselves: no room in the socket, no memory, too many descriptors under way.
+pub fn may_pass(error: &io::Error) -> bool {
+    let pass = [
+        libc::EAGAIN,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+        libc::ETOOMANYREFS,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| pass.contains(&errno))
+        || error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// True for errors of a send that say that nobody is there to receive.
+pub fn is_peer_gone(error: &io::Error) -> bool {
+    let gone = [
+        libc::EPIPE,
+        libc::ECONNRESET,
+        libc::ENOTCONN,
+        libc::ECONNREFUSED,
+        libc::EBADF,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| gone.contains(&errno))
+}
+
 /// Receives one message of at most [`PACKET_MAX`] bytes with its descriptors; `None` at the end of file. The bytes replace what is in `buf`.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use offshoot::prelude::*;
 use offshoot::{Error, ErrorKind};
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::{process, socket};
-use offshoot_tests::{held, mark, processes};
+use offshoot_tests::{held, mark, marked, processes};
 use std::time::{Duration, Instant};
 
 const REPLY: u8 = 18;
@@ -188,6 +188,17 @@ fn sends_rubbish_to_the_forkserver() {
     send_raw(libc::SOCK_SEQPACKET, &[0xee; 100], &[0; 253]);
 }
 
+/// Sends frames for nobody, as fast as it can, for so long (ms).
+fn floods(millis: u64) {
+    let many: Vec<u8> = frame(REPLY, 1 << 50, &[1]).repeat(4_096);
+    let end = Instant::now() + Duration::from_millis(millis);
+    mark("flooding");
+    while Instant::now() < end {
+        write_raw(&many);
+    }
+    mark("flooded");
+}
+
 fn length(bytes: Vec<u8>) -> usize {
     bytes.len()
 }
@@ -300,6 +311,24 @@ processes! {
             process.signal(libc::SIGCONT)?;
             assert_eq!(p.call(length, vec![0; 3 << 20]).await?, 3 << 20);
             Ok(())
+        })
+        .await?;
+    }
+
+    async fn f38_a_process_that_never_stops_sending(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let sibling = nursery.spawn("sibling").await?;
+            let p = nursery.spawn("hostile").await?;
+            let flood = nursery.task(p.call(floods, 1_000));
+            held("flooding").await?;
+            let mut slowest = Duration::ZERO;
+            while !marked("flooded") {
+                let began = Instant::now();
+                serves(&sibling).await?;
+                slowest = slowest.max(began.elapsed());
+            }
+            assert!(slowest < Duration::from_millis(400), "{slowest:?}");
+            flood.await?
         })
         .await?;
     }

@@ -1,8 +1,15 @@
 //! Messages that are late, asks that wait for each other, and many isolates that come and go at once.
 
-use super::{SOON, double};
+use super::{SOON, double, serves};
+use offshoot::net::UnixListener;
 use offshoot::prelude::*;
-use offshoot_tests::{both, threads};
+use offshoot_sys::pidfd::Pidfd;
+use offshoot_sys::process;
+use offshoot_tests::{both, held, mark, processes, threads};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 struct Node {
@@ -103,5 +110,66 @@ threads! {
             })
             .unwrap();
         assert!(took < SOON, "{took:?}");
+    }
+}
+
+/// Waits on this thread for a future that needs no more of the isolate than its pool.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+fn socket() -> PathBuf {
+    offshoot_tests::dir().join("socket")
+}
+
+/// Binds before anybody has heard that it is there.
+fn binds_at_once(inbox: &mut Inbox) -> Result<()> {
+    let _listener = block_on(UnixListener::bind(socket()))?;
+    mark("bound");
+    while inbox.serve()? {}
+    Ok(())
+}
+
+processes! {
+    /// What the processes of a dead forkserver left is swept while those of the next one bind already.
+    fn f13_a_sweep_that_is_late(t: T) {
+        t.faults("replaced:delay=600");
+        t.run(async || {
+            let lost = offshoot::nursery(async |nursery| {
+                let p = nursery.spawn("p").await?;
+                serves(&p).await?;
+                let forkserver = process::children_of(process::id())[0];
+                Pidfd::open(forkserver)?.kill()?;
+                p.ended().await;
+                Ok(())
+            })
+            .await;
+            assert!(lost.is_err());
+            let began = Instant::now();
+            offshoot::nursery(async |nursery| {
+                let q = nursery.task(nursery.spawn(Isolate::named("q").blocking_main(binds_at_once)));
+                held("bound").await?;
+                assert!(began.elapsed() < Duration::from_millis(600), "it came after the sweep");
+                serves(&q.await??).await?;
+                assert!(socket().exists(), "the living were swept");
+                Ok(())
+            })
+            .await
+        })
+        .unwrap();
+        assert!(!socket().exists());
     }
 }

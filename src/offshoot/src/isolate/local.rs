@@ -494,8 +494,9 @@ impl Local {
     }
 
     fn child_changed(&self, key: crate::family::Key) {
-        let departed = self.shared.family.lock().collect(key);
-        let Some(departed) = departed else { return };
+        let leaving = self.shared.family.lock().collect(key);
+        let Some(leaving) = leaving else { return };
+        let departed = leaving.join();
         tracing::debug!(isolate = %departed.origin, exit = %departed.exit, "isolate ended");
         if self.order.get().is_some() || departed.nursery == ADOPTED {
             let mut left = self.left.borrow_mut();
@@ -543,7 +544,7 @@ impl Local {
         if first {
             self.shared.life.announce(exit);
         }
-        let bounds = self.shared.runtime.settings.bounds;
+        let bounds = self.shared.bounds;
         let now = clock::now();
         if self.order.get().is_none() {
             self.order.set(Some((

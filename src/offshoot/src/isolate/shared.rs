@@ -7,6 +7,7 @@ use crate::family::{Family, Key, Status, Upward};
 use crate::life::Life;
 use crate::process::Process;
 use crate::runtime::Runtime;
+use crate::spec::Bounds;
 use crate::{Cancel, Error};
 use async_task::Runnable;
 use crossbeam::queue::SegQueue;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// Its owner; none for the pseudo-isolate on which the caller of `run` waits.
     pub(crate) upward: Option<Arc<Upward>>,
     pub(crate) status: Arc<Status>,
+    /// Its own, where it is taken down by itself.
+    pub(crate) bounds: Bounds,
     /// Its sockets, which are taken away if it is abandoned.
     pub(crate) sockets: Arc<Revocable>,
     /// Dialogues that it has opened: an abandoned isolate drops nothing any more.
@@ -77,6 +80,7 @@ impl Shared {
         runtime: Arc<Runtime>,
         upward: Option<Arc<Upward>>,
         status: Arc<Status>,
+        bounds: Bounds,
     ) -> Arc<Shared> {
         Arc::new(Shared {
             life,
@@ -89,6 +93,7 @@ impl Shared {
             family: Mutex::new(Family::default()),
             upward,
             status,
+            bounds,
             sockets: Arc::default(),
             opened: Mutex::default(),
             tid: AtomicI32::new(0),

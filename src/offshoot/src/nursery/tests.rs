@@ -20,7 +20,13 @@ impl Isolated {
             pid: 1,
         };
         let life = Arc::new(Life::new(origin));
-        let shared = Shared::new(life, runtime, None, Arc::default());
+        let shared = Shared::new(
+            life,
+            runtime,
+            None,
+            Arc::default(),
+            crate::Bounds::default(),
+        );
         let local = Local::new(shared);
         local.enter();
         Isolated(local)

@@ -303,7 +303,8 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
         ..boot.origin
     };
     let life = Arc::new(Life::new(origin));
-    let shared = Shared::new(life, runtime, None, Arc::new(Status::default()));
+    let status = Arc::new(Status::default());
+    let shared = Shared::new(life, runtime, None, status, settings.bounds);
     Ok(Prepared {
         shared,
         work,
@@ -380,7 +381,7 @@ impl Uplink {
         }
         readiness.clear_readable();
         for number in signals.drain() {
-            let bounds = local.shared.runtime.settings.bounds;
+            let bounds = local.shared.bounds;
             let now = clock::now();
             let grace = if local.above().is_some() {
                 0
@@ -417,6 +418,8 @@ impl Uplink {
         });
         match read {
             Read::Drained => self.readiness.clear_readable(),
+            // Asked again in the next turn, which comes at once.
+            Read::More => any = true,
             Read::Ended => self.orphaned(local, "its owner has gone"),
             Read::Wrong(error) => {
                 tracing::error!(%error, "the owner sent something wrong");

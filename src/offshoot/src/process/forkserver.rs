@@ -768,13 +768,54 @@ impl Peer {
         while let Some((bytes, fds)) = self.queue.front() {
             let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             match socket::send_packet(&self.socket, bytes, &borrowed) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Asked again soon: its socket is full, or the system is out of something for a moment.
+                Err(error) if socket::may_pass(&error) => return,
                 // It has gone; its end is seen elsewhere.
-                Err(_) => self.queue.clear(),
+                Err(error) if socket::is_peer_gone(&error) => self.queue.clear(),
+                Err(error) => {
+                    // Only this one cannot be sent.
+                    eprintln!("offshoot: the forkserver cannot send a packet: {error}");
+                    self.queue.pop_front();
+                }
                 Ok(()) => {
                     self.queue.pop_front();
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_that_cannot_be_sent_costs_no_other() {
+        let (ours, theirs) = socket::packet_pair().unwrap();
+        let mut peer = Peer {
+            socket: ours,
+            queue: VecDeque::new(),
+            child: None,
+            key: None,
+            grants: Vec::new(),
+        };
+        peer.queue.push_back((b"first".to_vec(), Vec::new()));
+        // Longer than any packet may be.
+        peer.queue.push_back((vec![0; 64 << 20], Vec::new()));
+        peer.queue.push_back((b"last".to_vec(), Vec::new()));
+        peer.flush();
+        assert!(peer.queue.is_empty());
+        let mut buffer = Vec::new();
+        for expected in [&b"first"[..], b"last"] {
+            socket::recv_packet(&theirs, &mut buffer).unwrap().unwrap();
+            assert_eq!(buffer, expected);
+        }
+        // And to one that has gone, none is kept.
+        drop(theirs);
+        for _ in 0..3 {
+            peer.queue.push_back((b"more".to_vec(), Vec::new()));
+        }
+        peer.flush();
+        assert!(peer.queue.is_empty());
     }
 }

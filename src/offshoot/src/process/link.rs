@@ -572,13 +572,19 @@ impl Link {
 pub(crate) enum Read {
     /// All that was there has been read.
     Drained,
+    /// So much has been read that others must have their turn; there may be more.
+    More,
     /// The other end is closed.
     Ended,
     /// The other side sent something wrong.
     Wrong(Error),
 }
 
-/// Hands each frame that has come to `take`, until one of them is wrong.
+/// How often a link is read before others have their turn: a process that never stops sending must not
+/// keep whoever reads from all others. In the order of 1 ms for the smallest frames.
+const READS_PER_TURN: usize = 4;
+
+/// Hands each frame that has come to `take`, up to a bound, until one of them is wrong.
 ///
 /// It reads until there is nothing: a read that gives less than it had room for need not have taken
 /// all, because one that passes over descriptors, which nobody asked for, ends there.
@@ -587,7 +593,7 @@ pub(crate) fn read_frames(
     reader: &mut frame::FrameReader,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
-    loop {
+    for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
         loop {
             match reader.next() {
@@ -610,4 +616,5 @@ pub(crate) fn read_frames(
             Err(_) => return Read::Ended,
         }
     }
+    Read::More
 }

@@ -14,7 +14,7 @@ pub(crate) mod warden;
 
 use crate::family::{Status, Upward};
 use crate::isolate::shared::Control;
-use crate::life::Life;
+use crate::life::{Life, News};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Result};
 use link::Link;
 use offshoot_mailbox::oneshot;
@@ -181,7 +181,7 @@ impl Process {
             )
         };
         if kill {
-            self.signal_kill();
+            self.signal_kill().tell();
         }
         if let Some(starting) = ready {
             let _ = starting.send(Ok(()));
@@ -237,38 +237,56 @@ impl Process {
         }
     }
 
-    fn signal_kill(&self) {
+    fn signal_kill(&self) -> News {
+        let mut news = News::default();
         if let Some(pidfd) = self.pidfd.get()
             && let Err(error) = pidfd.kill()
         {
-            tracing::error!(isolate = %self.life.identity(), %error, "cannot kill a process");
+            let life = self.life.clone();
+            news.add(move || {
+                tracing::error!(isolate = %life.identity(), %error, "cannot kill a process");
+            });
         }
+        news
     }
 
-    /// Kills it and says so at once. Returns how long its memory may take to be freed, in ns.
-    pub(crate) fn kill(&self, why: &str) -> u64 {
+    /// Kills it and says so at once.
+    pub(crate) fn kill(&self, why: &str) {
+        let (_, news) = self.kill_quietly(why);
+        news.tell();
+    }
+
+    /// As [`kill`](Process::kill), for under a lock. Also how long its memory may take to be freed, in
+    /// ns.
+    pub(crate) fn kill_quietly(&self, why: &str) -> (u64, News) {
         let resident = self.resident_bytes();
         {
             let mut state = self.state.lock();
             if state.over || state.ended.is_some() {
                 // It has said its last word; only its process is left to end.
                 drop(state);
-                self.signal_kill();
-                return 0;
+                return (0, self.signal_kill());
             }
             state.killed.get_or_insert_with(|| why.to_owned());
         }
-        self.signal_kill();
+        let mut news = self.signal_kill();
         let why = Some(why.to_owned());
-        self.life.announce(Exit::Killed {
+        news.append(self.announce(Exit::Killed {
             signal: signal::SIGKILL,
             name: signal::name(signal::SIGKILL),
             core: false,
             why,
-        });
-        self.link.fail_pending(&self.life);
+        }));
         // 100 ms per GiB was measured; four times that leaves room for a loaded machine.
-        resident / (1 << 20) * 400_000
+        (resident / (1 << 20) * 400_000, news)
+    }
+
+    /// Says that it will not answer any more, and tells those who wait.
+    fn announce(&self, exit: Exit) -> News {
+        let mut news = self.life.announce_quietly(exit);
+        let (link, life) = (self.link.clone(), self.life.clone());
+        news.add(move || link.fail_pending(&life));
+        news
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -283,12 +301,17 @@ impl Process {
     }
 
     /// It does not end though it was killed.
-    pub(crate) fn give_up(&self) {
+    pub(crate) fn give_up(&self) -> News {
         let exit = Exit::Unkillable {
             pid: self.life.pid(),
         };
-        tracing::error!(isolate = %self.life.origin(), %exit, "process does not end");
-        self.finish(exit, Vec::new());
+        let (life, text) = (self.life.clone(), exit.to_string());
+        let mut news = News::default();
+        news.add(
+            move || tracing::error!(isolate = %life.origin(), exit = text, "process does not end"),
+        );
+        news.append(self.finish_quietly(exit, Vec::new()));
+        news
     }
 
     /// The forkserver has reaped it and swept what it had bound.
@@ -335,10 +358,15 @@ impl Process {
     }
 
     fn finish(&self, exit: Exit, left: Vec<Error>) {
+        self.finish_quietly(exit, left).tell();
+    }
+
+    fn finish_quietly(&self, exit: Exit, left: Vec<Error>) -> News {
+        let mut news = News::default();
         let starting = {
             let mut state = self.state.lock();
             if std::mem::replace(&mut state.over, true) {
-                return;
+                return news;
             }
             state.starting.take()
         };
@@ -348,14 +376,20 @@ impl Process {
             let error = Error::new(ErrorKind::Spawn("before it was ready".to_owned()), message);
             // The nursery may see the end before the spawn is polled, and must not count it twice.
             self.status.silent.store(true, Ordering::Relaxed);
-            let _ = starting.send(Err(error.leaving(&origin)));
+            news.add(move || {
+                let _ = starting.send(Err(error.leaving(&origin)));
+            });
         }
         // Written before it is announced: who sees the end finds the whole report.
         let _ = self.status.ended.set((exit.clone(), left));
-        self.life.announce(exit);
-        self.link.fail_pending(&self.life);
-        self.status.gone.store(true, Ordering::Release);
-        self.upward.nudge();
+        news.append(self.announce(exit));
+        // Last: the owner, once it looks, ends what waits for this one, which must have been told why.
+        let (status, upward) = (self.status.clone(), self.upward.clone());
+        news.add(move || {
+            status.gone.store(true, Ordering::Release);
+            upward.nudge();
+        });
+        news
     }
 
     /// Nothing was forked for it, and nothing will be.

@@ -21,7 +21,7 @@ use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, socket, spawn};
 use offshoot_wire::frame::{Ended, FrameReader, Header, Kind, Ready};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -42,6 +42,8 @@ const SERVER_START: Duration = Duration::from_secs(10);
 const SERVER_END: Duration = Duration::from_secs(12);
 /// How long the forkserver has to report a death that its pidfd has told us already.
 const REPORT: u64 = 1_000_000_000;
+/// How long is waited for the end of a killed forkserver while spawns wait; 0.1 ms is usual.
+const SERVER_DEAD: Duration = Duration::from_millis(500);
 /// Why a process was killed whose forkserver is no more.
 const SERVER_ENDED: &str = "the tree's forkserver had ended, and every process with it";
 /// How long the forkserver has to answer a request, before it is taken for wedged and replaced.
@@ -93,6 +95,9 @@ enum Due {
     /// Its spawn was given up, and it should at least be forked.
     Forked,
 }
+
+/// In how many turns the last words of a process are read.
+const LAST_TURNS: usize = 256;
 
 /// An answer that is awaited from the forkserver.
 type Enrolling = oneshot::Sender<Result<(u64, Vec<OwnedFd>)>>;
@@ -153,6 +158,7 @@ impl Warden {
                     warden: this,
                     poll,
                     watched: BTreeMap::new(),
+                    more: BTreeSet::new(),
                     heard: 0,
                     buffer: Vec::new(),
                 }
@@ -397,6 +403,8 @@ struct Loop {
     warden: Arc<Warden>,
     poll: mio::Poll,
     watched: BTreeMap<u64, Watched>,
+    /// Those whose links have more to read.
+    more: BTreeSet<u64>,
     /// When the forkserver last said anything (ns).
     heard: u64,
     buffer: Vec<u8>,
@@ -447,6 +455,9 @@ impl Loop {
             if control {
                 self.read_control();
             }
+            for request in std::mem::take(&mut self.more) {
+                self.link_ready(request);
+            }
             let queued = std::mem::take(&mut *self.warden.queued.lock());
             queued
                 .into_iter()
@@ -467,6 +478,9 @@ impl Loop {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if !self.more.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let next = self
             .watched
             .values()
@@ -564,6 +578,9 @@ impl Loop {
         }
         match read {
             Read::Drained => {}
+            Read::More => {
+                self.more.insert(request);
+            }
             Read::Ended => {
                 watched.link_ended = true;
                 if watched.due.is_none() {
@@ -579,10 +596,21 @@ impl Loop {
         }
     }
 
+    /// Reads all that a dead process has said, which ends; but for a copy of its socket in other hands.
+    fn read_last_words(&mut self, request: u64) {
+        for _ in 0..LAST_TURNS {
+            self.more.remove(&request);
+            self.link_ready(request);
+            if !self.more.contains(&request) {
+                return;
+            }
+        }
+    }
+
     /// Its pidfd says that it is dead.
     fn died(&mut self, request: u64) {
         // What it had said before counts.
-        self.link_ready(request);
+        self.read_last_words(request);
         let Some(watched) = self.watched.get_mut(&request) else {
             return;
         };
@@ -784,7 +812,7 @@ impl Loop {
                 core,
             } => {
                 // All that it had said is in its link.
-                self.link_ready(request);
+                self.read_last_words(request);
                 let status = if signal {
                     Status::Signaled { signal: code, core }
                 } else {
@@ -819,12 +847,18 @@ impl Loop {
         let (server, bound) = {
             let mut slot = self.warden.server.lock();
             let Some(server) = slot.take() else { return };
-            // Before another one can be started, whose processes' tables must not be taken for those of the dead.
+            if let Some(pidfd) = &server.pidfd {
+                let _ = pidfd.kill();
+                let _ = pidfd.wait_dead(SERVER_DEAD);
+            }
+            // Dead before it is looked at what its processes have bound, since it makes their tables; and
+            // all of it before another one can be started, whose processes' tables must not be taken for those of the dead.
             (
                 server,
                 runtime.as_ref().map(|runtime| runtime.bound_by_others()),
             )
         };
+        // Its last reports first.
         while let Ok(Some((event, fds))) =
             protocol::receive::<Event>(&server.control, &mut self.buffer)
         {
@@ -876,6 +910,7 @@ impl Loop {
             }
             self.died(request);
         }
+        crate::fault::point("replaced", "");
         if let (Some(runtime), Some(bound)) = (runtime, bound) {
             runtime.end_strays(server.number);
             runtime.sweep(&bound);
