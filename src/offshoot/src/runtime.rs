@@ -157,6 +157,12 @@ impl Runtime {
         Runtime::new(tree, settings, Place::Child(Mutex::new(Some(control))))
     }
 
+    /// The runtime of a process that nobody wants yet, to go through what one does.
+    pub(crate) fn rehearsed(settings: &ChildSettings) -> Result<Arc<Runtime>> {
+        let place = Place::Child(Mutex::new(None));
+        Runtime::new(TreeId(0), settings.settings.clone(), place)
+    }
+
     /// A runtime without a tree, for tests that drive an isolate by hand.
     #[cfg(test)]
     pub(crate) fn bare() -> Result<Arc<Runtime>> {
@@ -492,7 +498,7 @@ impl Builder {
         })
     }
 
-    fn settings(&self) -> Result<Settings> {
+    pub(crate) fn settings(&self) -> Result<Settings> {
         let isolation = match (self.isolation, std::env::var("OFFSHOOT_ISOLATION")) {
             (Some(isolation), _) => isolation,
             (None, Ok(text)) => text.parse().map_err(|error: Error| {

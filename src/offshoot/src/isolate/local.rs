@@ -350,6 +350,13 @@ impl Local {
         Ok(self.reactor.get_or_init(|| reactor))
     }
 
+    /// Takes a poll that was made before.
+    pub(crate) fn take_reactor(&self, reactor: Reactor, waker: mio::Waker) {
+        let set = self.shared.poll_waker.set(PollWaker::Mio(waker)).is_ok()
+            && self.reactor.set(reactor).is_ok();
+        debug_assert!(set, "an isolate has one poll");
+    }
+
     /// The poll, if there is one.
     pub(crate) fn existing_reactor(&self) -> Option<&Reactor> {
         self.reactor.get()

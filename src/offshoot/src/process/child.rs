@@ -19,9 +19,9 @@ use crate::isolate::panics;
 use crate::isolate::shared::{Control, Message, Shared};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
-use crate::reactor::Readiness;
-use crate::runtime::{ChildSettings, Runtime, SIGNALS};
-use crate::spec::Sigint;
+use crate::reactor::{Reactor, Readiness};
+use crate::runtime::{Builder, ChildSettings, Runtime, SIGNALS};
+use crate::spec::{Bounds, Sigint};
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Result};
 use mio::Interest;
@@ -60,6 +60,7 @@ pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infall
         fork::exit_at_once(fork::EXIT_PRELUDE);
     }
     let parent = process::parent();
+    let warm = Warm::up();
     let mut buffer = Vec::new();
     loop {
         // Without a bound: it ends with the forkserver.
@@ -70,7 +71,7 @@ pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infall
                 };
                 let name = outfit.name.clone();
                 let dressed = outfit.put_on(parent);
-                return begin_life(&name, link, control, dressed);
+                return begin_life(&name, link, control, dressed, warm);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if socket::wait_readable(&control, None).is_err() {
@@ -82,12 +83,79 @@ pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infall
     }
 }
 
+/// What a process needs before its first answer and can have before anybody wants it.
+pub(crate) struct Warm {
+    reactor: Option<(Reactor, mio::Waker)>,
+    reader: FrameReader,
+}
+
+impl Warm {
+    /// Nothing: what is needed is made when it is needed.
+    pub(crate) fn cold() -> Warm {
+        Warm {
+            reactor: None,
+            reader: FrameReader::new(BODY_MAX),
+        }
+    }
+
+    /// Makes it, and goes once through what a start goes through, so that the pages of code and heap
+    /// that it takes are there: most of a start is their faults. Nothing of the rehearsal is left.
+    fn up() -> Warm {
+        let mut warm = Warm::cold();
+        warm.reader.space().fill(0);
+        // Without it the start makes its own, and says why it cannot.
+        warm.reactor = Reactor::new().ok();
+        // That it fails is nobody's concern: it is done for its page faults.
+        let _ = std::panic::catch_unwind(rehearse);
+        warm
+    }
+}
+
+/// A start and an end without anybody.
+fn rehearse() -> Result<()> {
+    let settings = ChildSettings {
+        settings: Builder::new().settings()?,
+        blocking: false,
+        main: None,
+        bounds: Bounds::default(),
+        sigint: Sigint::Parent,
+    };
+    let mut bytes = Vec::new();
+    codec::encode_into(&settings, &mut bytes).map_err(Error::other)?;
+    let settings: ChildSettings = codec::decode(&bytes).map_err(Error::other)?;
+    let runtime = Runtime::rehearsed(&settings)?;
+    let origin = Origin {
+        path: "root/rehearsal".to_owned(),
+        id: runtime.next_id(),
+        pid: process::id(),
+    };
+    let life = Arc::new(Life::new(origin));
+    let shared = Shared::new(life, runtime, None, Arc::default(), settings.bounds);
+    let (ours, theirs) = socket::stream_pair()?;
+    let link = Link::new(ours, BODY_MAX);
+    let owner = Link::new(theirs, BODY_MAX);
+    owner.send_close();
+    let reader = FrameReader::new(BODY_MAX);
+    let (exit, _) = thread::live(&shared, Work::Serve, Manner::Loop, |local| {
+        begin(local, link.clone(), reader, Sigint::Parent)
+    });
+    link.try_send_value(
+        Kind::Ended,
+        0,
+        &Ended {
+            exit,
+            left: Vec::new(),
+        },
+    )
+}
+
 /// What a forked process does with its life once its prelude is over, or has failed.
 pub(crate) fn begin_life(
     name: &str,
     link: OwnedFd,
     control: OwnedFd,
     prelude: Result<(), FailedStep>,
+    warm: Warm,
 ) -> Infallible {
     crate::fault::point("S1", name);
     let prelude = prelude.and_then(|()| {
@@ -95,7 +163,7 @@ pub(crate) fn begin_life(
         crate::fault::check("S2", name).map_err(|error| FailedStep { step, error })
     });
     match prelude {
-        Ok(()) => main(link, control),
+        Ok(()) => main(link, control, warm),
         Err(FailedStep { step, error }) => {
             let error = Error::io(format!("its prelude failed at the {step}: {error}"), error);
             let link = Link::new(link, BODY_MAX);
@@ -107,9 +175,12 @@ pub(crate) fn begin_life(
 }
 
 /// The main function of a forked process.
-fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
+fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
     let link = Link::new(link, BODY_MAX);
-    let mut reader = FrameReader::new(BODY_MAX);
+    let Warm {
+        reactor,
+        mut reader,
+    } = warm;
     let boot = match read_boot(&link, &mut reader) {
         Ok(Some(boot)) => boot,
         // The owner has gone before it said anything.
@@ -138,6 +209,9 @@ fn main(link: OwnedFd, control: OwnedFd) -> Infallible {
             crate::fault::point("S5", shared.life.identity().name());
             let uplink_of = link.clone();
             let (exit, left) = thread::live(&shared, work, manner, |local| {
+                if let Some((reactor, waker)) = reactor {
+                    local.take_reactor(reactor, waker);
+                }
                 begin(local, uplink_of, reader, sigint)
             });
             let ended = Ended {

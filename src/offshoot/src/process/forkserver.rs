@@ -387,7 +387,7 @@ impl Server {
         let keep = [link.as_raw_fd()];
         let name = outfit.name.clone();
         let (token, pidfd) = self.fork(outfit, &keep, Some(claim), move |control, prelude| {
-            child::begin_life(&name, link, control, prelude)
+            child::begin_life(&name, link, control, prelude, child::Warm::cold())
         })?;
         let pid = self.children.get(&token).map_or(0, |child| child.pid);
         Ok((pid, pidfd))
