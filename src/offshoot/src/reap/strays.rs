@@ -236,7 +236,7 @@ impl InUse {
             Ok(open) => {
                 let open = open.flatten().filter_map(|fd| fs::metadata(fd.path()).ok());
                 self.objects
-                    .extend(open.map(|file| (file.dev(), file.ino())));
+                    .extend(open.map(|file| (fsx::device_of_stat(file.dev()), file.ino())));
             }
             Err(error) if refused(&error) => self.hide(pid),
             Err(_) => {}
@@ -285,9 +285,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let identity = fsx::identity(file.as_file().as_fd()).unwrap();
         let in_use = InUse::now(&BTreeSet::new());
-        assert!(in_use.has(&identity));
+        assert!(in_use.has(&identity) && in_use.is_seen(&identity));
         let others = InUse::now(&BTreeSet::from([process::id()]));
-        assert!(others.hidden || !others.has(&identity));
+        assert!(!others.is_seen(&identity));
+        assert_eq!(others.has(&identity), others.hidden);
     }
 
     #[test]
