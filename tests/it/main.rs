@@ -17,5 +17,6 @@ mod reserve;
 mod scopes;
 mod starting;
 mod teardown;
+mod testing;
 mod together;
 mod topics;

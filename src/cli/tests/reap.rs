@@ -32,6 +32,7 @@ fn program() {
             let left = nursery.spawn(Isolate::named("left").process()).await?;
             match program.as_str() {
                 "busy" => left.call(be_busy, ()).await??,
+                "memory" => left.call(share, ()).await??,
                 "stayer" => left.call(stay, ()).await?,
                 other => panic!("no program is named {other}"),
             }
@@ -44,6 +45,11 @@ fn program() {
 
 fn dir() -> PathBuf {
     std::env::var_os(DIR).expect("the directory").into()
+}
+
+/// Of the shared memory of the program in this directory: one that no other has.
+fn memory_name(files: &Path) -> String {
+    files.display().to_string().replace('/', "-")
 }
 
 fn say(line: &str) {
@@ -67,6 +73,16 @@ async fn be_busy() -> Result<()> {
          cd /; setsid sh -c 'sleep 1002 & printf \"\\n@stray %s\\n\" $!'",
     );
     assert!(shell.stdin(Stdio::null()).status()?.success());
+    say("ready");
+    loop {
+        offshoot::sleep(Duration::from_secs(3600)).await?;
+    }
+}
+
+/// In the process isolate.
+async fn share() -> Result<()> {
+    let name = memory_name(&dir());
+    let (_memory, _name) = offshoot::create_shared_memory(&name, 4096).await?;
     say("ready");
     loop {
         offshoot::sleep(Duration::from_secs(3600)).await?;
@@ -180,6 +196,10 @@ impl Scene {
         found
     }
 
+    fn memory(&self) -> PathBuf {
+        Path::new("/dev/shm").join(memory_name(&self.at("files")))
+    }
+
     fn is_empty(&self) -> bool {
         let bare = ["run", "tmp", "files", "run/offshoot"].map(|path| self.at(path));
         self.files().iter().all(|path| bare.contains(path))
@@ -231,6 +251,13 @@ impl Tree {
             .copied()
             .filter(|&pid| lives(pid))
             .collect()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // Kept by the command where somebody may have it.
+        let _ = fs::remove_file(self.memory());
     }
 }
 
@@ -438,6 +465,59 @@ fn a_tree_that_was_killed_whole_is_cleaned_up_kind_by_kind() {
     assert_eq!(
         (done.code, tree.living()),
         (Some(0), vec![]),
+        "{}",
+        done.out
+    );
+}
+
+/// Whether there is a process of this user that nobody may look into, so that it may have anything.
+fn somebody_hides() -> bool {
+    let own = fs::metadata("/proc/self").unwrap().uid();
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let path = entry.path();
+        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+        let user = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let user = user.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        user == Some(own)
+            && fs::read(path.join("maps"))
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    })
+}
+
+/// What is mapped or open stays, whatever is asked; what nobody has goes.
+#[test]
+fn shared_memory_goes_when_nobody_has_it() {
+    let scene = Scene::new();
+    let mut tree = scene.start("memory", 0);
+    tree.kill_whole();
+    let open = fs::File::open(scene.memory()).unwrap();
+    let done = scene.reap(&["--grace", "0.1"]);
+    assert_eq!(done.code, Some(1), "{}{}", done.out, done.err);
+    let left = format!("left {}: mapped or open", scene.memory().display());
+    assert!(
+        done.out.contains(&left) && scene.memory().exists(),
+        "{}",
+        done.out
+    );
+    assert_eq!(scene.tree_ids().len(), 1, "for another time");
+    drop(open);
+    let hidden = somebody_hides();
+    let done = scene.reap(&["--shm"]);
+    assert_eq!(
+        done.code,
+        Some(i32::from(hidden)),
+        "{}{}",
+        done.out,
+        done.err
+    );
+    assert_eq!(scene.memory().exists(), hidden, "{}", done.out);
+    if hidden {
+        fs::remove_file(scene.memory()).unwrap();
+    }
+    let done = scene.reap(&[]);
+    assert_eq!(
+        (done.code, scene.is_empty()),
+        (Some(0), true),
         "{}",
         done.out
     );

@@ -42,6 +42,19 @@ pub struct Portal<S = ()> {
     marker: PhantomData<fn(S)>,
 }
 
+impl<S> Portal<S> {
+    /// See [`crate::testing::break_link`].
+    pub(crate) fn break_link(&self) -> bool {
+        match self.target.route() {
+            Route::Process(process) => {
+                offshoot_sys::socket::shutdown_both(&process.link.fd());
+                true
+            }
+            Route::Thread(_) => false,
+        }
+    }
+}
+
 impl<S> Clone for Portal<S> {
     fn clone(&self) -> Portal<S> {
         Portal {

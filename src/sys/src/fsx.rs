@@ -404,7 +404,10 @@ pub fn metadata(file: BorrowedFd<'_>) -> io::Result<Metadata> {
         mode: mode & 0o7777,
         uid: found.stx_uid,
         links: found.stx_nlink,
-        dev: (u64::from(found.stx_dev_major) << 32) | u64::from(found.stx_dev_minor),
+        dev: device(
+            u64::from(found.stx_dev_major),
+            u64::from(found.stx_dev_minor),
+        ),
         ino: found.stx_ino,
         born,
         size: found.stx_size,
@@ -554,7 +557,12 @@ pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
 
 /// The number of a device, as in [`Identity::dev`], from its two parts.
 pub fn device(major: u64, minor: u64) -> u64 {
-    nix::sys::stat::makedev(major, minor)
+    (major << 32) | minor
+}
+
+/// The same from the number that stat(2) gives, which packs the parts otherwise.
+pub fn device_of_stat(dev: u64) -> u64 {
+    device(nix::sys::stat::major(dev), nix::sys::stat::minor(dev))
 }
 
 /// The user as whom this process acts on files.

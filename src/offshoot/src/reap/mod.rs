@@ -12,7 +12,7 @@
 //!
 //! # What it never touches
 //! A tree that lives; the processes and files of another user, even if called by root; this process and those above it; what a living process
-//! has bound; shared memory that a process has mapped or open; whatever is no longer the object that was registered.
+//! has bound; shared memory that a process has mapped or open, or may have, since it is this user's and may not be looked into; whatever is no longer the object that was registered.
 //!
 //! # Where it ends
 //! A program that was started with an emptied environment (`env -i`) has no mark. While the forkserver lives, it ends those, too, since they are
@@ -28,6 +28,8 @@
 
 mod strays;
 
+pub(crate) use strays::{InUse, command_of};
+
 use crate::janitor::{self, Manner, TreeDir, Why};
 use crate::{Error, ErrorKind, Result, TreeId};
 use offshoot_sys::fsx::Identity;
@@ -38,7 +40,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use strays::{Found, InUse, Taken};
+use strays::{Found, Taken};
 
 /// How long strays have between SIGINT and SIGKILL, if nothing else is said.
 const GRACE: Duration = Duration::from_secs(3);

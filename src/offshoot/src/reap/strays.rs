@@ -119,7 +119,7 @@ fn look(pid: i32) -> Option<Found> {
 }
 
 /// The command line of a process, else its name.
-fn command_of(pid: i32) -> String {
+pub(crate) fn command_of(pid: i32) -> String {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments: Vec<_> = arguments
         .split(|&byte| byte == 0)
@@ -188,7 +188,7 @@ fn wait(strays: &[Found], bound: Duration) -> Vec<bool> {
 }
 
 /// What is mapped or open in the processes of this machine.
-pub(super) struct InUse {
+pub(crate) struct InUse {
     objects: BTreeSet<(u64, u64)>,
     /// There is a process of this user into which we may not look, so that it may have anything.
     hidden: bool,
@@ -196,7 +196,7 @@ pub(super) struct InUse {
 
 impl InUse {
     /// Looks into every process but those in `doomed`.
-    pub(super) fn now(doomed: &BTreeSet<i32>) -> InUse {
+    pub(crate) fn now(doomed: &BTreeSet<i32>) -> InUse {
         let mut found = InUse {
             objects: BTreeSet::new(),
             hidden: false,
@@ -215,8 +215,13 @@ impl InUse {
     }
 
     /// Whether some process has it, as far as can be known.
-    pub(super) fn has(&self, identity: &fsx::Identity) -> bool {
-        self.hidden || self.objects.contains(&(identity.dev, identity.ino))
+    pub(crate) fn has(&self, identity: &fsx::Identity) -> bool {
+        self.hidden || self.is_seen(identity)
+    }
+
+    /// Whether some process was seen to have it.
+    pub(crate) fn is_seen(&self, identity: &fsx::Identity) -> bool {
+        self.objects.contains(&(identity.dev, identity.ino))
     }
 
     fn add(&mut self, pid: i32) {
@@ -231,7 +236,7 @@ impl InUse {
             Ok(open) => {
                 let open = open.flatten().filter_map(|fd| fs::metadata(fd.path()).ok());
                 self.objects
-                    .extend(open.map(|file| (file.dev(), file.ino())));
+                    .extend(open.map(|file| (fsx::device_of_stat(file.dev()), file.ino())));
             }
             Err(error) if refused(&error) => self.hide(pid),
             Err(_) => {}
@@ -280,9 +285,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let identity = fsx::identity(file.as_file().as_fd()).unwrap();
         let in_use = InUse::now(&BTreeSet::new());
-        assert!(in_use.has(&identity));
+        assert!(in_use.has(&identity) && in_use.is_seen(&identity));
         let others = InUse::now(&BTreeSet::from([process::id()]));
-        assert!(others.hidden || !others.has(&identity));
+        assert!(!others.is_seen(&identity));
+        assert_eq!(others.has(&identity), others.hidden);
     }
 
     #[test]

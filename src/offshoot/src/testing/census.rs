@@ -1,0 +1,328 @@
+//! What a process has, as the kernel tells it.
+
+use crate::janitor;
+use crate::reap::{self, InUse, Reaper};
+use crate::{Result, TreeId};
+use offshoot_sys::pidfd::Pidfd;
+use offshoot_sys::{fsx, process};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where shared memory has names.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// Everything that this process has at one moment: the processes below it, its threads, descriptors and mappings; and of this user, named
+/// shared memory and dead trees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// By id and start, which together are not used again.
+    processes: BTreeMap<(i32, u64), String>,
+    threads: BTreeMap<i32, String>,
+    descriptors: BTreeMap<i32, String>,
+    maps: usize,
+    memory: BTreeSet<PathBuf>,
+    trees: BTreeSet<PathBuf>,
+}
+
+/// What kind of thing was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A process below this one, a zombie included.
+    Process,
+    /// A thread of this process. An isolate that is a thread is one.
+    Thread,
+    /// An open descriptor: a file, a socket, a pipe.
+    Descriptor,
+    /// A name in `/dev/shm`.
+    SharedMemory,
+    /// The directory of a dead tree.
+    Tree,
+}
+
+/// Something that was left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    kind: Kind,
+    what: String,
+    cleaning: Cleaning,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cleaning {
+    Nothing,
+    Process(i32, u64),
+    Memory(PathBuf),
+    Tree(PathBuf),
+}
+
+impl Census {
+    /// Looks now.
+    ///
+    /// # Blocking
+    /// For some hundred reads of `/proc`, in the order of milliseconds.
+    pub fn now() -> Census {
+        Census {
+            processes: processes(),
+            threads: threads(process::id())
+                .into_iter()
+                .map(|tid| (tid, name_of(process::id(), tid)))
+                .collect(),
+            descriptors: descriptors(),
+            maps: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count()),
+            memory: memory(),
+            trees: dead_trees(),
+        }
+    }
+
+    /// How many processes are below this one.
+    pub fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// How many threads this process has.
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// How many descriptors are open.
+    pub fn descriptors(&self) -> usize {
+        self.descriptors.len()
+    }
+
+    /// How many mappings this process has. Not compared by [`leaks`](Census::leaks): the allocator keeps some.
+    pub fn maps(&self) -> usize {
+        self.maps
+    }
+
+    /// What is there now and was not then.
+    pub fn leaks(&self) -> Vec<Leak> {
+        let now = Census::now();
+        let mut leaks = Vec::new();
+        let mut add = |kind, what, cleaning| {
+            leaks.push(Leak {
+                kind,
+                what,
+                cleaning,
+            })
+        };
+        for ((pid, start), command) in &now.processes {
+            if !self.processes.contains_key(&(*pid, *start)) {
+                let what = format!("pid {pid}: {command}");
+                add(Kind::Process, what, Cleaning::Process(*pid, *start));
+            }
+        }
+        for (tid, name) in &now.threads {
+            if !self.threads.contains_key(tid) {
+                let waits = offshoot_sys::thread::wait_channel(*tid);
+                let what = format!("{name} (tid {tid}), in {waits}");
+                add(Kind::Thread, what, Cleaning::Nothing);
+            }
+        }
+        for (fd, target) in &now.descriptors {
+            if self.descriptors.get(fd) != Some(target) {
+                add(
+                    Kind::Descriptor,
+                    format!("{fd}: {target}"),
+                    Cleaning::Nothing,
+                );
+            }
+        }
+        let new_memory: Vec<_> = now.memory.difference(&self.memory).collect();
+        if !new_memory.is_empty() {
+            // What another living process has is that one's, and not from here.
+            let others = InUse::now(&BTreeSet::from([process::id()]));
+            for path in new_memory {
+                let identity = fsx::open_no_follow(path, fsx::Access::Look)
+                    .and_then(|file| fsx::identity(file.as_fd()));
+                if identity.is_ok_and(|identity| !others.is_seen(&identity)) {
+                    let what = path.display().to_string();
+                    add(Kind::SharedMemory, what, Cleaning::Memory(path.clone()));
+                }
+            }
+        }
+        for path in now.trees.difference(&self.trees) {
+            let what = path.display().to_string();
+            add(Kind::Tree, what, Cleaning::Tree(path.clone()));
+        }
+        leaks
+    }
+}
+
+impl Leak {
+    /// What kind of thing it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Cleans it up where nothing can come of that but order: a process is killed and, if it is a child of this one, reaped; a name of shared
+    /// memory is removed, and a dead tree is swept. A thread cannot be ended, and closing a descriptor would be somebody else's
+    /// file some day.
+    pub fn clean(self) {
+        match self.cleaning {
+            Cleaning::Nothing => {}
+            Cleaning::Process(pid, start) => {
+                let pidfd = Pidfd::open(pid).ok();
+                // In this order: if it is the same process now, the descriptor is of it.
+                if let Some(pidfd) = pidfd.filter(|_| process::start_time(pid) == Some(start)) {
+                    let _ = pidfd.kill();
+                    let _ = pidfd.wait_dead(std::time::Duration::from_secs(1));
+                    let _ = pidfd.reap();
+                }
+            }
+            Cleaning::Memory(path) => drop(fs::remove_file(path)),
+            Cleaning::Tree(path) => drop(reap_tree(&path)),
+        }
+    }
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Process => "process",
+            Kind::Thread => "thread",
+            Kind::Descriptor => "descriptor",
+            Kind::SharedMemory => "shared memory",
+            Kind::Tree => "dead tree",
+        };
+        write!(f, "{kind} {}", self.what)
+    }
+}
+
+fn reap_tree(path: &Path) -> Result<()> {
+    let id = path.file_name().and_then(|name| name.to_str());
+    let id = id.and_then(|id| u64::from_str_radix(id, 16).ok());
+    if let Some(id) = id {
+        Reaper::new().tree(TreeId(id)).run()?;
+    }
+    Ok(())
+}
+
+/// The processes below this one.
+fn processes() -> BTreeMap<(i32, u64), String> {
+    let mut found = BTreeMap::new();
+    let mut next = process::children_of(process::id());
+    while let Some(pid) = next.pop() {
+        if let Some(start) = process::start_time(pid)
+            && found.insert((pid, start), reap::command_of(pid)).is_none()
+        {
+            next.extend(process::children_of(pid));
+        }
+    }
+    found
+}
+
+fn threads(pid: i32) -> Vec<i32> {
+    numbers(&format!("/proc/{pid}/task"))
+}
+
+fn name_of(pid: i32, tid: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+fn numbers(directory: &str) -> Vec<i32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// The open descriptors and what they are, but for the one by which they are listed.
+fn descriptors() -> BTreeMap<i32, String> {
+    let sockets = sockets();
+    let own = PathBuf::from(format!("/proc/{}/fd", process::id()));
+    let mut found = BTreeMap::new();
+    for fd in numbers("/proc/self/fd") {
+        let Ok(target) = fs::read_link(format!("/proc/self/fd/{fd}")) else {
+            continue;
+        };
+        if target == own {
+            continue;
+        }
+        let mut text = target.display().to_string();
+        let inode = text
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'));
+        if let Some(path) = inode.and_then(|inode| sockets.get(inode)) {
+            text = format!("{text} {path}");
+        }
+        found.insert(fd, text);
+    }
+    found
+}
+
+/// The paths of Unix sockets, by inode.
+fn sockets() -> BTreeMap<String, String> {
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let line = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(6);
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    };
+    table.lines().skip(1).filter_map(line).collect()
+}
+
+/// Named shared memory of this user.
+fn memory() -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(SHARED_MEMORY).into_iter().flatten().flatten();
+    let ours = |path: &PathBuf| {
+        path.symlink_metadata()
+            .is_ok_and(|found| found.is_file() && found.uid() == fsx::effective_user())
+    };
+    entries.map(|entry| entry.path()).filter(ours).collect()
+}
+
+/// Directories of trees that are dead, where a tree of this process would be.
+fn dead_trees() -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for base in janitor::default_bases() {
+        let Ok(fd) = janitor::open_base(&base, false) else {
+            continue;
+        };
+        for name in janitor::trees_in(fd.as_fd()).unwrap_or_default() {
+            if matches!(
+                janitor::find_tree(fd.as_fd(), &name),
+                Ok(janitor::Found::Dead(_))
+            ) {
+                found.insert(base.join(name));
+            }
+        }
+    }
+    found
+}
+
+/// What a thread has done with its time.
+pub(super) struct Times {
+    /// On a processor (ns).
+    pub(super) computed: u64,
+    /// For a processor (ns).
+    pub(super) waited: u64,
+    pub(super) name: String,
+}
+
+/// Of every thread of this process and of those below it, by process and thread.
+pub(super) fn times() -> BTreeMap<(i32, i32), Times> {
+    let below = processes().into_keys().map(|(pid, _)| pid);
+    let mut found = BTreeMap::new();
+    for pid in below.chain([process::id()]) {
+        for tid in threads(pid) {
+            let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"));
+            let stat = stat.unwrap_or_default();
+            let mut numbers = stat.split_whitespace().filter_map(|text| text.parse().ok());
+            if let (Some(computed), Some(waited)) = (numbers.next(), numbers.next()) {
+                let name = name_of(pid, tid);
+                let times = Times {
+                    computed,
+                    waited,
+                    name,
+                };
+                found.insert((pid, tid), times);
+            }
+        }
+    }
+    found
+}
