@@ -139,6 +139,29 @@ both! {
         .await?;
     }
 
+    async fn one_that_returns_because_it_is_cancelled_has_not_ended_its_stream(_t: T) {
+        async fn gives_up(mut peer: Peer<u64, u64>) -> u64 {
+            peer.started(()).expect("the first time");
+            peer.send(1).await.expect("room");
+            mark("there");
+            offshoot::cancelled().await;
+            7
+        }
+        offshoot::nursery(async |nursery| {
+            let p = nursery.spawn("p").await?;
+            let (mut link, ()) = p.open(gives_up, ()).await?;
+            held("there").await?;
+            p.cancel().await;
+            assert_eq!(link.next().await?, Some(1));
+            let error = link.next().await.unwrap_err();
+            assert!(error.is_cancelled() && error.message().contains("by root"), "{error:?}");
+            // What it returned is its result all the same.
+            assert_eq!(link.result().await?, 7);
+            Ok(())
+        })
+        .await?;
+    }
+
     fn a_pipeline_keeps_order_and_bounds(t: T) {
         t.within(Duration::from_secs(60));
         t.run(async || {
