@@ -20,7 +20,7 @@ const SOCKET: &str = "socket pair, one after another";
 const SOCKET_ASLEEP: &str = "socket pair, every 200 µs";
 
 /// The first is as fast as it goes; in the second both sides sleep before each.
-fn paces() -> [Pace; 2] {
+pub fn paces() -> [Pace; 2] {
     [
         Pace {
             per_round: 2_000,

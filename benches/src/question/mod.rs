@@ -35,17 +35,17 @@ pub fn named(name: &str) -> Option<Question> {
 
 /// How operations follow each other.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     /// As rows call it.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The pause before each.
-    pub(crate) pause: Duration,
+    pub pause: Duration,
     /// How many a round takes, so that it does not take long.
-    pub(crate) per_round: usize,
+    pub per_round: usize,
 }
 
 /// One after another, and with both sides asleep in between.
-pub(crate) const PACES: [Pace; 3] = [
+pub const PACES: [Pace; 3] = [
     Pace {
         name: "one after another",
         pause: Duration::ZERO,

@@ -11,15 +11,16 @@ use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// Messages of a round, of all senders together.
-const MESSAGES: usize = 100_000;
+pub const MESSAGES: usize = 100_000;
 const BOUND: usize = 1_024;
 const BOXED: &str = "crossbeam, boxed closures";
 const STRUCT: &str = "crossbeam, 64-byte structs";
 
 /// 64 bytes.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-struct Order {
-    parts: [u64; 8],
+pub struct Order {
+    /// What it carries.
+    pub parts: [u64; 8],
 }
 
 #[derive(Default, Serialize, Deserialize)]
