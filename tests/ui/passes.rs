@@ -34,3 +34,26 @@ fn main() {
     });
     result.unwrap();
 }
+
+/// What is sent, taken and returned is inferred from the function, also from a closure.
+async fn dialogues(farm: &Portal) -> Result<()> {
+    let (mut link, first) = farm
+        .open(
+            async |mut peer: Peer<u8, String, char>, by: u8| {
+                peer.started('x')?;
+                while let Some(n) = peer.next().await? {
+                    peer.send((n + by).to_string()).await?;
+                }
+                Ok::<_, offshoot::Error>(1.5)
+            },
+            1,
+        )
+        .await?;
+    let _: char = first;
+    link.send(2).await?;
+    let _: Option<String> = link.next().await?;
+    let _: f64 = link.result().await??;
+    let is_send = |_: &dyn Send| {};
+    is_send(&link);
+    Ok(())
+}

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// More threads than this are a slip of the finger, not a wish.
 const WORKERS_MAX: u64 = 1_024;
 
+/// Some minutes of publishing.
+const MESSAGES_MAX: u64 = 1_000_000_000;
+
 /// The longest grace, in seconds. More would look like a hang.
 const GRACE_MAX: f64 = 3_600.0;
 
@@ -24,6 +27,7 @@ pub(crate) enum Plan {
     Words(Isolation, words::Options),
     Baseline(words::Options),
     Primes(Isolation, primes::Options),
+    Topics(Isolation, topics::Options),
     Bad(Isolation, Bad),
     Reap(Reaper, Style),
     Bench(bench::Options),
@@ -68,6 +72,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, cl
         None => Plan::List,
         Some(Program::Words(words)) => words.validate(),
         Some(Program::Primes(primes)) => primes.validate(),
+        Some(Program::Topics(topics)) => topics.validate(),
         Some(Program::BadPanics(tree)) => bad(tree, Bad::Panics),
         Some(Program::BadHangs(tree)) => bad(tree, Bad::Hangs),
         Some(Program::BadIgnoresCancel(tree)) => bad(tree, Bad::IgnoresCancel),
@@ -206,6 +211,8 @@ enum Program {
     Words(Words),
     /// Count the primes up to a limit
     Primes(Primes),
+    /// Publish to many subscribers
+    Topics(Topics),
     /// An isolate that panics in a call
     BadPanics(Tree),
     /// An isolate that blocks for ever in code that is not async
@@ -342,6 +349,29 @@ impl Primes {
             options = options.with_workers(workers);
         }
         Plan::Primes(self.tree.isolation(), options)
+    }
+}
+
+/// Publish numbers on one topic, as fast as it goes, and count what each of its subscribers gets and misses
+#[derive(Args)]
+struct Topics {
+    /// How many numbers to publish
+    #[arg(default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(..=MESSAGES_MAX))]
+    messages: u64,
+    #[command(flatten)]
+    tree: Tree,
+    /// How many subscribe
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX))]
+    subscribers: u64,
+}
+
+impl Topics {
+    fn validate(self) -> Plan {
+        let subscribers = usize::try_from(self.subscribers).ok();
+        let subscribers = subscribers.and_then(NonZeroUsize::new);
+        let options = topics::Options::new(self.messages);
+        let options = options.with_subscribers(subscribers.unwrap_or(NonZeroUsize::MIN));
+        Plan::Topics(self.tree.isolation(), options)
     }
 }
 

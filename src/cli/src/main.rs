@@ -37,6 +37,11 @@ fn main() -> ExitCode {
             async || primes::run(options).await,
             |report| print::primes(&report, isolation),
         ),
+        Ok(Plan::Topics(isolation, options)) => tree::run(
+            isolation,
+            async || topics::run(options).await,
+            |report| print::topics(&report, isolation),
+        ),
         Ok(Plan::Bad(isolation, bad)) => {
             print::before(bad, isolation);
             match bad {

@@ -132,6 +132,26 @@ pub(crate) fn primes(report: &primes::Report, isolation: Isolation) -> ExitCode 
     out(&text)
 }
 
+/// What each subscriber got and missed, and the line of figures.
+pub(crate) fn topics(report: &topics::Report, isolation: Isolation) -> ExitCode {
+    let mut text = String::new();
+    let counts = report.received.iter().zip(&report.missed);
+    for (n, (received, missed)) in counts.enumerate() {
+        let (received, missed) = (number(*received), number(*missed));
+        text += &format!("subscriber {n}: received {received}, missed {missed}\n");
+    }
+    text += &format!(
+        "{} published; {}\n",
+        number(report.published),
+        figures(
+            1,
+            Some(isolation),
+            [report.spawn, report.work, report.teardown]
+        ),
+    );
+    out(&text)
+}
+
 fn figures(isolates: usize, isolation: Option<Isolation>, times: [Duration; 3]) -> String {
     let [spawn, work, teardown] = times.map(|time| format!("{:.1} ms", time.as_secs_f64() * 1e3));
     let kind = match isolation {

@@ -338,6 +338,38 @@ fn bad_floods_is_held_back_and_nobody_else_is() {
 }
 
 #[test]
+fn topics_lose_nothing_without_saying_so() {
+    for isolation in BOTH {
+        let args = [
+            "run",
+            "topics",
+            "3000",
+            "--subscribers",
+            "2",
+            "--isolation",
+            isolation,
+        ];
+        let done = Command::new(&args).run();
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+        let lines: Vec<&str> = done.stdout.lines().collect();
+        assert_eq!(lines.len(), 3, "{}", done.stdout);
+        for (n, line) in lines[..2].iter().enumerate() {
+            let counts = line
+                .strip_prefix(&format!("subscriber {n}: received "))
+                .and_then(|counts| counts.split_once(", missed "))
+                .map(|(a, b)| [a, b].map(|count| count.replace(',', "").parse::<u64>().unwrap()));
+            assert_eq!(
+                counts.map(|[received, missed]| received + missed),
+                Some(3_000),
+                "{}",
+                done.stdout
+            );
+        }
+        assert!(lines[2].starts_with("3,000 published; "), "{}", lines[2]);
+    }
+}
+
+#[test]
 fn without_a_name_run_lists_every_program() {
     let done = Command::new(&["run"]).run();
     assert_eq!(done.code, Some(0));
