@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn every_program_has_a_line_of_its_own() {
         let programs = programs();
-        assert_eq!(programs.len(), 10);
+        assert_eq!(programs.len(), 11);
         for (name, about) in programs {
             assert!(
                 !about.is_empty() && !about.contains('\n'),
