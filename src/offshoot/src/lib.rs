@@ -61,6 +61,7 @@ pub mod reap;
 mod runtime;
 mod scope;
 mod spec;
+mod spin;
 pub mod testing;
 mod time;
 

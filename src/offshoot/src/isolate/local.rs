@@ -728,6 +728,11 @@ impl Local {
         if !busy && !self.settled.replace(true) {
             self.shared.runtime.reserve.refill();
         }
+        // What comes meanwhile is consumed by the parker, which then does not let it sleep.
+        if !busy {
+            self.shared.set_busy(false);
+            self.shared.runtime.spin.wait(&self.shared.parker, deadline);
+        }
         match self.reactor.get() {
             Some(reactor) => {
                 let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
