@@ -209,6 +209,9 @@ mod tests {
     fn who_spins_in_vain_pays_and_then_sleeps_at_once() {
         let spin = spin(2);
         let begun = clock::now();
+        assert!(!spin.wait(&Parker::new(), None));
+        let noted = [&spin.paid_at, &spin.away_until].map(|at| at.load(Ordering::Relaxed));
+        assert!(noted.iter().any(|at| *at > begun), "it was for nothing");
         // Each turn costs at least its window, unless the machine was elsewhere, which also ends it.
         let mut turns = 0;
         loop {
