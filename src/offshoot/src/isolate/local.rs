@@ -21,7 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
-use crate::credit::Lane;
+use crate::credit::{Lane, Owed};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::child::Uplink;
@@ -91,6 +91,8 @@ pub(crate) struct Local {
     /// How many tasks are being polled: more than one where code of a blocking isolate waits.
     running: Cell<u32>,
     lanes: RefCell<Lanes>,
+    /// Senders that wait for credit of which a little has come back.
+    owed: RefCell<Vec<Owed>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -147,6 +149,7 @@ impl Local {
             drop_wanted: Cell::new(false),
             running: Cell::new(0),
             lanes: RefCell::default(),
+            owed: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
             state_jobs: RefCell::default(),
@@ -453,6 +456,16 @@ impl Local {
         lane
     }
 
+    /// Notes a wake-up that a sender is to get when there is nothing else to do.
+    pub(crate) fn owe(&self, owed: Owed) {
+        self.owed.borrow_mut().push(owed);
+    }
+
+    fn pay(&self) {
+        let owed = std::mem::take(&mut *self.owed.borrow_mut());
+        owed.into_iter().for_each(Owed::pay);
+    }
+
     // ---- nurseries ----
 
     pub(crate) fn open_nursery(&self) -> NurseryKey {
@@ -728,6 +741,9 @@ impl Local {
         if !busy && !self.settled.replace(true) {
             self.shared.runtime.reserve.refill();
         }
+        if !busy {
+            self.pay();
+        }
         // What comes meanwhile is consumed by the parker, which then does not let it sleep.
         if !busy {
             self.shared.set_busy(false);
@@ -778,6 +794,7 @@ impl Local {
         self.drop_tasks();
         let state = self.state.borrow_mut().take();
         self.caught(|| drop(state));
+        self.pay();
         let exit = match (
             self.failed.borrow_mut().take(),
             self.shared.life.cancelled(),
