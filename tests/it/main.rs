@@ -1,6 +1,7 @@
 //! The functional tests: a module per promise.
 mod cancelling;
 mod compile_fail;
+mod cycles;
 mod dialogue;
 mod dropping;
 mod ending;

@@ -38,6 +38,8 @@ mod binder;
 mod blocking;
 mod broadcast;
 mod budget;
+mod carry;
+mod chain;
 mod credit;
 mod deadline;
 mod descriptor;

@@ -12,6 +12,8 @@
 //! Accepted means that the receiver had room for it; until then the sender waits.
 
 use crate::answer::{LocalAnswer, NoAnswer};
+use crate::carry::{self, Carried};
+use crate::chain::{self, Chain};
 use crate::credit::{Kind, Lane, Permit, Place};
 use crate::descriptor::{CallEntry, MethodEntry, captures_nothing};
 use crate::isolate::job::{CallJob, MethodJob, RunJob, WithJob};
@@ -82,6 +84,18 @@ impl<S: 'static> Portal<S> {
 
     pub(crate) fn target(&self) -> &Arc<Target> {
         &self.target
+    }
+
+    /// As it travels beside a value.
+    pub(crate) fn carried(&self) -> Carried {
+        Carried {
+            target: self.target.clone(),
+        }
+    }
+
+    /// One that has travelled beside a value.
+    pub(crate) fn of(carried: Carried) -> Portal<S> {
+        Portal::new(carried.target)
     }
 
     /// Runs `function` on the isolate, as a new task beside the others, and answers with its result.
@@ -481,8 +495,9 @@ pub(crate) fn through_serde<T: Payload>(value: T, wanted: bool) -> Result<T> {
         return Ok(value);
     }
     let mut bytes = Vec::new();
-    encode(&value, &mut bytes)?;
-    decode(&bytes)
+    let (encoded, carried) = carry::pack(|| encode(&value, &mut bytes));
+    encoded?;
+    carry::unpack(carried.into_iter().map(Ok).collect(), || decode(&bytes))
 }
 
 /// An answer whose value goes through its encoding first, where the tree asks for that.
@@ -500,6 +515,10 @@ impl<T: Payload> crate::answer::Answer<T> for SerdeAnswer<T> {
 
     fn is_unwanted(&self) -> bool {
         self.0.is_unwanted()
+    }
+
+    fn chain(&self) -> Chain {
+        self.0.chain()
     }
 }
 
@@ -792,7 +811,9 @@ where
         Route::Thread(shared) => {
             if target.through_serde {
                 let mut bytes = Vec::new();
-                match encode(&out.args, &mut bytes).and_then(|()| decode(&bytes)) {
+                let (encoded, carried) = carry::pack(|| encode(&out.args, &mut bytes));
+                let carried = carried.into_iter().map(Ok).collect();
+                match encoded.and_then(|()| carry::unpack(carried, || decode(&bytes))) {
                     Ok(args) => out.args = args,
                     Err(error) => return Err((error, out)),
                 }
@@ -1042,6 +1063,10 @@ impl<T> Future for Reply<T> {
         }
         if let State::Unsent(out) = &this.state {
             let kind = out.kind();
+            // Before it waits for credit, of which a cycle may have taken all.
+            if kind == Kind::Message {
+                chain::check_current(&this.sending.target)?;
+            }
             let (lane, permit) = match this.sending.poll_permit(kind, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -6,6 +6,7 @@
 //! a cancelled scope returns an error that says who cancelled, again and again, until the code has
 //! come to its end. What has not ended when the grace is over is dropped.
 
+use crate::chain::Waits;
 use crate::dialogue::Held;
 use crate::{Cancel, Error, ErrorKind};
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub(crate) struct Scope {
     wakers: Wakers,
     /// The dialogues of the nursery whose scope this is.
     held: OnceCell<Rc<Held>>,
+    /// Who waits for what runs in it, where it is that of a method or a call.
+    waits: OnceCell<Waits>,
     children: RefCell<Slab<Weak<Scope>>>,
     place: Cell<usize>,
 }
@@ -43,6 +46,7 @@ impl Scope {
             shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
+            waits: OnceCell::new(),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         })
@@ -55,6 +59,7 @@ impl Scope {
             shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
+            waits: OnceCell::new(),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         });
@@ -129,6 +134,23 @@ impl Scope {
         loop {
             if let Some(held) = scope.held.get() {
                 return Some(held.clone());
+            }
+            scope = scope.parent.as_deref()?;
+        }
+    }
+
+    /// Says who waits for what runs in it, once.
+    pub(crate) fn set_waits(&self, waits: Waits) {
+        let set = self.waits.set(waits).is_ok();
+        debug_assert!(set, "a scope is of one method");
+    }
+
+    /// Who waits for what runs in it.
+    pub(crate) fn waits(&self) -> Option<&Waits> {
+        let mut scope = self;
+        loop {
+            if let Some(waits) = scope.waits.get() {
+                return Some(waits);
             }
             scope = scope.parent.as_deref()?;
         }

@@ -248,6 +248,48 @@ impl Current {
         }
     }
 
+    /// A portal to it, to be given to others: `()` where it was started without a state.
+    ///
+    /// # Errors
+    /// Misuse if its state is of another type.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// async fn count(to: Portal<u64>) -> Result<()> {
+    ///     to.tell(|n: &mut u64| *n += 1, ()).await
+    /// }
+    ///
+    /// async fn begin(state: &mut u64, farm: Portal) -> Result<()> {
+    ///     *state += 10;
+    ///     farm.call(count, offshoot::current().portal()?).await?
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     let counter = nursery.start("counter", 0_u64).await?;
+    ///     counter.ask(begin, farm.clone()).await??;
+    ///     assert_eq!(counter.ask(|n: &u64| *n, ()).await?, 11);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
+    pub fn portal<S: 'static>(&self) -> Result<crate::Portal<S>> {
+        if !self.local.has_state::<S>() {
+            let message = format!(
+                "isolate `{}` has no state of type `{}`",
+                self.origin(),
+                std::any::type_name::<S>()
+            );
+            return Err(crate::Error::new(ErrorKind::Misuse, message));
+        }
+        Ok(crate::Portal::new(self.local.shared.target()))
+    }
+
     /// One line per isolate of this process: what each is waiting for, or running since when.
     pub fn dump(&self) -> Vec<String> {
         self.local.shared.runtime.dump()

@@ -398,6 +398,7 @@ fn the_bytes_of_refused_and_failure() {
     golden::<FailureBody>(bare(ErrorKind::Other), &format!("0b {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Closed), &format!("0c {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Lagged(300)), &format!("0d fb2c01 {rest}"));
+    golden::<FailureBody>(bare(ErrorKind::Cycle(Vec::new())), &format!("0e 00 {rest}"));
 
     let hop = Origin {
         path: "root".to_owned(),
@@ -508,6 +509,7 @@ fn errors() -> BoxedStrategy<Error> {
         Just(ErrorKind::Other),
         Just(ErrorKind::Closed),
         any::<u64>().prop_map(ErrorKind::Lagged),
+        vec(origins(), 0..3).prop_map(ErrorKind::Cycle),
     ];
     let leaf = prop_oneof![
         (kinds, ".{0,12}").prop_map(|(kind, message)| Error::new(kind, message)),

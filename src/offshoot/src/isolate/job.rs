@@ -3,6 +3,7 @@
 use super::local::Local;
 use super::panics;
 use crate::answer::Answer;
+use crate::chain::Waits;
 use crate::credit::Permit;
 use crate::scope::Scope;
 use crate::{Endpoint, Error, ErrorKind, Exit, Method};
@@ -144,6 +145,9 @@ fn begin_call<T: 'static>(
     let this = local.clone();
     local.spawn_at_once(async move {
         let scope = this.root_scope.child();
+        if let Some(chain) = answer.chain() {
+            scope.set_waits(Waits::new(0, Some(chain)));
+        }
         let outcome = {
             let mut future = pin!(async { function().await });
             poll_fn(|cx| {
@@ -291,6 +295,9 @@ async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
     mut answer: Option<R>,
 ) {
     let scope = local.root_scope.child();
+    let turn = local.begin_turn();
+    let chain = answer.as_ref().and_then(Answer::chain);
+    scope.set_waits(Waits::new(turn.number, chain));
     let outcome = {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -305,6 +312,8 @@ async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
         })
         .await
     };
+    // Before the answer: whoever has it may ask.
+    drop(turn);
     match outcome {
         Outcome::Done(value) => {
             if let Some(answer) = answer {

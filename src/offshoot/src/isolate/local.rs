@@ -34,7 +34,7 @@ use offshoot_mailbox::{Parker, Sleep};
 use offshoot_sys::{clock, futex};
 use offshoot_wire::frame::CancelOrder;
 use slab::Slab;
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
@@ -43,6 +43,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -96,6 +97,7 @@ pub(crate) struct Local {
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
+    state_type: Cell<Option<TypeId>>,
     state_jobs: RefCell<VecDeque<Box<dyn StateJob>>>,
     nurseries: RefCell<BTreeMap<NurseryKey, NurseryRecord>>,
     left: RefCell<Vec<Error>>,
@@ -106,6 +108,8 @@ pub(crate) struct Local {
     settled: Cell<bool>,
     /// How many more messages may begin; a blocking isolate takes one at a time.
     gate: Cell<usize>,
+    /// The number of the last method that had the state.
+    last_turn: Cell<u64>,
 }
 
 /// A task's future, dropped with care: a destructor that panics ends the isolate and not, as it
@@ -113,6 +117,18 @@ pub(crate) struct Local {
 struct DropCaught<'a, F> {
     local: &'a Local,
     future: Pin<&'a mut Option<F>>,
+}
+
+/// The time in which a method has the state.
+pub(crate) struct Turn<'a> {
+    shared: &'a Shared,
+    pub(crate) number: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.serving.store(0, Ordering::Release);
+    }
 }
 
 impl<F: Future<Output = ()>> DropCaught<'_, F> {
@@ -152,6 +168,7 @@ impl Local {
             owed: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
+            state_type: Cell::new(None),
             state_jobs: RefCell::default(),
             nurseries: RefCell::default(),
             left: RefCell::default(),
@@ -159,6 +176,7 @@ impl Local {
             blocking_main: Cell::new(false),
             settled: Cell::new(false),
             gate: Cell::new(usize::MAX),
+            last_turn: Cell::new(0),
         })
     }
 
@@ -413,7 +431,13 @@ impl Local {
     }
 
     pub(crate) fn set_state(&self, state: Box<dyn Any>) {
+        self.state_type.set(Some((*state).type_id()));
         *self.state.borrow_mut() = Some(state);
+    }
+
+    /// True if it was started with a state of this type.
+    pub(crate) fn has_state<S: 'static>(&self) -> bool {
+        self.state_type.get() == Some(TypeId::of::<S>())
     }
 
     /// Runs what waits for the state, one after the other, unless somebody does so already.
@@ -437,6 +461,17 @@ impl Local {
             }
             *this.state.borrow_mut() = Some(state);
         });
+    }
+
+    /// Says that a method has the state from here on, until the result is dropped.
+    pub(crate) fn begin_turn(&self) -> Turn<'_> {
+        let number = self.last_turn.get() + 1;
+        self.last_turn.set(number);
+        self.shared.serving.store(number, Ordering::Release);
+        Turn {
+            shared: &self.shared,
+            number,
+        }
     }
 
     /// The lane from this isolate to that one.

@@ -72,6 +72,10 @@ pub(crate) struct Shared {
     busy_since: AtomicU64,
     cut_off: AtomicBool,
     next_nursery: AtomicU64,
+    /// What portals to it point to, where there is one.
+    target: Mutex<Weak<Target>>,
+    /// The number of the method that has the state, or 0: whoever asks meanwhile waits for it.
+    pub(crate) serving: AtomicU64,
 }
 
 impl Shared {
@@ -101,6 +105,8 @@ impl Shared {
             busy_since: AtomicU64::new(0),
             cut_off: AtomicBool::new(false),
             next_nursery: AtomicU64::new(crate::family::ADOPTED + 1),
+            target: Mutex::default(),
+            serving: AtomicU64::new(0),
         })
     }
 
@@ -218,6 +224,23 @@ impl Shared {
         self.cut_off.load(Ordering::Acquire)
     }
 
+    /// What portals to this isolate point to; made here for one that nobody in this process has spawned.
+    pub(crate) fn target(self: &Arc<Shared>) -> Arc<Target> {
+        let known = self.target.lock().upgrade();
+        known.unwrap_or_else(|| {
+            let settings = &self.runtime.settings;
+            let limits = (settings.messages, settings.calls);
+            let route = Route::Thread(self.clone());
+            Target::new(
+                self.life.clone(),
+                self.runtime.clone(),
+                route,
+                limits,
+                false,
+            )
+        })
+    }
+
     /// Names the wait that the runtime is in on this isolate's behalf.
     pub(crate) fn set_waiting(&self, what: &'static str) {
         *self.waiting.lock() = what;
@@ -289,7 +312,7 @@ impl Target {
         limits: (u32, u32),
         through_serde: bool,
     ) -> Arc<Target> {
-        Arc::new(Target {
+        let target = Arc::new(Target {
             life,
             runtime,
             route: RwLock::new(route),
@@ -297,7 +320,11 @@ impl Target {
             through_serde,
             foreign: OnceLock::new(),
             next_lane: AtomicU32::new(0),
-        })
+        });
+        if let Some(shared) = target.thread() {
+            *shared.target.lock() = Arc::downgrade(&target);
+        }
+        target
     }
 
     pub(crate) fn route(&self) -> Route {

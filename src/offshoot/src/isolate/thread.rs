@@ -140,7 +140,10 @@ pub(crate) fn live(
         // A `Portal<()>` can be asked, too, if only for methods of `()`.
         Work::Serve => local.set_state(Box::new(())),
         Work::State(make) => local.set_state(make()),
-        Work::Main(start) => start(&local),
+        Work::Main(start) => {
+            local.set_state(Box::new(()));
+            start(&local);
+        }
     }
     crate::fault::point("S6", shared.life.identity().name());
     let outcome = match manner {

@@ -1,0 +1,138 @@
+//! Who waits for whom: what makes an ask that would wait for itself fail instead.
+//!
+//! A method has the state of its isolate for as long as it runs, so that whoever asks that isolate
+//! meanwhile waits for it. Each ask and each call therefore carries the [`Chain`] of those who wait
+//! for its answer: the isolates of the methods and calls that sent it, newest first, each with the
+//! number of its method. An ask whose target runs just that method closes a cycle, and fails.
+//!
+//! The number makes it exact on the side of the target: a method that has ended holds up nobody. A
+//! `tell` carries nothing, as nobody waits for it, and a dialogue that has started neither, as its
+//! opener may have gone on.
+
+use crate::dialogue::tie::Tie;
+use crate::isolate::local::Local;
+use crate::isolate::shared::{Route, Shared, Target};
+use crate::life::Life;
+use crate::scope::Scope;
+use crate::{Error, ErrorKind, Origin};
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Who waits for an answer; none where it is nobody who holds up others.
+pub(crate) type Chain = Option<Arc<Waiter>>;
+
+/// One isolate of a chain.
+pub(crate) struct Waiter {
+    who: Arc<Life>,
+    /// The number of the method that waits, or 0 for a call, which holds nothing.
+    turn: u64,
+    above: Chain,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // One after the other: a chain may be long, and a stack is not.
+        let mut next = self.above.take();
+        while let Some(waiter) = next {
+            next = Arc::into_inner(waiter).and_then(|mut waiter| waiter.above.take());
+        }
+    }
+}
+
+/// What a scope knows of the chain in which its code runs.
+pub(crate) struct Waits {
+    turn: u64,
+    above: Chain,
+    /// Nobody waits any more once this has started.
+    until: Option<Arc<Tie>>,
+    /// Made when it is first asked for, since most methods ask nobody.
+    node: OnceCell<Arc<Waiter>>,
+}
+
+impl Waits {
+    /// Of code for whose result these wait, and which is the method of this number or, with 0, a call.
+    pub(crate) fn new(turn: u64, above: Chain) -> Waits {
+        Waits {
+            turn,
+            above,
+            until: None,
+            node: OnceCell::new(),
+        }
+    }
+
+    /// Of a far task, for whose start these wait.
+    pub(crate) fn until_started(above: Chain, tie: &Arc<Tie>) -> Waits {
+        Waits {
+            until: Some(tie.clone()),
+            ..Waits::new(0, above)
+        }
+    }
+
+    fn node(&self) -> Chain {
+        if self.until.as_ref().is_some_and(|tie| tie.is_started()) {
+            return None;
+        }
+        if let Some(node) = self.node.get() {
+            return Some(node.clone());
+        }
+        let local = Local::try_current()?;
+        let node = self.node.get_or_init(|| {
+            Arc::new(Waiter {
+                who: local.shared.life.clone(),
+                turn: self.turn,
+                above: self.above.clone(),
+            })
+        });
+        Some(node.clone())
+    }
+}
+
+/// The chain of whoever is running.
+pub(crate) fn current() -> Chain {
+    Scope::current()?.waits().and_then(|waits| waits.node())
+}
+
+/// Fails if an ask of this target, on behalf of whoever is running, would wait for itself.
+pub(crate) fn check_current(target: &Target) -> Result<(), Error> {
+    let chain = current();
+    match (chain, target.route()) {
+        (Some(chain), Route::Thread(shared)) => check(&Some(chain), &shared),
+        _ => Ok(()),
+    }
+}
+
+/// Fails if an ask of this isolate on behalf of these would wait for itself.
+pub(crate) fn check(chain: &Chain, shared: &Shared) -> Result<(), Error> {
+    let serving = shared.serving.load(Ordering::Acquire);
+    let id = shared.life.identity().id;
+    let mut next = chain.as_ref();
+    let mut waiters = Vec::new();
+    while let Some(waiter) = next {
+        waiters.push(waiter);
+        if waiter.turn != 0 && waiter.turn == serving && waiter.who.identity().id == id {
+            let origins: Vec<Origin> = waiters
+                .iter()
+                .rev()
+                .map(|waiter| waiter.who.origin())
+                .collect();
+            return Err(closed(origins));
+        }
+        next = waiter.above.as_ref();
+    }
+    Ok(())
+}
+
+/// The error that names the cycle, the first to ask first.
+fn closed(origins: Vec<Origin>) -> Error {
+    let mut text = String::new();
+    for origin in &origins {
+        text.push_str(&format!("`{}` waits for ", origin.path));
+    }
+    let first = origins.first().map_or("", |origin| origin.path.as_str());
+    let message = format!(
+        "asking isolate `{first}` would wait for ever: {text}`{first}`, whose method has not returned; \
+         `tell` instead, or ask after the method has returned"
+    );
+    Error::new(ErrorKind::Cycle(origins), message)
+}
