@@ -68,7 +68,8 @@ pub mod testing;
 mod time;
 
 pub use binder::{
-    RegisteredPath, create_shared_memory, pid_file, register_path, register_shared_memory,
+    RegisteredPath, create_file, create_shared_memory, pid_file, register_path,
+    register_shared_memory,
 };
 pub use blocking::{Unblock, unblock};
 pub use broadcast::{Broadcast, NextBroadcast, Subscription};

@@ -5,7 +5,7 @@ use offshoot::net::UnixListener;
 use offshoot::prelude::*;
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::process;
-use offshoot_tests::{both, held, mark, processes, threads};
+use offshoot_tests::{Stopwatch, both, held, mark, processes, threads};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -171,5 +171,38 @@ processes! {
         })
         .unwrap();
         assert!(!socket().exists());
+    }
+
+    /// The next forkserver is there before all is said of the processes of a dead one: theirs is not the
+    /// word that is waited for, and it is not blamed for theirs.
+    fn f13_a_successor_that_is_early(t: T) {
+        t.faults("lost:delay=600");
+        t.run(async || {
+            offshoot::nursery(async |nursery| {
+                let next = nursery.task(async move {
+                    held("killed").await?;
+                    // Until the root has noticed, which is then busy with the former one.
+                    offshoot::sleep(Duration::from_millis(200)).await?;
+                    let next = nursery.spawn("next").await?;
+                    serves(&next).await
+                });
+                let watch = Stopwatch::start();
+                let lost = offshoot::nursery(async |inner| {
+                    let p = inner.spawn("p").await?;
+                    serves(&p).await?;
+                    let forkserver = process::children_of(process::id())[0];
+                    Pidfd::open(forkserver)?.kill()?;
+                    mark("killed");
+                    p.ended().await;
+                    Ok(())
+                })
+                .await;
+                assert!(lost.is_err());
+                assert!(watch.elapsed() < Duration::from_millis(1_400), "{:?}", watch.elapsed());
+                next.await?
+            })
+            .await
+        })
+        .unwrap();
     }
 }
