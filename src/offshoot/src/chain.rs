@@ -69,7 +69,8 @@ impl Waits {
         }
     }
 
-    fn node(&self) -> Chain {
+    /// The newest of the chain, made when it is first wanted.
+    pub(crate) fn node(&self) -> Chain {
         if self.until.as_ref().is_some_and(|tie| tie.is_started()) {
             return None;
         }
@@ -90,7 +91,7 @@ impl Waits {
 
 /// The chain of whoever is running.
 pub(crate) fn current() -> Chain {
-    Scope::current()?.waits().and_then(|waits| waits.node())
+    Scope::current()?.waiting()
 }
 
 /// Fails if an ask of this target, on behalf of whoever is running, would wait for itself.

@@ -6,7 +6,7 @@
 //! a cancelled scope returns an error that says who cancelled, again and again, until the code has
 //! come to its end. What has not ended when the grace is over is dropped.
 
-use crate::chain::Waits;
+use crate::chain::{Chain, Waits};
 use crate::dialogue::Held;
 use crate::{Cancel, Error, ErrorKind};
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ pub(crate) struct Scope {
     /// The dialogues of the nursery whose scope this is.
     held: OnceCell<Rc<Held>>,
     /// Who waits for what runs in it, where it is that of a method or a call.
-    waits: OnceCell<Waits>,
+    waits: RefCell<Option<Waits>>,
     children: RefCell<Slab<Weak<Scope>>>,
     place: Cell<usize>,
 }
@@ -46,7 +46,7 @@ impl Scope {
             shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
-            waits: OnceCell::new(),
+            waits: RefCell::new(None),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         })
@@ -59,7 +59,7 @@ impl Scope {
             shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
-            waits: OnceCell::new(),
+            waits: RefCell::new(None),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         });
@@ -139,21 +139,31 @@ impl Scope {
         }
     }
 
-    /// Says who waits for what runs in it, once.
+    /// Says who waits for what runs in it.
     pub(crate) fn set_waits(&self, waits: Waits) {
-        let set = self.waits.set(waits).is_ok();
-        debug_assert!(set, "a scope is of one method");
+        *self.waits.borrow_mut() = Some(waits);
     }
 
     /// Who waits for what runs in it.
-    pub(crate) fn waits(&self) -> Option<&Waits> {
+    pub(crate) fn waiting(&self) -> Chain {
         let mut scope = self;
         loop {
-            if let Some(waits) = scope.waits.get() {
-                return Some(waits);
+            if let Some(waits) = &*scope.waits.borrow() {
+                return waits.node();
             }
             scope = scope.parent.as_deref()?;
         }
+    }
+
+    /// Makes it as good as new, if nothing has come of it that is still there.
+    pub(crate) fn reset(self: &Rc<Scope>) -> bool {
+        self.shielded.set(false);
+        *self.waits.borrow_mut() = None;
+        Rc::strong_count(self) == 1
+            && self.cancel.borrow().is_none()
+            && self.held.get().is_none()
+            && self.children.borrow().is_empty()
+            && self.wakers.lock().is_empty()
     }
 
     fn wake(&self) {

@@ -78,6 +78,8 @@ type Lanes = HashMap<IsolateId, (Arc<Life>, Arc<Lane>), BuildHasherDefault<Defau
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) root_scope: Rc<Scope>,
+    /// One for the next method or call, as good as new.
+    spare_scope: Cell<Option<Rc<Scope>>>,
     queue: RefCell<VecDeque<Runnable>>,
     /// A waker of every task that has not ended, which is how all of them can be found and dropped.
     active: RefCell<Slab<Option<Waker>>>,
@@ -154,6 +156,7 @@ impl Local {
         Rc::new(Local {
             shared,
             root_scope: Scope::root(),
+            spare_scope: Cell::new(None),
             queue: RefCell::default(),
             active: RefCell::default(),
             timers: RefCell::default(),
@@ -255,13 +258,8 @@ impl Local {
     }
 
     fn run_task(&self, runnable: Runnable) {
-        self.running.set(self.running.get() + 1);
         // User code is caught where it is polled; this catches what is dropped by a poll.
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run()));
-        self.running.set(self.running.get() - 1);
-        if let Err(payload) = ran {
-            self.fail(Exit::Panicked(panics::take(payload)));
-        }
+        self.watched(|| runnable.run());
     }
 
     fn next_runnable(&self) -> Option<Runnable> {
@@ -445,22 +443,75 @@ impl Local {
         let Some(mut state) = self.state.borrow_mut().take() else {
             return;
         };
+        while let Some(job) = self.next_state_job() {
+            // The first that is async takes the state along into a task.
+            let later = self.watched(|| job.run_plain(&mut *state, self).err());
+            if let Some(Some(job)) = later {
+                self.serve_as_task(state, job);
+                return;
+            }
+            if self.phase.get() > Phase::Closing {
+                // Never served again: poisoned by a panic, or being taken down.
+                self.watched(|| drop(state));
+                return;
+            }
+        }
+        *self.state.borrow_mut() = Some(state);
+    }
+
+    fn serve_as_task(self: &Rc<Local>, mut state: Box<dyn Any>, mut job: Box<dyn StateJob>) {
         let this = self.clone();
         self.spawn_at_once(async move {
             loop {
-                let job = this.state_jobs.borrow_mut().pop_front();
-                let Some(job) = job else { break };
-                // Withdrawn while it was queued.
-                if !job.is_unwanted() {
-                    job.run(&mut *state, &this).await;
-                }
+                job.run(&mut *state, &this).await;
                 if this.phase.get() > Phase::Closing {
-                    // Never served again: poisoned by a panic, or being taken down.
                     return;
+                }
+                match this.next_state_job() {
+                    Some(next) => job = next,
+                    None => break,
                 }
             }
             *this.state.borrow_mut() = Some(state);
         });
+    }
+
+    /// The next that was not withdrawn while it was queued.
+    fn next_state_job(&self) -> Option<Box<dyn StateJob>> {
+        loop {
+            let job = self.state_jobs.borrow_mut().pop_front()?;
+            if !job.is_unwanted() {
+                return Some(job);
+            }
+            self.watched(|| drop(job));
+        }
+    }
+
+    /// Runs what may run code of the program's outside of a task; a panic of it ends the isolate.
+    pub(crate) fn watched<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        self.running.set(self.running.get() + 1);
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(f));
+        self.running.set(self.running.get() - 1);
+        match ran {
+            Ok(value) => Some(value),
+            Err(payload) => {
+                self.fail(Exit::Panicked(panics::take(payload)));
+                None
+            }
+        }
+    }
+
+    /// A scope for a method or a call.
+    pub(crate) fn take_scope(&self) -> Rc<Scope> {
+        let spare = self.spare_scope.take();
+        spare.unwrap_or_else(|| self.root_scope.child())
+    }
+
+    /// Keeps it for the next, if nothing has come of it that is still there.
+    pub(crate) fn give_scope(&self, scope: Rc<Scope>) {
+        if scope.reset() {
+            self.spare_scope.set(Some(scope));
+        }
     }
 
     /// Says that a method has the state from here on, until the result is dropped.
