@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod interface;
 mod io;
+mod lean;
 mod ordering;
 mod outside;
 mod registry;
