@@ -11,6 +11,7 @@ mod interface;
 mod io;
 mod ordering;
 mod outside;
+mod portals;
 mod registry;
 mod regression;
 mod relays;
