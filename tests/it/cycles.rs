@@ -2,7 +2,7 @@
 
 use offshoot::prelude::*;
 use offshoot::{Error, current};
-use offshoot_tests::{held, mark, threads};
+use offshoot_tests::{both, held, mark};
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ fn names(error: &Error) -> Vec<String> {
         .collect()
 }
 
-threads! {
+both! {
     async fn an_isolate_that_asks_itself_is_told_so(_t: T) {
         offshoot::nursery(async |nursery| {
             let nodes = ring(nursery, &["a"], true).await?;

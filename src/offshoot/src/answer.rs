@@ -82,19 +82,31 @@ pub(crate) struct RemoteAnswer {
     correlation: u64,
     wanted: Arc<crate::process::link::Wanted>,
     life: Arc<Life>,
+    chain: Chain,
     sent: bool,
 }
 
 impl RemoteAnswer {
-    pub(crate) fn new(link: Arc<Link>, correlation: u64, life: Arc<Life>) -> RemoteAnswer {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        correlation: u64,
+        life: Arc<Life>,
+        chain: Chain,
+    ) -> RemoteAnswer {
         let wanted = link.expect(correlation);
         RemoteAnswer {
             link,
             correlation,
             wanted,
             life,
+            chain,
             sent: false,
         }
+    }
+
+    /// True once nobody waits any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.wanted.is_unwanted()
     }
 
     /// Answers with an error whatever the type of the result is.
@@ -122,7 +134,7 @@ impl<T: Payload> Answer<T> for RemoteAnswer {
     }
 
     fn chain(&self) -> Chain {
-        None
+        self.chain.clone()
     }
 }
 

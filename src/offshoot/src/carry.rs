@@ -5,6 +5,7 @@
 //! looked up again. Anywhere else, as in a file, a portal cannot be encoded, and says so.
 
 use crate::isolate::shared::Target;
+use crate::narrow::Allowed;
 use crate::{Error, Portal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::any::type_name;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub(crate) struct Carried {
     pub(crate) target: Arc<Target>,
+    pub(crate) allowed: Allowed,
 }
 
 /// One that has come, or why it could not.
@@ -110,5 +112,55 @@ impl<'de, S: 'static> Deserialize<'de> for Portal<S> {
                 "a portal is named that did not come along",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::portal::{decode, encode, through_serde};
+
+    fn with_portal<R: Send + 'static>(test: impl FnOnce(Portal) -> R + Send + 'static) -> R {
+        let result = crate::run(async || Ok(test(crate::current().portal()?)));
+        result.expect("no failure")
+    }
+
+    #[test]
+    fn outside_of_a_message_a_portal_says_that_it_does_not_cross() {
+        with_portal(|portal| {
+            let error = encode(&portal, &mut Vec::new()).unwrap_err();
+            assert!(error.message().contains("inside of a message"), "{error:?}");
+            let (encoded, carried) = pack(|| {
+                let mut bytes = Vec::new();
+                encode(&portal, &mut bytes).map(|()| bytes)
+            });
+            let bytes = encoded.expect("inside of one");
+            let error = decode::<Portal>(&bytes).unwrap_err();
+            assert!(error.message().contains("inside of a message"), "{error:?}");
+            // It is inside only as long as that lasts.
+            assert!(encode(&portal, &mut Vec::new()).is_err());
+            let arrived = carried.into_iter().map(Ok).collect();
+            let back = unpack(arrived, || decode::<Portal>(&bytes)).expect("it came along");
+            assert_eq!(back.id(), portal.id());
+        });
+    }
+
+    #[test]
+    fn forged_places_and_other_types_are_refused() {
+        with_portal(|portal| {
+            let mut bytes = Vec::new();
+            encode(&(0_u32, state_of::<()>()), &mut bytes).expect("numbers");
+            let error = unpack(Vec::new(), || decode::<Portal>(&bytes)).unwrap_err();
+            assert!(error.message().contains("did not come along"), "{error:?}");
+            let come = || vec![Ok(portal.carried())];
+            assert!(unpack(come(), || decode::<Portal>(&bytes)).is_ok());
+            let error = unpack(come(), || decode::<Portal<u64>>(&bytes)).unwrap_err();
+            assert!(error.message().contains("`u64`"), "{error:?}");
+            let lost = vec![Err(Error::other("lost"))];
+            let error = unpack(lost, || decode::<Portal>(&bytes)).unwrap_err();
+            assert!(error.message().contains("lost"), "{error:?}");
+            let twice = through_serde(vec![portal.clone(), portal.clone()], true);
+            assert!(twice.is_ok_and(|both| both.iter().all(|one| one.id() == portal.id())));
+        });
     }
 }

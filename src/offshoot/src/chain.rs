@@ -14,7 +14,7 @@ use crate::isolate::local::Local;
 use crate::isolate::shared::{Route, Shared, Target};
 use crate::life::Life;
 use crate::scope::Scope;
-use crate::{Error, ErrorKind, Origin};
+use crate::{Error, ErrorKind, IsolateId, Origin};
 use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,12 +22,36 @@ use std::sync::atomic::Ordering;
 /// Who waits for an answer; none where it is nobody who holds up others.
 pub(crate) type Chain = Option<Arc<Waiter>>;
 
+/// How many of a chain, the newest, go along to another process. A frame has a bound.
+pub(crate) const CROSSING: usize = 64;
+
 /// One isolate of a chain.
 pub(crate) struct Waiter {
-    who: Arc<Life>,
+    who: Who,
     /// The number of the method that waits, or 0 for a call, which holds nothing.
     turn: u64,
     above: Chain,
+}
+
+enum Who {
+    Here(Arc<Life>),
+    Elsewhere(Origin),
+}
+
+impl Waiter {
+    fn id(&self) -> IsolateId {
+        match &self.who {
+            Who::Here(life) => life.identity().id,
+            Who::Elsewhere(origin) => origin.id,
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        match &self.who {
+            Who::Here(life) => life.origin(),
+            Who::Elsewhere(origin) => origin.clone(),
+        }
+    }
 }
 
 impl Drop for Waiter {
@@ -80,7 +104,7 @@ impl Waits {
         let local = Local::try_current()?;
         let node = self.node.get_or_init(|| {
             Arc::new(Waiter {
-                who: local.shared.life.clone(),
+                who: Who::Here(local.shared.life.clone()),
                 turn: self.turn,
                 above: self.above.clone(),
             })
@@ -95,6 +119,8 @@ pub(crate) fn current() -> Chain {
 }
 
 /// Fails if an ask of this target, on behalf of whoever is running, would wait for itself.
+///
+/// Only for a target of this process. The process of another one looks itself, when the ask comes.
 pub(crate) fn check_current(target: &Target) -> Result<(), Error> {
     let chain = current();
     match (chain, target.route()) {
@@ -111,12 +137,8 @@ pub(crate) fn check(chain: &Chain, shared: &Shared) -> Result<(), Error> {
     let mut waiters = Vec::new();
     while let Some(waiter) = next {
         waiters.push(waiter);
-        if waiter.turn != 0 && waiter.turn == serving && waiter.who.identity().id == id {
-            let origins: Vec<Origin> = waiters
-                .iter()
-                .rev()
-                .map(|waiter| waiter.who.origin())
-                .collect();
+        if waiter.turn != 0 && waiter.turn == serving && waiter.id() == id {
+            let origins: Vec<Origin> = waiters.iter().rev().map(|waiter| waiter.origin()).collect();
             return Err(closed(origins));
         }
         next = waiter.above.as_ref();
@@ -136,4 +158,28 @@ fn closed(origins: Vec<Origin>) -> Error {
          `tell` instead, or ask after the method has returned"
     );
     Error::new(ErrorKind::Cycle(origins), message)
+}
+
+/// A chain as it crosses to another process: origins and methods, newest first.
+pub(crate) fn to_cross(chain: &Chain) -> Vec<(Origin, u64)> {
+    let mut out = Vec::new();
+    let mut next = chain.as_ref();
+    while let Some(waiter) = next.filter(|_| out.len() < CROSSING) {
+        out.push((waiter.origin(), waiter.turn));
+        next = waiter.above.as_ref();
+    }
+    out
+}
+
+/// A chain that has come from another process.
+pub(crate) fn crossed(waiters: Vec<(Origin, u64)>) -> Chain {
+    let mut chain = None;
+    for (origin, turn) in waiters.into_iter().rev() {
+        chain = Some(Arc::new(Waiter {
+            who: Who::Elsewhere(origin),
+            turn,
+            above: chain,
+        }));
+    }
+    chain
 }

@@ -52,6 +52,7 @@ mod isolate;
 mod janitor;
 mod life;
 mod mark;
+mod narrow;
 pub mod net;
 mod nursery;
 mod once;
@@ -80,6 +81,7 @@ pub use dialogue::{
 };
 pub use endpoint::{Endpoint, Method, Payload};
 pub use isolate::inbox::Inbox;
+pub use narrow::Narrow;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
 pub use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,

@@ -14,6 +14,8 @@ use crate::isolate::shared::{Control, PollWaker, Route, Shared, Target};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
 use crate::life::{Life, ended};
+use crate::narrow::Allowed;
+use crate::process::porter::Porter;
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
 use crate::spec::{Bounds, Isolation, Sigint};
@@ -27,6 +29,7 @@ use offshoot_sys::{clock, fork, fsx, futex, poll, process};
 use offshoot_wire::frame::{self, Entry};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::env::VarError;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
@@ -95,6 +98,9 @@ pub(crate) struct Runtime {
     next_slot: AtomicU32,
     place: Place,
     isolates: DashMap<IsolateId, Weak<Shared>>,
+    /// What portals point to that may come back from elsewhere, and what those of others let through.
+    targets: Mutex<BTreeMap<IsolateId, (Weak<Target>, Allowed)>>,
+    porter: Mutex<Option<Arc<Porter>>>,
     warden: Mutex<Option<Arc<Warden>>>,
     tree_dir: Mutex<Option<Arc<TreeDir>>>,
     pub(crate) binder: crate::binder::Binder,
@@ -146,6 +152,8 @@ impl Runtime {
             // A number of shards of our own: the default reads the size of the machine from /proc,
             // which is most of what a new process would do before its first answer.
             isolates: DashMap::with_shard_amount(SHARDS),
+            targets: Mutex::default(),
+            porter: Mutex::new(None),
             warden: Mutex::new(None),
             tree_dir: Mutex::new(None),
             binder: crate::binder::Binder::default(),
@@ -199,6 +207,53 @@ impl Runtime {
 
     pub(crate) fn unregister(&self, shared: &Shared) {
         self.isolates.remove(&shared.life.identity().id);
+    }
+
+    /// The thread that reads the sockets of portals.
+    pub(crate) fn porter(self: &Arc<Runtime>) -> Result<Arc<Porter>> {
+        let mut slot = self.porter.lock();
+        self.check_running()?;
+        if let Some(porter) = &*slot {
+            return Ok(porter.clone());
+        }
+        Ok(slot.insert(Porter::start(self)?).clone())
+    }
+
+    /// What portals to this isolate point to, if it is of this process, owned by it, or was introduced for as much.
+    pub(crate) fn find(&self, id: IsolateId, allowed: &Allowed) -> Option<Arc<Target>> {
+        let here = self.isolates.get(&id).and_then(|isolate| isolate.upgrade());
+        if let Some(shared) = here {
+            return Some(shared.target());
+        }
+        let (target, through) = self.targets.lock().get(&id).cloned()?;
+        let target = target.upgrade()?;
+        let by_another = matches!(target.route(), Route::Introduced(_));
+        let usable = !by_another || (through.is_same(allowed) && target.life.exit().is_none());
+        usable.then_some(target)
+    }
+
+    /// Notes a target of ours, portals to which may come back.
+    pub(crate) fn know(&self, target: &Arc<Target>) {
+        self.remember(target, &Allowed::default());
+    }
+
+    /// Notes a target for further portals to it that let the same through.
+    pub(crate) fn remember(&self, target: &Arc<Target>, allowed: &Allowed) {
+        let id = target.life.identity().id;
+        let known = (Arc::downgrade(target), allowed.clone());
+        target.known.store(true, Ordering::Relaxed);
+        self.targets.lock().insert(id, known);
+    }
+
+    /// One of the targets of this isolate is no more.
+    pub(crate) fn forget(&self, id: IsolateId) {
+        let mut targets = self.targets.lock();
+        if targets
+            .get(&id)
+            .is_some_and(|(target, _)| target.strong_count() == 0)
+        {
+            targets.remove(&id);
+        }
     }
 
     /// One line per isolate of this process.
@@ -304,6 +359,10 @@ impl Runtime {
         let left = self.pool.stop(self.settings.bounds.hard_kill);
         self.abandoned.fetch_add(left, Ordering::Relaxed);
         self.reserve.close();
+        let porter = self.porter.lock().take();
+        if let Some(porter) = porter {
+            porter.stop();
+        }
         let warden = self.warden.lock().take();
         if let Some(warden) = warden {
             warden.stop();

@@ -4,11 +4,9 @@
 //! Deadlines are of the monotonic clock.
 
 use crate::isolate::local::Local;
-use crate::isolate::shared::Control;
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
 use crate::{Cancel, Canceller, Error, ErrorKind, Result};
 use offshoot_sys::clock;
-use offshoot_wire::frame::CancelOrder;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -230,22 +228,7 @@ impl Current {
         let cancel = Cancel {
             by: Canceller::Isolate(self.origin()),
         };
-        let shared = &self.local.shared;
-        let Some(upward) = &shared.upward else {
-            // The first isolate of a process: its owner learns of it by the acknowledgement.
-            let bounds = shared.bounds;
-            let now = clock::now();
-            shared.tell(Control::Cancel(CancelOrder {
-                cancel,
-                grace_at: now + nanos(bounds.grace),
-                hard_at: now + nanos(bounds.hard_kill),
-            }));
-            return;
-        };
-        if let (Some(owner), key) = upward.owner() {
-            owner.family.lock().cancel(key, &cancel, None);
-            owner.tell(Control::Look);
-        }
+        self.local.shared.cancel(&cancel);
     }
 
     /// A portal to it, to be given to others: `()` where it was started without a state.

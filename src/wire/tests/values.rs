@@ -78,17 +78,20 @@ fn the_bytes_of_a_header() {
 #[test]
 fn the_numbers_of_the_kinds() {
     use Kind::*;
-    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close, Open];
+    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce];
     let child = [
         Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started,
     ];
-    let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut];
-    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8]);
+    let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut, Enclosed];
+    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     assert_eq!(
         child.map(|kind| kind as u8),
         [16, 17, 18, 19, 20, 21, 22, 23]
     );
-    assert_eq!(both.map(|kind| kind as u8), [32, 33, 34, 35, 36, 37, 38]);
+    assert_eq!(
+        both.map(|kind| kind as u8),
+        [32, 33, 34, 35, 36, 37, 38, 39]
+    );
     let known: Vec<u8> = (0..=255)
         .filter(|&n| Kind::from_number(n).is_some())
         .collect();

@@ -208,7 +208,7 @@ where
 
     /// One that came over the link.
     pub(crate) fn remote(function: F, args: F::Args, open: RemoteOpen) -> Self {
-        let remote = open.remote;
+        let RemoteOpen { remote, chain } = open;
         OpenJob {
             function,
             args,
@@ -221,7 +221,7 @@ where
                 put: Some(Put::Remote(remote)),
             },
             permit: None,
-            chain: None,
+            chain,
             marker: PhantomData,
         }
     }
@@ -230,6 +230,8 @@ where
 /// What came with an `Open` over the link.
 pub(crate) struct RemoteOpen {
     pub(crate) remote: Arc<Remote>,
+    /// Those who wait for its start.
+    pub(crate) chain: Chain,
 }
 
 impl RemoteOpen {

@@ -28,7 +28,7 @@ use crate::process::child::Uplink;
 use crate::reactor::Reactor;
 use crate::scope::Scope;
 use crate::time::nanos;
-use crate::{Cancel, Canceller, Error, Exit, IsolateId};
+use crate::{Cancel, Canceller, Error, Exit};
 use async_task::Runnable;
 use offshoot_mailbox::{Parker, Sleep};
 use offshoot_sys::{clock, futex};
@@ -69,11 +69,12 @@ struct NurseryRecord {
     departed: Vec<Departed>,
 }
 
-/// The lanes of an isolate, by receiver, and the receiver's life.
+/// The lanes of an isolate, by the address of the receiver's life, which they keep.
 ///
-/// Ids are ours, so that nobody can choose them to collide: without random keys, which cost each new
-/// thread a system call.
-type Lanes = HashMap<IsolateId, (Arc<Life>, Arc<Lane>), BuildHasherDefault<DefaultHasher>>;
+/// By that and not by its id: an isolate of another process may be introduced anew, over another socket, and what is
+/// under way over one is no concern of the other. Addresses are ours, so that nobody can choose them to collide:
+/// without random keys, which cost each new thread a system call.
+type Lanes = HashMap<usize, (Arc<Life>, Arc<Lane>), BuildHasherDefault<DefaultHasher>>;
 
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
@@ -527,18 +528,18 @@ impl Local {
 
     /// The lane from this isolate to that one.
     pub(crate) fn lane(&self, target: &Target) -> Arc<Lane> {
-        let id = target.life.identity().id;
+        let address = Arc::as_ptr(&target.life).addr();
         let mut lanes = self.lanes.borrow_mut();
-        if let Some((_, lane)) = lanes.get(&id) {
+        if let Some((_, lane)) = lanes.get(&address) {
             return lane.clone();
         }
-        // Those to the dead go whenever the map would have to grow, so that it stays as large as
-        // the number of the living asks for.
+        // Those to the dead, and to those of whom this is all that is left, go whenever the map would
+        // have to grow, so that it stays as large as the number of the living asks for.
         if lanes.len() == lanes.capacity() {
-            lanes.retain(|_, (life, _)| life.exit().is_none());
+            lanes.retain(|_, (life, _)| life.exit().is_none() && Arc::strong_count(life) > 1);
         }
         let lane = target.new_lane();
-        lanes.insert(id, (target.life.clone(), lane.clone()));
+        lanes.insert(address, (target.life.clone(), lane.clone()));
         lane
     }
 

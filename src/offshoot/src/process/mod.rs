@@ -7,8 +7,11 @@
 
 pub(crate) mod child;
 pub(crate) mod forkserver;
+pub(crate) mod introduce;
 pub(crate) mod link;
+pub(crate) mod porter;
 pub(crate) mod protocol;
+mod served;
 pub(crate) mod spawn;
 pub(crate) mod warden;
 

@@ -5,7 +5,7 @@
 //! behind a blocked isolate. It is started with the first process isolate.
 
 use super::child::hex;
-use super::link::{Read, read_frames};
+use super::link::{Beside, Parcel, Read, read_frames};
 use super::protocol::{self, Event, Request};
 use super::{Process, decode_body};
 use crate::janitor::TreeDir;
@@ -965,6 +965,14 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
     let Header {
         kind, correlation, ..
     } = header;
+    if kind == Kind::Enclosed {
+        return process.link.enclose(correlation, body);
+    }
+    let Beside { carried, .. } = process.link.take_beside(header)?;
+    let parcel = || Parcel {
+        bytes: body.to_vec(),
+        carried,
+    };
     match kind {
         Kind::Ready => {
             let ready: Ready = decode_body(kind, body)?;
@@ -987,7 +995,7 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
         }
         Kind::Reply | Kind::Failure => {
             let result = match kind {
-                Kind::Reply => Ok(body.to_vec()),
+                Kind::Reply => Ok(parcel()),
                 _ => Err(decode_body::<Error>(kind, body)?.arrived()),
             };
             match process.link.dialogue(correlation) {
@@ -1005,7 +1013,7 @@ fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
         | Kind::HaltSeen => {
             // What is unknown is over.
             if let Some(remote) = process.link.dialogue(correlation) {
-                remote.receive(kind, body)?;
+                remote.receive(kind, parcel())?;
             }
         }
         Kind::Credit => process.link.credited(decode_body(kind, body)?),
