@@ -12,6 +12,7 @@ mod io;
 mod lean;
 mod ordering;
 mod outside;
+mod pipeline;
 mod portals;
 mod registry;
 mod regression;
