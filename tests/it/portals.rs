@@ -502,6 +502,90 @@ both! {
         result.expect("no failure");
     }
 
+    async fn a_dialogue_with_the_own_isolate_waits_for_nothing(_t: T) {
+        async fn itself(mut peer: Peer<(), u64>) -> Result<u64> {
+            peer.started(())?;
+            let me = current().portal::<()>()?;
+            let (mut link, first) = me.open(doubles, ()).await?;
+            link.send(21).await?;
+            peer.send(link.next().await?.unwrap_or_default()).await?;
+            assert_eq!(link.result().await??, 21);
+            Ok(first)
+        }
+        offshoot::nursery(async |nursery| {
+            let farm = nursery.spawn("farm").await?;
+            let (mut link, ()) = farm.open(itself, ()).await?;
+            assert_eq!(link.next().await?, Some(42));
+            assert_eq!(link.result().await??, 7);
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn sends_that_are_given_up_in_the_middle_break_no_frame(_t: T) {
+        async fn slow(mut peer: Peer<Vec<u64>, (), ()>) -> Result<Vec<u64>> {
+            peer.started(())?;
+            let mut seen = Vec::new();
+            while let Some(item) = peer.next().await? {
+                assert!(item.iter().all(|n| *n == item[0]) && item.len() == 20_000);
+                seen.push(item[0]);
+                offshoot::sleep(Duration::from_micros(300)).await?;
+            }
+            Ok(seen)
+        }
+        async fn sends(portal: Portal) -> Result<(Vec<u64>, Vec<u64>)> {
+            let (mut link, ()) = portal.open(slow, ()).await?;
+            let mut sent = Vec::new();
+            for n in 0..400 {
+                // Some come to their end, and most wait for room when they are dropped.
+                match offshoot::timeout(Duration::from_micros(100), link.send(vec![n; 20_000])).await {
+                    Ok(result) => {
+                        result?;
+                        sent.push(n);
+                    }
+                    Err(late) => assert!(late.is_timeout(), "{late:?}"),
+                }
+            }
+            Ok((sent, link.result().await??))
+        }
+        offshoot::nursery(async |nursery| {
+            let served = nursery.spawn("served").await?;
+            let farm = nursery.spawn("farm").await?;
+            let other = nursery.task(farm.call(opens, (served.clone(), 100)));
+            let (sent, seen) = farm.call(sends, served.clone()).await??;
+            assert_eq!(sent, seen, "what was accepted, in order");
+            assert_eq!(other.await???, 4950);
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn a_peer_that_is_told_too_late_is_no_harm(_t: T) {
+        async fn ends_at_once(mut peer: Peer<u64, u64, ()>) -> u64 {
+            peer.started(()).expect("the first time");
+            9
+        }
+        async fn late(portal: Portal) -> Result<u64> {
+            let mut sum = 0;
+            for _ in 0..50 {
+                let (mut link, ()) = portal.open(ends_at_once, ()).await?;
+                // For a dialogue that is over by then, or is not.
+                let _ = link.send(1).await;
+                drop(link.cancel());
+                sum += link.result().await.unwrap_or(9);
+            }
+            Ok(sum)
+        }
+        offshoot::nursery(async |nursery| {
+            let served = nursery.spawn("served").await?;
+            let farm = nursery.spawn("farm").await?;
+            assert_eq!(farm.call(late, served.clone()).await??, 450);
+            assert_eq!(farm.call(opens, (served, 10)).await??, 45);
+            Ok(())
+        })
+        .await?;
+    }
+
     async fn too_many_in_one_message_are_refused(_t: T) {
         async fn none(_all: Vec<Portal>) {}
         offshoot::nursery(async |nursery| {
