@@ -12,7 +12,6 @@ mod io;
 mod lean;
 mod ordering;
 mod outside;
-mod pipeline;
 mod portals;
 mod registry;
 mod regression;
