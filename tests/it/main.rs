@@ -10,6 +10,7 @@ mod interface;
 mod io;
 mod ordering;
 mod outside;
+mod reading;
 mod registry;
 mod regression;
 mod relays;

@@ -4,7 +4,7 @@
 //! loop, so that no thread has to be started before the first answer.
 
 use super::decode_body;
-use super::link::{Link, Read, read_frames};
+use super::link::{Link, Read, Short, read_frames};
 use super::protocol::{self, Outfit};
 use crate::answer::RemoteAnswer;
 use crate::credit::Permit;
@@ -486,7 +486,7 @@ impl Uplink {
             return false;
         };
         let mut any = false;
-        let read = read_frames(&self.link, &mut reader, |header, body| {
+        let read = read_frames(&self.link, &mut reader, Short::IsAll, |header, body| {
             any = true;
             self.take(local, header, body)
         });

@@ -8,7 +8,9 @@
 use crate::credit::{Lane, Permit};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
+use crate::isolate::local::Local;
 use crate::life::Life;
+use crate::process::Process;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::socket;
@@ -74,6 +76,8 @@ struct Out {
 
 pub(crate) struct Link {
     fd: OwnedFd,
+    /// The process at its other end, at the owner's.
+    process: OnceLock<Weak<Process>>,
     /// Tells whoever flushes this link that something has been queued.
     on_queued: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Something is queued; as of `out`, for whoever flushes.
@@ -96,6 +100,7 @@ impl Link {
     pub(crate) fn new(fd: OwnedFd, limit: usize) -> Arc<Link> {
         Arc::new(Link {
             fd,
+            process: OnceLock::new(),
             on_queued: OnceLock::new(),
             has_queued: AtomicBool::new(false),
             out: Mutex::default(),
@@ -440,6 +445,27 @@ impl Link {
         correlation
     }
 
+    /// Whether an answer of this number, or a dialogue's, is still to come.
+    pub(crate) fn is_awaited(&self, correlation: u64) -> bool {
+        self.pending.lock().contains_key(&correlation)
+            || self.dialogues.lock().contains_key(&correlation)
+    }
+
+    /// The current isolate waits for an answer of this number: it may read the link while it sleeps.
+    pub(crate) fn await_here(&self, correlation: u64) {
+        if let Some(process) = self.process.get()
+            && let Some(local) = Local::try_current()
+        {
+            local.await_answer(process, correlation);
+        }
+    }
+
+    /// Of which process this is the owner's end.
+    pub(crate) fn belongs_to(&self, process: &Arc<Process>) {
+        let set = self.process.set(Arc::downgrade(process));
+        debug_assert!(set.is_ok(), "a link has one process");
+    }
+
     /// Forgets one that could not be sent.
     pub(crate) fn unpend(&self, correlation: u64) {
         drop(self.pending.lock().remove(&correlation));
@@ -584,33 +610,72 @@ pub(crate) enum Read {
 /// keep whoever reads from all others. In the order of 1 ms for the smallest frames.
 const READS_PER_TURN: usize = 4;
 
-/// Hands each frame that has come to `take`, up to a bound, until one of them is wrong.
-///
-/// It reads until there is nothing: a read that gives less than it had room for need not have taken
-/// all, because one that passes over descriptors, which nobody asked for, ends there.
-pub(crate) fn read_frames(
+/// As [`read_frames`], by one read: for who is told again at once if that was not all.
+pub(crate) fn read_once(
     link: &Link,
     reader: &mut frame::FrameReader,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
+    match socket::recv(&link.fd, reader.space()) {
+        Ok(0) => return Read::Ended,
+        Ok(n) => reader.filled(n),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
+        Err(_) => return Read::Ended,
+    }
+    match take_frames(reader, &mut take) {
+        Ok(()) => Read::Drained,
+        Err(error) => Read::Wrong(error),
+    }
+}
+
+/// Hands each frame that is there as a whole to `take`, until one of them is wrong.
+fn take_frames(
+    reader: &mut frame::FrameReader,
+    take: &mut impl FnMut(Header, &[u8]) -> Result<()>,
+) -> Result<()> {
+    loop {
+        match reader.next() {
+            Ok(None) => return Ok(()),
+            Ok(Some((header, body))) => take(header, body)?,
+            Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
+        }
+    }
+}
+
+/// Whether a read that gave less than it had room for has taken all that was there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Short {
+    /// It has: what comes later makes a new event.
+    IsAll,
+    /// It need not have: a read that passes over descriptors, which nobody asked for, ends there. An owner
+    /// does not rely on what its process sends.
+    IsPerhapsNotAll,
+}
+
+/// Hands each frame that has come to `take`, up to a bound, until one of them is wrong.
+pub(crate) fn read_frames(
+    link: &Link,
+    reader: &mut frame::FrameReader,
+    short: Short,
+    mut take: impl FnMut(Header, &[u8]) -> Result<()>,
+) -> Read {
+    let mut drained = false;
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
-        loop {
-            match reader.next() {
-                Ok(None) => break,
-                Ok(Some((header, body))) => {
-                    if let Err(error) = take(header, body) {
-                        return Read::Wrong(error);
-                    }
-                }
-                Err(error) => {
-                    return Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()));
-                }
-            }
+        if let Err(error) = take_frames(reader, &mut take) {
+            return Read::Wrong(error);
         }
-        match socket::recv(&link.fd, reader.space()) {
+        if drained {
+            return Read::Drained;
+        }
+        let space = reader.space();
+        let room = space.len();
+        match socket::recv(&link.fd, space) {
             Ok(0) => return Read::Ended,
-            Ok(n) => reader.filled(n),
+            Ok(n) => {
+                drained = short == Short::IsAll && n < room;
+                reader.filled(n);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
             // A reset connection has ended like a closed one.
             Err(_) => return Read::Ended,
