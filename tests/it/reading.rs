@@ -95,7 +95,8 @@ processes! {
                 let took = clock.elapsed();
                 mark("go");
                 assert_eq!(answer?, 400);
-                assert!(took < Duration::from_millis(400) + SOON, "it took {took:?}");
+                // Without the warden's round it comes when the reader gives up, after many seconds.
+                assert!(took < Duration::from_secs(2), "it took {took:?}");
                 Ok(())
             };
             let (waiting, blocked) = join(waiting, timeout(LONG, blocked)).await;

@@ -8,7 +8,7 @@ use super::Overflow;
 use super::channel::{Found, register};
 use super::tie::{Role, Tie};
 use crate::credit::Permit;
-use crate::process::link::Link;
+use crate::process::link::{Link, buffers};
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_wire::codec;
 use offshoot_wire::dialogue::{Event, Machine, Window};
@@ -273,7 +273,10 @@ impl Remote {
             fill(out).map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
         });
         match frame {
-            Ok(frame) => self.link.write(&frame),
+            Ok(frame) => {
+                self.link.write(&frame);
+                buffers::give_back(frame);
+            }
             // Its body is ours and small, so that it always fits.
             Err(error) => tracing::error!(?kind, %error, "cannot send a frame of a dialogue"),
         }
@@ -358,6 +361,7 @@ impl Remote {
         }
         if flows.backlog.is_empty() && flows.machine.send(Event::Item(len)).is_ok() {
             self.link.write(&frame);
+            buffers::give_back(frame);
             return Ok(false);
         }
         match overflow {
@@ -384,6 +388,7 @@ impl Remote {
             }
             if let Some(frame) = flows.backlog.pop_front() {
                 self.link.write(&frame);
+                buffers::give_back(frame);
             }
         }
         match flows.ending.take() {

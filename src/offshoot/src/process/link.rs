@@ -139,17 +139,20 @@ impl Link {
     ) -> Result<()> {
         let frame = self.frame(kind, correlation, fill)?;
         self.write(&frame);
+        buffers::give_back(frame);
         Ok(())
     }
 
-    /// A whole frame, to be written later, whose body `fill` appends.
+    /// A whole frame, to be written later, whose body `fill` appends. Its buffer is one of this thread's,
+    /// see [`buffers::give_back`].
     pub(crate) fn frame(
         &self,
         kind: Kind,
         correlation: u64,
         fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
     ) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; HEADER];
+        let mut bytes = buffers::take();
+        bytes.resize(HEADER, 0);
         fill(&mut bytes)?;
         let len = bytes.len() - HEADER;
         let limit = self.limit();
@@ -391,19 +394,27 @@ impl Link {
         lane: &Lane,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(Kind, Entry)>,
     ) -> Result<()> {
-        // The kind is known only to who encodes; the arguments lie behind the fixed part.
-        let mut arguments = Vec::new();
-        let (kind, entry) = encode(&mut arguments)?;
-        self.send(kind, correlation, |out| {
+        // The kind is known only to who encodes, and a message that cannot be encoded takes no place in
+        // the sequence: both are filled in behind.
+        let mut kind = Kind::Call;
+        let mut frame = self.frame(kind, correlation, |out| {
+            let start = out.len();
+            out.resize(start + Invoke::SIZE, 0);
+            let entry;
+            (kind, entry) = encode(out)?;
             let invoke = Invoke {
                 entry,
-                sequence: lane.next_sequence(),
+                sequence: 0,
                 lane: lane.number,
             };
-            out.extend_from_slice(&invoke.to_bytes());
-            out.extend_from_slice(&arguments);
+            out[start..start + Invoke::SIZE].copy_from_slice(&invoke.to_bytes());
             Ok(())
-        })
+        })?;
+        Header::set_kind(&mut frame, kind);
+        Invoke::set_sequence(&mut frame[HEADER..], lane.next_sequence());
+        self.write(&frame);
+        buffers::give_back(frame);
+        Ok(())
     }
 
     /// Opens a dialogue.
@@ -591,6 +602,42 @@ impl Link {
                 },
             );
         }
+    }
+}
+
+/// Buffers of frames, which are used again: one that is new for each message has to grow, and a long one
+/// takes fresh pages from the kernel, which cost more than to copy it.
+pub(crate) mod buffers {
+    use std::cell::RefCell;
+
+    /// What is kept is no longer than this, so that one huge message does not stay for ever.
+    const LONGEST: usize = 256 << 10;
+    /// How many are kept by a thread.
+    const MOST: usize = 2;
+
+    thread_local! {
+        static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// An empty one.
+    pub(crate) fn take() -> Vec<u8> {
+        // Also asked for while the thread's locals are being destroyed.
+        let kept = KEPT.try_with(|kept| kept.borrow_mut().pop());
+        kept.ok().flatten().unwrap_or_default()
+    }
+
+    /// Keeps one for another time.
+    pub(crate) fn give_back(mut buffer: Vec<u8>) {
+        if buffer.capacity() > LONGEST {
+            return;
+        }
+        buffer.clear();
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < MOST {
+                kept.push(buffer);
+            }
+        });
     }
 }
 
