@@ -13,6 +13,7 @@ mod lean;
 mod ordering;
 mod outside;
 mod portals;
+mod reading;
 mod registry;
 mod regression;
 mod relays;

@@ -1079,7 +1079,10 @@ impl<T> Reply<T> {
                 Poll::Ready(Err(oneshot::Dropped)) => Poll::Ready(Err(self.sending.target.gone())),
             },
             State::Remote(remote) => match Pin::new(&mut remote.receiver).poll(cx) {
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    remote.link.await_here(remote.correlation);
+                    Poll::Pending
+                }
                 Poll::Ready(result) => {
                     remote.answered = true;
                     let decode = remote.decode;

@@ -7,11 +7,12 @@ use crate::scope::{Scope, ScopeWatch, cancelled_error, poll_refusal};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker as MioWaker};
+use offshoot_sys::event::EventFd;
 use offshoot_sys::socket::Held;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll as TaskPoll, Waker};
@@ -100,16 +101,35 @@ pub(crate) struct Reactor {
 
 impl Reactor {
     pub(crate) fn new() -> io::Result<(Reactor, MioWaker)> {
+        let reactor = Reactor::bare()?;
+        let waker = MioWaker::new(&reactor.registry, WAKE)?;
+        Ok((reactor, waker))
+    }
+
+    /// One that is woken by an event of which others know already.
+    pub(crate) fn woken_by(event: &EventFd) -> io::Result<Reactor> {
+        let reactor = Reactor::bare()?;
+        let fd = event.as_fd().as_raw_fd();
+        reactor
+            .registry
+            .register(&mut SourceFd(&fd), WAKE, Interest::READABLE)?;
+        Ok(reactor)
+    }
+
+    fn bare() -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let waker = MioWaker::new(&registry, WAKE)?;
-        let reactor = Reactor {
+        Ok(Reactor {
             poll: RefCell::new(poll),
             events: RefCell::new(Events::with_capacity(256)),
             registry,
             sources: RefCell::default(),
-        };
-        Ok((reactor, waker))
+        })
+    }
+
+    /// The number of its descriptor, which is readable while anything is ready.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.poll.borrow().as_raw_fd()
     }
 
     /// Waits for readiness, for no longer than `timeout`, and wakes whoever waited for it.

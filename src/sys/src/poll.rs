@@ -2,7 +2,7 @@
 
 use crate::clock;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 /// Waits until one of `fds` is readable, has hung up or is in error; says of each whether it is.
@@ -25,6 +25,20 @@ pub fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec
             Err(error) => return Err(error),
             Ok(()) => return Ok(polled.iter().map(|fd| fd.revents != 0).collect()),
         }
+    }
+}
+
+/// As [`wait`], for two, without an allocation; and a signal ends the wait, with neither.
+pub fn wait_either(one: RawFd, other: RawFd, timeout: Option<Duration>) -> io::Result<[bool; 2]> {
+    let mut polled = [one, other].map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    match poll_once(&mut polled, timeout) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; 2]),
+        Err(error) => Err(error),
+        Ok(()) => Ok(polled.map(|fd| fd.revents != 0)),
     }
 }
 

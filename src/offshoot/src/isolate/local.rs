@@ -24,6 +24,7 @@ use super::shared::{Control, Message, PollWaker, Shared, Target};
 use crate::credit::{Lane, Owed};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
+use crate::process::Process;
 use crate::process::child::Uplink;
 use crate::reactor::Reactor;
 use crate::scope::Scope;
@@ -31,7 +32,8 @@ use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit};
 use async_task::Runnable;
 use offshoot_mailbox::{Parker, Sleep};
-use offshoot_sys::{clock, futex};
+use offshoot_sys::event::EventFd;
+use offshoot_sys::{clock, futex, poll};
 use offshoot_wire::frame::CancelOrder;
 use slab::Slab;
 use std::any::{Any, TypeId};
@@ -39,11 +41,12 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -107,6 +110,12 @@ pub(crate) struct Local {
     pub(crate) uplink: OnceCell<Uplink>,
     /// Its main function is a blocking one and has not returned.
     blocking_main: Cell<bool>,
+    /// The answer of a process that was waited for last.
+    awaited: RefCell<Option<(Weak<Process>, u64)>>,
+    /// The process whose link it has borrowed.
+    borrowed: RefCell<Option<Arc<Process>>>,
+    /// How many turns in a row had something to do.
+    busy_turns: Cell<u32>,
     /// It has had nothing to do before.
     settled: Cell<bool>,
     /// How many more messages may begin; a blocking isolate takes one at a time.
@@ -178,6 +187,9 @@ impl Local {
             left: RefCell::default(),
             uplink: OnceCell::new(),
             blocking_main: Cell::new(false),
+            awaited: RefCell::new(None),
+            borrowed: RefCell::new(None),
+            busy_turns: Cell::new(0),
             settled: Cell::new(false),
             gate: Cell::new(usize::MAX),
             last_turn: Cell::new(0),
@@ -364,9 +376,16 @@ impl Local {
         if let Some(reactor) = self.reactor.get() {
             return Ok(reactor);
         }
-        let (reactor, waker) = Reactor::new()?;
-        let set = self.shared.poll_waker.set(PollWaker::Mio(waker));
-        debug_assert!(set.is_ok(), "an isolate has one poll");
+        let reactor = match self.shared.poll_waker.get() {
+            // It has slept on a link before.
+            Some(PollWaker::Event(event)) => Reactor::woken_by(event)?,
+            _ => {
+                let (reactor, waker) = Reactor::new()?;
+                let set = self.shared.poll_waker.set(PollWaker::Mio(waker));
+                debug_assert!(set.is_ok(), "an isolate has one poll");
+                reactor
+            }
+        };
         Ok(self.reactor.get_or_init(|| reactor))
     }
 
@@ -830,13 +849,19 @@ impl Local {
         }
         if !busy {
             self.pay();
+            self.shared.set_busy(false);
+        }
+        if let Some(process) = self.borrow_link(busy) {
+            self.sleep_on(&process, deadline.map(left));
+            return;
         }
         // What comes meanwhile is consumed by the parker, which then does not let it sleep.
         if !busy {
-            self.shared.set_busy(false);
             self.shared.runtime.spin.wait(&self.shared.parker, deadline);
         }
         match self.reactor.get() {
+            // It has just looked, and what it does because of that needs no second look at once.
+            Some(_) if busy && self.busy_turns.get() == 1 => {}
             Some(reactor) => {
                 let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
                 let timeout = if asleep {
@@ -864,6 +889,99 @@ impl Local {
         }
     }
 
+    // ---- the links to processes ----
+
+    /// This isolate waits for an answer of that process.
+    pub(crate) fn await_answer(&self, process: &Weak<Process>, correlation: u64) {
+        let mut awaited = self.awaited.borrow_mut();
+        match &mut *awaited {
+            Some((known, number)) if known.ptr_eq(process) => *number = correlation,
+            awaited => *awaited = Some((process.clone(), correlation)),
+        }
+    }
+
+    /// The process on whose link this isolate is to sleep, if it is to sleep on one; see `process::inlet`.
+    fn borrow_link(&self, busy: bool) -> Option<Arc<Process>> {
+        let id = self.shared.life.identity().id;
+        let borrowed = self.borrowed.take();
+        if busy {
+            // A turn with something to do comes between any two answers, but not two in a row.
+            self.busy_turns.set(self.busy_turns.get() + 1);
+            match borrowed {
+                Some(process) if self.busy_turns.get() > 1 => process.return_link(id, true),
+                borrowed => *self.borrowed.borrow_mut() = borrowed,
+            }
+            return None;
+        }
+        self.busy_turns.set(0);
+        let awaited = self
+            .awaited
+            .borrow()
+            .as_ref()
+            .and_then(|(process, number)| {
+                let process = process.upgrade()?;
+                process.link.is_awaited(*number).then_some(process)
+            });
+        if let Some(process) = &borrowed
+            && awaited
+                .as_ref()
+                .is_none_or(|one| !Arc::ptr_eq(one, process))
+        {
+            process.return_link(id, false);
+        }
+        let process = awaited?;
+        if self.reactor.get().is_none() && self.shared.poll_waker.get().is_none() {
+            // Without a descriptor to be woken by, it sleeps as if there were no link.
+            let event = EventFd::new().ok()?;
+            let set = self.shared.poll_waker.set(PollWaker::Event(event));
+            debug_assert!(set.is_ok(), "an isolate has one poll");
+        }
+        if !process.lend_link(id) {
+            return None;
+        }
+        *self.borrowed.borrow_mut() = Some(process.clone());
+        Some(process)
+    }
+
+    /// Gives back what it has borrowed, if it has.
+    fn return_borrowed(&self) {
+        if let Some(process) = self.borrowed.take() {
+            process.return_link(self.shared.life.identity().id, false);
+        }
+    }
+
+    /// Sleeps until bytes of this process have come, or there may be something else to do.
+    fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+        if !self.shared.parker.prepare(Sleep::Poll) {
+            return;
+        }
+        self.shared.set_busy(false);
+        let link = process.link.fd();
+        let woken = match (self.reactor.get(), self.shared.poll_waker.get()) {
+            (Some(reactor), _) => poll::wait_either(link.as_raw_fd(), reactor.fd(), timeout),
+            (None, Some(PollWaker::Event(event))) => {
+                poll::wait_either(link.as_raw_fd(), event.as_fd().as_raw_fd(), timeout)
+            }
+            // Never: one of them was made before.
+            (None, _) => Ok([false, false]),
+        };
+        self.shared.parker.finish();
+        let [link, other] = woken.unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot wait for a link");
+            [true, true]
+        });
+        if link {
+            process.read_link(self.shared.life.identity().id);
+        }
+        if other {
+            match (self.reactor.get(), self.shared.poll_waker.get()) {
+                (Some(reactor), _) => reactor.wait(Some(Duration::ZERO)),
+                (None, Some(PollWaker::Event(event))) => drop(event.drain()),
+                (None, _) => {}
+            }
+        }
+    }
+
     /// Runs until the isolate is over. Returns how it ended, and what had to be forced below it.
     pub(crate) fn run(self: &Rc<Local>) -> (Exit, Vec<Error>) {
         // Abandoned, and come back: what is left is to end without touching anything.
@@ -878,6 +996,7 @@ impl Local {
             }
             self.sleep(busy);
         }
+        self.return_borrowed();
         self.drop_tasks();
         let state = self.state.borrow_mut().take();
         self.caught(|| drop(state));

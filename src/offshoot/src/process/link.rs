@@ -11,7 +11,9 @@ use crate::chain::{self, Chain};
 use crate::credit::{Lane, Permit};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
+use crate::isolate::local::Local;
 use crate::life::Life;
+use crate::process::Process;
 use crate::runtime::Runtime;
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
@@ -136,6 +138,8 @@ type Between = (Weak<Runtime>, Box<dyn Fn() -> Origin + Send + Sync>);
 
 pub(crate) struct Link {
     fd: OwnedFd,
+    /// The process at its other end, at the owner's.
+    process: OnceLock<Weak<Process>>,
     /// Tells whoever flushes this link that something has been queued.
     on_queued: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Something is queued; as of `out`, for whoever flushes.
@@ -167,6 +171,7 @@ impl Link {
     pub(crate) fn new(fd: OwnedFd, limit: usize) -> Arc<Link> {
         Arc::new(Link {
             fd,
+            process: OnceLock::new(),
             on_queued: OnceLock::new(),
             has_queued: AtomicBool::new(false),
             out: Mutex::default(),
@@ -240,14 +245,16 @@ impl Link {
         Ok(())
     }
 
-    /// A whole frame, to be written later, whose body `fill` appends. Portals in it are introduced.
+    /// A whole frame, to be written later, whose body `fill` appends. Portals in it are introduced. Its
+    /// buffer is one of this thread's, see [`buffers`].
     pub(crate) fn frame(
         &self,
         kind: Kind,
         correlation: u64,
         fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
     ) -> Result<Frame> {
-        let mut bytes = vec![0; HEADER];
+        let mut bytes = buffers::take();
+        bytes.resize(HEADER, 0);
         let (filled, carried) = carry::pack(|| fill(&mut bytes));
         filled?;
         self.head(kind, correlation, &mut bytes)?;
@@ -281,11 +288,13 @@ impl Link {
             waits: chain::to_cross(chain),
             portals,
         };
-        let mut whole = vec![0; HEADER];
+        let mut whole = buffers::take();
+        whole.resize(HEADER, 0);
         codec::encode_into(&enclosed, &mut whole)
             .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
         self.head(Kind::Enclosed, correlation, &mut whole)?;
         whole.extend_from_slice(&bytes);
+        buffers::give_back(bytes);
         Ok(Frame {
             bytes: whole,
             groups: grouped(sockets),
@@ -367,10 +376,12 @@ impl Link {
 
     /// Writes whole frames, or queues what cannot be written.
     pub(crate) fn write(&self, frame: Frame) {
-        let Frame {
-            bytes, mut groups, ..
-        } = frame;
-        let mut bytes = &bytes[..];
+        let Frame { bytes, groups, .. } = frame;
+        self.write_bytes(&bytes, groups);
+        buffers::give_back(bytes);
+    }
+
+    fn write_bytes(&self, mut bytes: &[u8], mut groups: VecDeque<Group>) {
         let mut out = self.out.lock();
         if out.closed {
             // Whoever waits for an answer is told by the end of the process.
@@ -600,17 +611,19 @@ impl Link {
         lane: &Lane,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(Kind, Entry)>,
     ) -> Result<()> {
-        // The kind is known only to who encodes; the arguments lie behind the fixed part.
-        let mut bytes = vec![0; HEADER + Invoke::SIZE];
+        // The kind is known only to who encodes, and a message that cannot be encoded takes no place in
+        // the sequence: both are filled in behind.
+        let mut bytes = buffers::take();
+        bytes.resize(HEADER + Invoke::SIZE, 0);
         let (encoded, carried) = carry::pack(|| encode(&mut bytes));
         let (kind, entry) = encoded?;
+        self.head(kind, correlation, &mut bytes)?;
         let invoke = Invoke {
             entry,
             sequence: lane.next_sequence(),
             lane: lane.number,
         };
         bytes[HEADER..HEADER + Invoke::SIZE].copy_from_slice(&invoke.to_bytes());
-        self.head(kind, correlation, &mut bytes)?;
         // Nobody waits for a tell.
         let chain = match kind {
             Kind::Tell => None,
@@ -657,6 +670,27 @@ impl Link {
         let correlation = self.next_correlation();
         self.pending.lock().insert(correlation, pending);
         correlation
+    }
+
+    /// Whether an answer of this number, or a dialogue's, is still to come.
+    pub(crate) fn is_awaited(&self, correlation: u64) -> bool {
+        self.pending.lock().contains_key(&correlation)
+            || self.dialogues.lock().contains_key(&correlation)
+    }
+
+    /// The current isolate waits for an answer of this number: it may read the link while it sleeps.
+    pub(crate) fn await_here(&self, correlation: u64) {
+        if let Some(process) = self.process.get()
+            && let Some(local) = Local::try_current()
+        {
+            local.await_answer(process, correlation);
+        }
+    }
+
+    /// Of which process this is the owner's end.
+    pub(crate) fn belongs_to(&self, process: &Arc<Process>) {
+        let set = self.process.set(Arc::downgrade(process));
+        debug_assert!(set.is_ok(), "a link has one process");
     }
 
     /// Forgets one that could not be sent.
@@ -916,6 +950,42 @@ fn grouped(fds: Vec<OwnedFd>) -> VecDeque<Group> {
     groups
 }
 
+/// Buffers of frames, which are used again: one that is new for each message has to grow, and a long one
+/// takes fresh pages from the kernel, which cost more than to copy it.
+pub(crate) mod buffers {
+    use std::cell::RefCell;
+
+    /// What is kept is no longer than this, so that one huge message does not stay for ever.
+    const LONGEST: usize = 256 << 10;
+    /// How many are kept by a thread.
+    const MOST: usize = 2;
+
+    thread_local! {
+        static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// An empty one.
+    pub(crate) fn take() -> Vec<u8> {
+        // Also asked for while the thread's locals are being destroyed.
+        let kept = KEPT.try_with(|kept| kept.borrow_mut().pop());
+        kept.ok().flatten().unwrap_or_default()
+    }
+
+    /// Keeps one for another time.
+    pub(crate) fn give_back(mut buffer: Vec<u8>) {
+        if buffer.capacity() > LONGEST {
+            return;
+        }
+        buffer.clear();
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < MOST {
+                kept.push(buffer);
+            }
+        });
+    }
+}
+
 /// How a read of a link went.
 pub(crate) enum Read {
     /// All that was there has been read.
@@ -932,10 +1002,39 @@ pub(crate) enum Read {
 /// keep whoever reads from all others. In the order of 1 ms for the smallest frames.
 const READS_PER_TURN: usize = 4;
 
+/// As [`read_frames`], by one read: for who is told again at once if that was not all.
+pub(crate) fn read_once(
+    link: &Link,
+    reader: &mut frame::FrameReader,
+    mut take: impl FnMut(Header, &[u8]) -> Result<()>,
+) -> Read {
+    match link.receive(reader.space()) {
+        Ok(0) => return Read::Ended,
+        Ok(n) => reader.filled(n),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
+        Err(_) => return Read::Ended,
+    }
+    match take_frames(reader, &mut take) {
+        Ok(()) => Read::Drained,
+        Err(error) => Read::Wrong(error),
+    }
+}
+
+/// Hands each frame that is there as a whole to `take`, until one of them is wrong.
+fn take_frames(
+    reader: &mut frame::FrameReader,
+    take: &mut impl FnMut(Header, &[u8]) -> Result<()>,
+) -> Result<()> {
+    loop {
+        match reader.next() {
+            Ok(None) => return Ok(()),
+            Ok(Some((header, body))) => take(header, body)?,
+            Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
+        }
+    }
+}
+
 /// Hands each frame that has come to `take`, up to a bound, until one of them is wrong.
-///
-/// It reads until there is nothing: a read that gives less than it had room for need not have taken
-/// all, because one that passes over descriptors, which nobody asked for, ends there.
 pub(crate) fn read_frames(
     link: &Link,
     reader: &mut frame::FrameReader,
@@ -943,18 +1042,8 @@ pub(crate) fn read_frames(
 ) -> Read {
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
-        loop {
-            match reader.next() {
-                Ok(None) => break,
-                Ok(Some((header, body))) => {
-                    if let Err(error) = take(header, body) {
-                        return Read::Wrong(error);
-                    }
-                }
-                Err(error) => {
-                    return Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()));
-                }
-            }
+        if let Err(error) = take_frames(reader, &mut take) {
+            return Read::Wrong(error);
         }
         match link.receive(reader.space()) {
             Ok(0) => return Read::Ended,

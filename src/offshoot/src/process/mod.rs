@@ -1,12 +1,13 @@
 //! An isolate that is a process, as its owner sees it.
 //!
 //! `forkserver` is the process that forks; `spawn` asks it; `child` is what the new process runs;
-//! `link` is the socket between an owner and its child; `warden` is the thread of an owner that
+//! `link` is the socket between an owner and its child, `inlet` says who reads it; `warden` is the thread of an owner that
 //! reads all of its links and watches all of its processes, so that a blocked isolate holds up
 //! neither a reply to another one nor a kill.
 
 pub(crate) mod child;
 pub(crate) mod forkserver;
+pub(crate) mod inlet;
 pub(crate) mod introduce;
 pub(crate) mod link;
 pub(crate) mod porter;
@@ -19,6 +20,7 @@ use crate::family::{Status, Upward};
 use crate::isolate::shared::Control;
 use crate::life::{Life, News};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Result};
+use inlet::Inlet;
 use link::Link;
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{self, Pidfd};
@@ -30,13 +32,15 @@ use spawn::Outputs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
+use warden::Warden;
 
 /// A process isolate of ours.
 pub(crate) struct Process {
     pub(crate) life: Arc<Life>,
     pub(crate) link: Arc<Link>,
+    pub(crate) inlet: Inlet,
     pub(crate) upward: Arc<Upward>,
     /// Names it between us and the forkserver.
     pub(crate) request: u64,
@@ -82,7 +86,7 @@ impl Process {
         pipes: Outputs,
         link: Arc<Link>,
         upward: Arc<Upward>,
-        request: u64,
+        (request, warden): (u64, Weak<Warden>),
         status: Arc<Status>,
         starting: oneshot::Sender<Result<()>>,
     ) -> Arc<Process> {
@@ -90,9 +94,11 @@ impl Process {
             starting: Some(starting),
             ..State::default()
         };
-        Arc::new(Process {
+        let inlet = Inlet::new(link.limit(), warden);
+        let process = Arc::new(Process {
             life,
             link,
+            inlet,
             upward,
             request,
             server: AtomicU32::new(NO_SERVER),
@@ -104,7 +110,9 @@ impl Process {
                 tail: Vec::new(),
                 line: Default::default(),
             }),
-        })
+        });
+        process.link.belongs_to(&process);
+        process
     }
 
     /// Notes which forkserver is asked for it, before it is.

@@ -164,7 +164,7 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
             outputs,
             link.clone(),
             upward.clone(),
-            request,
+            (request, Arc::downgrade(&warden)),
             status.clone(),
             sender,
         );

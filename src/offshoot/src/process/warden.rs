@@ -5,6 +5,7 @@
 //! behind a blocked isolate. It is started with the first process isolate.
 
 use super::child::hex;
+use super::inlet::{self, Reading};
 use super::link::{Beside, Parcel, Read, read_frames};
 use super::protocol::{self, Event, Request};
 use super::{Process, decode_body};
@@ -19,7 +20,7 @@ use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, socket, spawn};
-use offshoot_wire::frame::{Ended, FrameReader, Header, Kind, Ready};
+use offshoot_wire::frame::{Ended, Header, Kind, Ready};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -76,10 +77,7 @@ struct Server {
 
 struct Watched {
     process: Arc<Process>,
-    reader: FrameReader,
     link_ended: bool,
-    /// Room to write is watched, because something is queued.
-    waits_for_room: bool,
     /// When it was asked for (ns).
     since: u64,
     /// When something has to be done about it, and what.
@@ -112,6 +110,10 @@ pub(crate) struct Warden {
     enrolling: Mutex<Vec<Enrolling>>,
     /// Requests in whose links something was queued.
     queued: Mutex<Vec<u64>>,
+    /// Requests whose links an isolate has read, and found something that concerns the thread.
+    attention: Mutex<Vec<u64>>,
+    /// Requests whose links were lent.
+    lent: Mutex<Vec<u64>>,
     next_request: AtomicU64,
     /// Requests that were given up before an answer came.
     given_up: Mutex<Vec<u64>>,
@@ -144,6 +146,8 @@ impl Warden {
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
             queued: Mutex::default(),
+            attention: Mutex::default(),
+            lent: Mutex::default(),
             next_request: AtomicU64::new(1),
             given_up: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -160,6 +164,7 @@ impl Warden {
                     watched: BTreeMap::new(),
                     more: BTreeSet::new(),
                     heard: 0,
+                    next_tick: None,
                     buffer: Vec::new(),
                 }
                 .run()
@@ -170,6 +175,28 @@ impl Warden {
 
     pub(crate) fn next_request(&self) -> u64 {
         self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A link was lent: from now on the thread comes around.
+    pub(crate) fn come_around(&self, request: u64) {
+        let first = {
+            let mut lent = self.lent.lock();
+            lent.push(request);
+            lent.len() == 1
+        };
+        if first {
+            self.wake();
+        }
+    }
+
+    /// The thread is to look at this link.
+    pub(crate) fn look_at(&self, request: u64) {
+        self.attention.lock().push(request);
+        self.wake();
     }
 
     fn wake(&self) {
@@ -417,6 +444,8 @@ struct Loop {
     more: BTreeSet<u64>,
     /// When the forkserver last said anything (ns).
     heard: u64,
+    /// When the lent links are looked after (ns), if any is.
+    next_tick: Option<u64>,
     buffer: Vec<u8>,
 }
 
@@ -472,6 +501,10 @@ impl Loop {
             queued
                 .into_iter()
                 .for_each(|request| self.write_queued(request));
+            let attention = std::mem::take(&mut *self.warden.attention.lock());
+            for request in attention {
+                self.link_ready(request);
+            }
             for request in given_up {
                 if let Some(watched) = self.watched.get_mut(&request)
                     && !watched.process.is_spawned()
@@ -480,6 +513,7 @@ impl Loop {
                 }
             }
             self.look_at_clock();
+            self.look_after_links();
             if self.warden.stopping.load(Ordering::Acquire) {
                 self.stop();
                 return;
@@ -491,12 +525,35 @@ impl Loop {
         if !self.more.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = self
+        let due = self
             .watched
             .values()
-            .filter_map(|watched| watched.due.map(|(at, _)| at))
-            .min()?;
+            .filter_map(|watched| watched.due.map(|(at, _)| at));
+        let next = due.chain(self.next_tick).min()?;
         Some(Duration::from_nanos(next.saturating_sub(clock::now())))
+    }
+
+    /// Takes back the links of which no use is made, and knows when to come again.
+    fn look_after_links(&mut self) {
+        let now = clock::now();
+        match self.next_tick {
+            None if self.warden.lent.lock().is_empty() => return,
+            None => {}
+            Some(at) if now < at => return,
+            Some(_) => {
+                // Not under the lock: those that lend hold theirs while they ask for this one.
+                let lent = std::mem::take(&mut *self.warden.lent.lock());
+                let still = lent.into_iter().filter(|request| {
+                    let watched = self.watched.get(request);
+                    watched.is_some_and(|watched| watched.process.look_after_link())
+                });
+                let still: Vec<u64> = still.collect();
+                let mut lent = self.warden.lent.lock();
+                lent.extend(still);
+            }
+        }
+        let any = !self.warden.lent.lock().is_empty();
+        self.next_tick = any.then(|| now + inlet::TICK);
     }
 
     /// Takes over the processes that were asked for since.
@@ -504,11 +561,7 @@ impl Loop {
         let arrived = std::mem::take(&mut *self.warden.arrived.lock());
         for process in arrived {
             let request = process.request;
-            let registered = self.warden.registry.register(
-                &mut SourceFd(&process.link.fd().as_raw_fd()),
-                link_token(request),
-                Interest::READABLE,
-            );
+            let registered = process.watch_link(&self.warden.registry, link_token(request));
             if let Err(error) = registered {
                 process.never_was(error.into());
                 continue;
@@ -531,14 +584,11 @@ impl Loop {
                     warden.wake();
                 }
             });
-            let reader = FrameReader::new(process.link.limit());
             self.watched.insert(
                 request,
                 Watched {
                     process,
-                    reader,
                     link_ended: false,
-                    waits_for_room: false,
                     since: clock::now(),
                     due: None,
                 },
@@ -550,25 +600,12 @@ impl Loop {
     }
 
     /// Writes what is queued as far as that goes, and watches for room while something is left.
-    fn write_queued(&mut self, request: u64) {
-        let Some(watched) = self.watched.get_mut(&request) else {
+    fn write_queued(&self, request: u64) {
+        let Some(watched) = self.watched.get(&request) else {
             return;
         };
-        let link = &watched.process.link;
-        let left = !link.flush();
-        if left == watched.waits_for_room {
-            return;
-        }
-        let interest = match left {
-            true => Interest::READABLE | Interest::WRITABLE,
-            false => Interest::READABLE,
-        };
-        let fd = link.fd().as_raw_fd();
-        let registry = &self.warden.registry;
-        match registry.reregister(&mut SourceFd(&fd), link_token(request), interest) {
-            Ok(()) => watched.waits_for_room = left,
-            Err(error) => tracing::error!(%error, "cannot watch a link"),
-        }
+        let left = !watched.process.link.flush();
+        watched.process.watch_for_room(left);
     }
 
     /// Reads what has come.
@@ -580,9 +617,16 @@ impl Loop {
             return;
         }
         let process = watched.process.clone();
-        let read = read_frames(&process.link, &mut watched.reader, |header, body| {
-            take(&process, header, body)
-        });
+        let read = {
+            let mut reading = process.inlet.reading();
+            let Reading { reader, wrong } = &mut *reading;
+            match wrong.take() {
+                Some(error) => Read::Wrong(error),
+                None => read_frames(&process.link, reader, |header, body| {
+                    take(&process, header, body)
+                }),
+            }
+        };
         if process.has_ended() && watched.due.is_none() {
             watched.due = Some((clock::now() + SAID_ITS_END, Due::Dead));
         }
@@ -658,7 +702,7 @@ impl Loop {
             return;
         };
         let registry = &self.warden.registry;
-        let _ = registry.deregister(&mut SourceFd(&watched.process.link.fd().as_raw_fd()));
+        watched.process.unwatch_link(registry);
         if let Some(pidfd) = watched.process.pidfd() {
             let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
         }
@@ -961,7 +1005,7 @@ impl Loop {
 }
 
 /// One frame of a child.
-fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
+pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
     let Header {
         kind, correlation, ..
     } = header;
