@@ -464,6 +464,19 @@ impl Family {
         }
     }
 
+    /// Whether no child is about to begin or to be collected, and no process is being started or owes an answer.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.members.values().all(|member| {
+            if member.status.gone.load(Ordering::Acquire) {
+                return false;
+            }
+            match &member.body {
+                Body::Thread(_) => member.target.thread().is_some_and(|it| it.has_begun()),
+                Body::Process(process) => !process.is_starting() && !process.link.has_pending(),
+            }
+        })
+    }
+
     /// Empties the family of an isolate that is cut off.
     fn surrender(&mut self) -> Vec<Member> {
         self.closed = true;

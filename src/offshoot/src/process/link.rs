@@ -657,6 +657,11 @@ impl Link {
         correlation
     }
 
+    /// Whether the other side owes an answer.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.lock().is_empty()
+    }
+
     /// Forgets one that could not be sent.
     pub(crate) fn unpend(&self, correlation: u64) {
         drop(self.pending.lock().remove(&correlation));

@@ -31,8 +31,10 @@
 //! ```
 
 mod census;
+pub(crate) mod clock;
 
 pub use census::{Census, Kind, Leak};
+pub use clock::Clock;
 
 use crate::{Builder, Error, ErrorKind, Portal, Result};
 use std::fmt::Write as _;
