@@ -13,6 +13,7 @@ use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::life::Life;
 use crate::runtime::Runtime;
+use crate::testing::cut::{Cut, Direction};
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::socket;
@@ -136,6 +137,8 @@ type Between = (Weak<Runtime>, Box<dyn Fn() -> Origin + Send + Sync>);
 
 pub(crate) struct Link {
     fd: OwnedFd,
+    /// Where a test has it break.
+    cut: OnceLock<Cut>,
     /// Tells whoever flushes this link that something has been queued.
     on_queued: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Something is queued; as of `out`, for whoever flushes.
@@ -166,6 +169,7 @@ impl Link {
     pub(crate) fn new(fd: OwnedFd, limit: usize) -> Arc<Link> {
         Arc::new(Link {
             fd,
+            cut: OnceLock::new(),
             on_queued: OnceLock::new(),
             has_queued: AtomicBool::new(false),
             out: Mutex::default(),
@@ -222,6 +226,40 @@ impl Link {
     /// Sets the limit, once it is known to a process that has just begun.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Has the link break where this says. False if that was said before.
+    pub(crate) fn cut_after(&self, cut: Cut) -> bool {
+        let now = cut.room(Direction::ToIsolate, &[0]) == 0
+            || cut.room(Direction::FromIsolate, &[0]) == 0;
+        let set = self.cut.set(cut).is_ok();
+        if set && now {
+            socket::shutdown_both(&self.fd);
+        }
+        set
+    }
+
+    /// What of these bytes may pass.
+    ///
+    /// # Errors
+    /// That it is cut.
+    fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        match self.cut.get() {
+            None => Ok(bytes),
+            Some(cut) => match cut.room(direction, bytes) {
+                0 => Err(io::ErrorKind::BrokenPipe.into()),
+                room => Ok(&bytes[..room]),
+            },
+        }
+    }
+
+    /// These bytes have passed.
+    fn passed(&self, direction: Direction, bytes: &[u8]) {
+        if let Some(cut) = self.cut.get()
+            && cut.passed(direction, bytes)
+        {
+            socket::shutdown_both(&self.fd);
+        }
     }
 
     // ---- out ----
@@ -342,6 +380,7 @@ impl Link {
                 .map(|(place, _)| *place)
                 .find(|place| *place > at);
             let part = &bytes[at..next.unwrap_or(bytes.len()).min(bytes.len())];
+            let part = self.admit(Direction::ToIsolate, part)?;
             let sent = match along {
                 None => socket::send(&self.fd, part),
                 Some((_, fds)) => {
@@ -355,6 +394,7 @@ impl Link {
                         groups.pop_front();
                     }
                     at += n;
+                    self.passed(Direction::ToIsolate, &part[..n]);
                 }
                 Err(error) if socket::may_pass(&error) => break,
                 Err(error) => return Err(error),
@@ -740,7 +780,12 @@ impl Link {
             }
             came.push_back((!received.fds_lost).then_some(received.fds));
         }
-        Ok(received.len)
+        // Nothing more of a link that is cut: its end.
+        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..received.len]) else {
+            return Ok(0);
+        };
+        self.passed(Direction::FromIsolate, admitted);
+        Ok(admitted.len())
     }
 
     /// The next `count` descriptors; none where they were lost, for want of room in this process.
