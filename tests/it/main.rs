@@ -11,6 +11,7 @@ mod faults;
 mod interface;
 mod io;
 mod lean;
+mod left;
 mod ordering;
 mod outside;
 mod portals;

@@ -69,10 +69,9 @@ impl<S> Portal<S> {
 impl<S> Portal<S> {
     /// See [`crate::testing::break_link_after`].
     pub(crate) fn break_link_after(&self, direction: Direction, after: After) -> bool {
-        match self.target.route() {
-            Route::Process(process) => process.link.cut_after(Cut::new(direction, after)),
-            _ => false,
-        }
+        let route = self.target.route();
+        let link = route.link();
+        link.is_some_and(|link| link.cut_after(Cut::new(direction, after)))
     }
 }
 

@@ -476,6 +476,16 @@ impl Target {
         self.life.exit().is_some() || self.life.cancelled().is_some()
     }
 
+    /// Whether it refuses whatever is sent, for the tests' oracle.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn refuses(&self) -> bool {
+        self.life.exit().is_some()
+            && match &*self.route.read() {
+                Route::Thread(shared) => shared.inbox.is_closed(),
+                _ => true,
+            }
+    }
+
     /// What a caller is told that comes too late.
     pub(crate) fn gone(&self) -> Error {
         self.life.gone()

@@ -959,6 +959,13 @@ fn grouped(fds: Vec<OwnedFd>) -> VecDeque<Group> {
     groups
 }
 
+#[cfg(feature = "fault-points")]
+impl Drop for Link {
+    fn drop(&mut self) {
+        crate::ledger::link_ended(self.pending.get_mut().len());
+    }
+}
+
 /// How a read of a link went.
 pub(crate) enum Read {
     /// All that was there has been read.

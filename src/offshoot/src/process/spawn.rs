@@ -251,6 +251,8 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     }
 
     owner.set_waiting("a process to start");
+    #[cfg(feature = "fault-points")]
+    let asked_at = clock::now();
     let mut bound = pin!(time::pause(bounds.start));
     let mut scope = ScopeWatch::default();
     let started = poll_fn(|cx| {
@@ -273,6 +275,11 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         Poll::Pending
     })
     .await;
+    #[cfg(feature = "fault-points")]
+    if let Err(error) = &started {
+        let took = std::time::Duration::from_nanos(clock::now() - asked_at);
+        crate::ledger::not_spawned(name, took, bounds.start, error);
+    }
     started?;
     abort.armed = false;
     Ok(target)
