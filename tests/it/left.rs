@@ -11,8 +11,9 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-const GRACE: Duration = Duration::from_millis(60);
-const HARD: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(100);
+/// Each level has a tenth of it to reap and report before its own end.
+const HARD: Duration = Duration::from_millis(800);
 /// What a busy machine adds.
 const LATE: Duration = Duration::from_millis(1_500);
 
@@ -29,7 +30,7 @@ async fn binds_and_sleeps(path: PathBuf) -> Result<()> {
     let _listener = UnixListener::bind(&path).await?;
     let _pid = offshoot::pid_file(path.with_extension("pid")).await?;
     append("deaf", "begun");
-    std::thread::sleep(Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(1_200));
     Ok(())
 }
 

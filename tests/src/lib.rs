@@ -130,6 +130,10 @@ fn outside(name: &str) {
     // A harness that finds no test of that name is content, too.
     let ran = text.contains("1 passed");
     let said = oracle::of_children(&text);
+    if std::env::var_os("OFFSHOOT_LONG").is_some() {
+        // The figures of the long forms, for `--nocapture`.
+        println!("{text}");
+    }
     assert!(
         end == "exit status: 0" && ran && strays.is_empty() && left.is_empty() && said.is_empty(),
         "{name}: {end}\nprocesses left: {strays:#?}\nfiles left: {left:#?}\n{text}"
