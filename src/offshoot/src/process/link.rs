@@ -788,6 +788,14 @@ impl Link {
         Ok(admitted.len())
     }
 
+    /// Between two frames: closes what came and belongs to none of those before.
+    fn drop_came(&self) {
+        let came = std::mem::take(&mut *self.came.lock());
+        if !came.is_empty() {
+            tracing::debug!("descriptors came that no frame speaks of");
+        }
+    }
+
     /// The next `count` descriptors; none where they were lost, for want of room in this process.
     pub(crate) fn take_came(&self, count: usize) -> Result<Option<Vec<OwnedFd>>> {
         let mut all = Vec::with_capacity(count);
@@ -1005,6 +1013,9 @@ pub(crate) fn read_frames(
                     return Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()));
                 }
             }
+        }
+        if reader.finish().is_ok() {
+            link.drop_came();
         }
         match link.receive(reader.space()) {
             Ok(0) => return Read::Ended,
