@@ -23,6 +23,7 @@ use crate::life::Watch;
 use crate::narrow::Allowed;
 use crate::process::link::{Link, Parcel, Pending};
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
+use crate::testing::cut::{After, Cut, Direction};
 use crate::{
     Cancel, Canceller, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method, Origin,
     Payload, Result,
@@ -62,6 +63,15 @@ impl<S> Portal<S> {
             }
             None => false,
         }
+    }
+}
+
+impl<S> Portal<S> {
+    /// See [`crate::testing::break_link_after`].
+    pub(crate) fn break_link_after(&self, direction: Direction, after: After) -> bool {
+        let route = self.target.route();
+        let link = route.link();
+        link.is_some_and(|link| link.cut_after(Cut::new(direction, after)))
     }
 }
 

@@ -245,6 +245,8 @@ fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
             }
             thread::end(&shared, exit, Vec::new());
             shared.runtime.shut_down();
+            #[cfg(feature = "fault-points")]
+            crate::ledger::of_child();
             link.flush_until(clock::now() + LAST_WORDS);
             crate::fault::point("S8", shared.life.identity().name());
             fork::exit_now(0)

@@ -15,6 +15,7 @@ use crate::isolate::local::Local;
 use crate::life::Life;
 use crate::process::Process;
 use crate::runtime::Runtime;
+use crate::testing::cut::{Cut, Direction};
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::socket;
@@ -140,6 +141,8 @@ pub(crate) struct Link {
     fd: OwnedFd,
     /// The process at its other end, at the owner's.
     process: OnceLock<Weak<Process>>,
+    /// Where a test has it break.
+    cut: OnceLock<Cut>,
     /// Tells whoever flushes this link that something has been queued.
     on_queued: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Something is queued; as of `out`, for whoever flushes.
@@ -171,6 +174,7 @@ impl Link {
         Arc::new(Link {
             fd,
             process: OnceLock::new(),
+            cut: OnceLock::new(),
             on_queued: OnceLock::new(),
             has_queued: AtomicBool::new(false),
             out: Mutex::default(),
@@ -227,6 +231,40 @@ impl Link {
     /// Sets the limit, once it is known to a process that has just begun.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Has the link break where this says. False if that was said before.
+    pub(crate) fn cut_after(&self, cut: Cut) -> bool {
+        let now = cut.room(Direction::ToIsolate, &[0]) == 0
+            || cut.room(Direction::FromIsolate, &[0]) == 0;
+        let set = self.cut.set(cut).is_ok();
+        if set && now {
+            socket::shutdown_both(&self.fd);
+        }
+        set
+    }
+
+    /// What of these bytes may pass.
+    ///
+    /// # Errors
+    /// That it is cut.
+    fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        match self.cut.get() {
+            None => Ok(bytes),
+            Some(cut) => match cut.room(direction, bytes) {
+                0 => Err(io::ErrorKind::BrokenPipe.into()),
+                room => Ok(&bytes[..room]),
+            },
+        }
+    }
+
+    /// These bytes have passed.
+    fn passed(&self, direction: Direction, bytes: &[u8]) {
+        if let Some(cut) = self.cut.get()
+            && cut.passed(direction, bytes)
+        {
+            socket::shutdown_both(&self.fd);
+        }
     }
 
     // ---- out ----
@@ -351,6 +389,7 @@ impl Link {
                 .map(|(place, _)| *place)
                 .find(|place| *place > at);
             let part = &bytes[at..next.unwrap_or(bytes.len()).min(bytes.len())];
+            let part = self.admit(Direction::ToIsolate, part)?;
             let sent = match along {
                 None => socket::send(&self.fd, part),
                 Some((_, fds)) => {
@@ -364,6 +403,7 @@ impl Link {
                         groups.pop_front();
                     }
                     at += n;
+                    self.passed(Direction::ToIsolate, &part[..n]);
                 }
                 Err(error) if socket::may_pass(&error) => break,
                 Err(error) => return Err(error),
@@ -691,6 +731,11 @@ impl Link {
         debug_assert!(set.is_ok(), "a link has one process");
     }
 
+    /// Whether the other side owes an answer.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.lock().is_empty()
+    }
+
     /// Forgets one that could not be sent.
     pub(crate) fn unpend(&self, correlation: u64) {
         drop(self.pending.lock().remove(&correlation));
@@ -769,7 +814,20 @@ impl Link {
             }
             came.push_back((!received.fds_lost).then_some(received.fds));
         }
-        Ok(received.len)
+        // Nothing more of a link that is cut: its end.
+        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..received.len]) else {
+            return Ok(0);
+        };
+        self.passed(Direction::FromIsolate, admitted);
+        Ok(admitted.len())
+    }
+
+    /// Between two frames: closes what came and belongs to none of those before.
+    fn drop_came(&self) {
+        let came = std::mem::take(&mut *self.came.lock());
+        if !came.is_empty() {
+            tracing::debug!("descriptors came that no frame speaks of");
+        }
     }
 
     /// The next `count` descriptors; none where they were lost, for want of room in this process.
@@ -979,6 +1037,13 @@ pub(crate) mod buffers {
     }
 }
 
+#[cfg(feature = "fault-points")]
+impl Drop for Link {
+    fn drop(&mut self) {
+        crate::ledger::link_ended(self.pending.get_mut().len());
+    }
+}
+
 /// How a read of a link went.
 pub(crate) enum Read {
     /// All that was there has been read.
@@ -1037,6 +1102,9 @@ pub(crate) fn read_frames(
         // First what came behind the last frame that somebody else has read.
         if let Err(error) = take_frames(reader, &mut take) {
             return Read::Wrong(error);
+        }
+        if reader.finish().is_ok() {
+            link.drop_came();
         }
         match link.receive(reader.space()) {
             Ok(0) => return Read::Ended,

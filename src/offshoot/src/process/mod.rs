@@ -189,6 +189,11 @@ impl Process {
         self.state.lock().spawned
     }
 
+    /// True while somebody waits for it to be ready.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.state.lock().starting.is_some()
+    }
+
     /// True once its end has been told.
     pub(crate) fn is_over(&self) -> bool {
         self.state.lock().over
