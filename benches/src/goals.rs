@@ -366,7 +366,7 @@ fn many() -> Standing {
         }
     };
     Standing {
-        what: "30,000 thread isolates alive".to_owned(),
+        what: "30,000 thread isolates alive, lean".to_owned(),
         wanted: "possible".to_owned(),
         met: Some(output.is_ok_and(|output| output.status.success())),
         found: why,

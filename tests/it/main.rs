@@ -1,6 +1,7 @@
 //! The functional tests: a module per promise.
 mod cancelling;
 mod compile_fail;
+mod cycles;
 mod dialogue;
 mod dropping;
 mod ending;
@@ -8,8 +9,10 @@ mod errors;
 mod faults;
 mod interface;
 mod io;
+mod lean;
 mod ordering;
 mod outside;
+mod portals;
 mod reading;
 mod registry;
 mod regression;

@@ -263,6 +263,28 @@ both! {
         .await?;
     }
 
+    async fn whoever_waits_gets_a_little_room_too(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let p = nursery.start(Isolate::named("p").mailbox(8), Log).await?;
+            p.tell(Log::wait, "first".to_owned()).await?;
+            held("waiting").await?;
+            p.tell(Log::wait, "second".to_owned()).await?;
+            for n in 0..7 {
+                p.tell(Log::see, n).await?;
+            }
+            let waiting = send(p.tell(Log::see, 7)).await;
+            assert!(waiting.is_waiting());
+            // There is room for one, and then nothing happens until this is told.
+            mark("first");
+            waiting.answer().await?;
+            mark("second");
+            p.ask(Log::see, 8).await?;
+            assert_eq!(p.call(seen, ()).await?, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+            Ok(())
+        })
+        .await?;
+    }
+
     async fn a_sender_that_waits_for_the_dead_is_told(_t: T) {
         offshoot::nursery(async |nursery| {
             let spec = Isolate::named("p").mailbox(1).grace(Duration::from_millis(50));

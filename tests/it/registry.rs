@@ -2,7 +2,8 @@
 
 use offshoot::prelude::*;
 use offshoot::{
-    RegisteredPath, create_shared_memory, pid_file, register_path, register_shared_memory,
+    RegisteredPath, create_file, create_shared_memory, pid_file, register_path,
+    register_shared_memory,
 };
 use offshoot_tests::{both, dir, lines, processes};
 use std::fs;
@@ -34,16 +35,20 @@ async fn all() -> Result<Vec<RegisteredPath>> {
         register_path(&file).await?,
         register_path(&socket).await?,
         pid_file(dir().join("pid")).await?,
+        create_file(dir().join("whole"), |path| fs::write(path, "whole"))
+            .await?
+            .1,
         memory_made,
         register_shared_memory(&format!("/{}", memory("found"))).await?,
     ])
 }
 
-fn paths() -> [PathBuf; 5] {
+fn paths() -> [PathBuf; 6] {
     [
         dir().join("file"),
         dir().join("socket"),
         dir().join("pid"),
+        dir().join("whole"),
         in_memory("made"),
         in_memory("found"),
     ]
@@ -58,7 +63,7 @@ fn exist() -> usize {
 
 async fn register_and_drop() -> Result<()> {
     let guards = all().await?;
-    assert_eq!((guards.len(), exist()), (5, 5));
+    assert_eq!((guards.len(), exist()), (6, 6));
     let found: Vec<_> = guards.iter().map(|guard| guard.path().to_owned()).collect();
     assert_eq!(found, paths());
     drop(guards);
@@ -118,6 +123,12 @@ async fn refusals() -> Result<Vec<String>> {
             .expect_err("absent")
             .to_string(),
     );
+    let nothing = create_file(dir().join("nothing"), |_| Ok(())).await;
+    said.push(nothing.expect_err("nothing was made").to_string());
+    let refused = create_file(dir().join("nothing"), |_| -> std::io::Result<()> {
+        Err(std::io::Error::other("not today"))
+    });
+    said.push(refused.await.expect_err("it refused").to_string());
     let (_file, _guard) = create_shared_memory(&memory("made"), 1).await?;
     said.push(
         create_shared_memory(&memory("made"), 1)
@@ -143,7 +154,7 @@ both! {
             while lines("held").is_empty() {
                 offshoot::sleep(std::time::Duration::from_millis(1)).await?;
             }
-            assert_eq!(exist(), 5);
+            assert_eq!(exist(), 6);
             Err::<(), _>(offshoot::Error::other("enough"))
         }).await;
         assert_eq!(exist(), 0);
@@ -153,7 +164,7 @@ both! {
         offshoot::nursery(async |nursery| {
             nursery.spawn("one").await?.call(unregister, ()).await?
         }).await?;
-        assert_eq!(exist(), 5);
+        assert_eq!(exist(), 6);
         for path in paths() {
             fs::remove_file(path)?;
         }
@@ -171,12 +182,14 @@ both! {
     async fn what_cannot_be_registered_is_refused_by_name(_t: T) {
         offshoot::nursery(async |nursery| {
             let said = nursery.spawn("one").await?.call(refusals, ()).await??;
-            assert_eq!(said.len(), 13);
+            assert_eq!(said.len(), 15);
             for text in &said[..8] {
                 assert!(text.contains("no name of shared memory"), "{text}");
             }
             assert!(said[8].contains("absent") && said[9].contains("register"), "{said:#?}");
-            assert!(said[12].contains("something lies there already"), "{}", said[12]);
+            assert!(said[12].contains("nothing") && said[13].contains("not today"), "{said:#?}");
+            assert!(said[14].contains("something lies there already"), "{}", said[14]);
+            assert!(!dir().join("nothing").exists());
             Ok(())
         }).await?;
         assert!(!in_memory("made").exists());
@@ -192,7 +205,7 @@ processes! {
             while lines("held").is_empty() {
                 offshoot::sleep(std::time::Duration::from_millis(1)).await?;
             }
-            assert_eq!(exist(), 5);
+            assert_eq!(exist(), 6);
             offshoot_sys::pidfd::Pidfd::open(pid)?.kill()?;
             offshoot::cancelled().await;
             Ok(())

@@ -1,9 +1,10 @@
 //! SIGKILL for any process of a running tree, at any moment: F01 to F06, F13, F14, F53 and what lies between them.
 
 use crate::oracle::{self, Deaths, Left, Process, Random};
-use crate::program::{PATIENCE, Running, sweep_by_next_start};
+use crate::program::{Addresses, PATIENCE, Running, sweep_by_next_start};
 use offshoot_sys::clock;
 use offshoot_sys::pidfd::Status;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the rest of the tree may be there after the kill.
@@ -13,7 +14,7 @@ const GONE: Duration = Duration::from_secs(1);
 const ANSWER: u64 = 100_000_000;
 
 const KILLS: usize = 40;
-const KILLS_LONG: usize = 200;
+const KILLS_LONG: usize = 500;
 
 /// What the tree is doing when it is hit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +26,7 @@ enum Phase {
 
 pub(crate) fn any_process_at_any_moment() {
     oracle::watch_stalls();
+    let addresses = Addresses::of_case();
     let mut random = Random::new();
     let wanted = if std::env::var_os("OFFSHOOT_LONG").is_some() {
         KILLS_LONG
@@ -38,6 +40,7 @@ pub(crate) fn any_process_at_any_moment() {
     let start = began.elapsed();
     whole.stop();
     assert_eq!(whole.wait(PATIENCE), Status::Exited(0), "{}", whole.log());
+    assert_eq!(addresses.left(), Vec::<PathBuf>::new(), "of an orderly end");
 
     let (mut kills, mut swept_later, mut slowest) = (0, 0, 0);
     let mut by_victim = std::collections::BTreeMap::new();
@@ -64,13 +67,22 @@ pub(crate) fn any_process_at_any_moment() {
         *by_victim
             .entry((format!("{phase:?}"), hit.victim))
             .or_insert(0) += 1;
-        if !oracle::own_tree_files().is_empty() {
+        // Nobody is alive any more: what is left is left for the next start, and then belongs to a tree that is left, too.
+        if oracle::own_tree_files().is_empty() {
+            let left = addresses.left();
+            assert!(left.is_empty(), "round {round}: {left:?}");
+        } else {
             swept_later += 1;
             sweep_by_next_start();
             let files = oracle::own_tree_files();
             assert!(
                 files.is_empty(),
                 "round {round}: the next start left {files:?}"
+            );
+            let left = addresses.left();
+            assert!(
+                left.is_empty(),
+                "round {round}: the next start left {left:?}"
             );
         }
     }
@@ -131,8 +143,8 @@ fn one(random: &mut Random, phase: Phase, start: Duration, round: usize) -> Opti
         slowest: 0,
     };
 
-    if hit.victim == RESERVE {
-        // The tree goes on.
+    if PASSING.contains(&hit.victim.as_str()) {
+        // The tree goes on, or not.
         running.stop();
     }
     let status = running.wait(PATIENCE);
@@ -160,8 +172,8 @@ fn one(random: &mut Random, phase: Phase, start: Duration, round: usize) -> Opti
     let log = running.all_output(PATIENCE);
     let deaths = deaths.all();
 
-    if hit.victim == RESERVE {
-        // Nobody's yet, or only just somebody's, in a tree that is stopped at once.
+    if PASSING.contains(&hit.victim.as_str()) {
+        // Nobody's yet, or only just somebody's, or no longer wanted, in a tree that is stopped at once.
         assert!(
             matches!(status, Status::Exited(0 | 1)),
             "{context}: {status:?}\n{log}"
@@ -241,11 +253,22 @@ fn one(random: &mut Random, phase: Phase, start: Duration, round: usize) -> Opti
 /// The role of a process that waits to become somebody.
 const RESERVE: &str = "reserve";
 
+/// The role of a process that is being forked and has no name yet.
+const NEWBORN: &str = "newborn";
+
+/// Those whose death may or may not be noticed.
+const PASSING: [&str; 3] = [RESERVE, NEWBORN, "brief"];
+
 fn role(victim: &Process, root: &Process) -> String {
     if victim.pid == root.pid {
         "root".to_owned()
     } else if victim.name.starts_with("offshoot-forks") {
-        "forkserver".to_owned()
+        let role = if victim.parent == root.pid {
+            "forkserver"
+        } else {
+            NEWBORN
+        };
+        role.to_owned()
     } else if oracle::is_reserve(victim) {
         RESERVE.to_owned()
     } else {

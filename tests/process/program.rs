@@ -3,13 +3,14 @@
 //! A program says what a case waits for in lines that begin with `@`. It ends when its standard input does.
 
 use crate::oracle;
+use offshoot::net::{UnixDatagram, UnixListener};
 use offshoot::prelude::*;
 use offshoot_sys::clock;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -171,6 +172,49 @@ pub(crate) fn sweep_by_next_start() {
     assert_eq!(status, Status::Exited(0), "{}", next.log());
 }
 
+/// Where a program's addresses are to lie: none of it is the runtime's own.
+pub(crate) struct Addresses {
+    directory: PathBuf,
+    /// What names of shared memory begin with.
+    memory: String,
+}
+
+/// Names the directory of [`Addresses`].
+const ADDRESSES: &str = "OFFSHOOT_TEST_ADDRESSES";
+
+impl Addresses {
+    /// Those of a case. Everything that it starts from here on is told of them.
+    pub(crate) fn of_case() -> Addresses {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").expect("the runner sets it");
+        let directory = Path::new(&runtime).join("addresses");
+        std::fs::create_dir(&directory).expect("a directory");
+        // SAFETY: a case begins with one thread, and the watch of stalls reads no environment.
+        unsafe { std::env::set_var(ADDRESSES, &directory) };
+        Addresses::of_program()
+    }
+
+    fn of_program() -> Addresses {
+        // A program that only starts and ends has none.
+        let directory = PathBuf::from(std::env::var_os(ADDRESSES).unwrap_or_default());
+        let name = directory.to_string_lossy().replace('/', "-");
+        let memory = format!("offshoot{name}-");
+        Addresses { directory, memory }
+    }
+
+    /// What lies there.
+    pub(crate) fn left(&self) -> Vec<PathBuf> {
+        let names = |directory: &Path| {
+            let entries = std::fs::read_dir(directory).expect("a directory");
+            entries.flatten().map(|entry| entry.path())
+        };
+        let memory = names(Path::new("/dev/shm")).filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(&self.memory))
+        });
+        names(&self.directory).chain(memory).collect()
+    }
+}
+
 // ---- the programs ----
 
 /// Runs the program that the environment names, if it names one.
@@ -274,12 +318,50 @@ async fn clean() -> Result<()> {
     .await
 }
 
-/// A tree of threads and processes, two levels of each, in which calls go all the while.
+/// Binds one of each kind of address in the directory of the case, and holds them until it is cancelled.
+async fn hold_addresses(name: String) -> Result<()> {
+    let place = Addresses::of_program();
+    let path = |kind: &str| place.directory.join(format!("{name}.{kind}"));
+    let _listener = UnixListener::bind(path("socket")).await?;
+    let _datagram = UnixDatagram::bind(path("datagram")).await?;
+    let _pid = offshoot::pid_file(path("pid")).await?;
+    let _file = offshoot::create_file(path("file"), |path| std::fs::write(path, "x")).await?;
+    let memory = format!("{}{name}", place.memory);
+    let _memory = offshoot::create_shared_memory(&memory, 4096).await?;
+    say(&format!("@bound {name}"));
+    hang().await
+}
+
+/// Lets an isolate hold addresses for as long as it lives.
+fn holds<'scope>(nursery: &'scope Nursery<'scope, '_>, portal: &Portal<impl Sized + 'static>) {
+    let portal = portal.clone();
+    let name = portal.name().to_owned();
+    drop(nursery.task(async move { portal.call(hold_addresses, name).await }));
+}
+
+/// Starts processes that bind, and cancels them, one after the other, at whatever point they are.
+async fn churn() -> Result<()> {
+    for round in 0_u64.. {
+        offshoot::nursery(async |nursery| {
+            let brief = nursery.spawn(Isolate::named("brief").process()).await?;
+            holds(nursery, &brief);
+            offshoot::sleep(Duration::from_micros(round * 700 % 4_000)).await?;
+            brief.cancel().await;
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// A tree of threads and processes, two levels of each, in which calls go all the while, everybody has addresses, and processes come and go.
 async fn busy() -> Result<()> {
     let mut waiting = Vec::new();
     let result = offshoot::nursery(async |nursery| {
         let near = nursery.spawn(Isolate::named("near").thread()).await?;
         let left = nursery.spawn(Isolate::named("left").process()).await?;
+        holds(nursery, &near);
+        holds(nursery, &left);
         let right = nursery
             .start(Isolate::named("right").process(), Count::default())
             .await?;
@@ -287,6 +369,11 @@ async fn busy() -> Result<()> {
         waiting.push(wait_on(&right));
         {
             let growing = async { left.call(grow, ()).await? };
+            let growing = async {
+                futures_util::future::try_join(growing, churn())
+                    .await
+                    .map(drop)
+            };
             let calling = async {
                 let mut sum = 0;
                 loop {
@@ -320,6 +407,7 @@ async fn busy() -> Result<()> {
         // They have calls that do not end by themselves.
         let _ = left.cancel().await;
         let _ = right.cancel().await;
+        let _ = near.cancel().await;
         Ok(())
     })
     .await;
@@ -341,6 +429,8 @@ async fn grow() -> Result<()> {
         let inner = nursery.spawn(Isolate::named("inner").thread()).await?;
         let deep = nursery.spawn(Isolate::named("deep").process()).await?;
         waiting = Some(wait_on(&deep));
+        holds(nursery, &inner);
+        holds(nursery, &deep);
         deep.call(double, 1).await?;
         say("@grown");
         loop {

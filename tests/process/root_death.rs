@@ -1,7 +1,7 @@
 //! The root dies, alone or with the forkserver: F53, F29, F22.
 
 use crate::oracle::{self, Left};
-use crate::program::{PATIENCE, Running, sweep_by_next_start};
+use crate::program::{Addresses, PATIENCE, Running, sweep_by_next_start};
 use offshoot_sys::clock;
 use offshoot_sys::pidfd::Status;
 use std::time::Duration;
@@ -22,6 +22,7 @@ fn assert_gone(running: &Running, since: u64, what: &str) {
 
 fn kill_root(program: &str, ready: &[&str]) {
     oracle::watch_stalls();
+    let addresses = Addresses::of_case();
     let running = Running::start(program, &[]);
     ready
         .iter()
@@ -42,11 +43,12 @@ fn kill_root(program: &str, ready: &[&str]) {
     assert_gone(&running, at, program);
     // The forkserver has swept, without the help of a next start.
     assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(addresses.left(), Vec::<std::path::PathBuf>::new());
 }
 
 /// The forkserver ends what is left, and sweeps. (F53)
 pub(crate) fn killed() {
-    kill_root("busy", &["@grown", "@ready"]);
+    kill_root("busy", &["@bound deep", "@ready"]);
 }
 
 /// Also what has cleared its parent-death signal and reads no socket. (F53)
@@ -57,7 +59,14 @@ pub(crate) fn killed_with_a_stayer() {
 /// The kernel ends the processes, and the next start sweeps. Both orders, at once. (F53)
 pub(crate) fn killed_with_the_forkserver() {
     oracle::watch_stalls();
-    for root_first in [true, false] {
+    let addresses = Addresses::of_case();
+    let rounds = if std::env::var_os("OFFSHOOT_LONG").is_some() {
+        100
+    } else {
+        6
+    };
+    let mut left_to_sweep = 0;
+    for root_first in (0..rounds).map(|round| round % 2 == 0) {
         let running = Running::start("busy", &[]);
         running.line("@grown", PATIENCE);
         running.line("@ready", PATIENCE);
@@ -79,13 +88,18 @@ pub(crate) fn killed_with_the_forkserver() {
             }
         );
         assert_gone(&running, at, "root and forkserver");
+        left_to_sweep += addresses.left().len();
         sweep_by_next_start();
         assert_eq!(
             oracle::own_tree_files(),
             Vec::<std::path::PathBuf>::new(),
             "root first: {root_first}"
         );
+        let left = addresses.left();
+        assert!(left.is_empty(), "root first: {root_first}: {left:?}");
     }
+    println!("{rounds} rounds; the next starts swept {left_to_sweep} addresses");
+    assert!(left_to_sweep > 0, "nothing was bound in any round");
 }
 
 /// A crash of the root is like its kill. (F22, F53)

@@ -8,7 +8,7 @@ use crate::engine::{Failure, Question, Subject};
 use crate::floor::command;
 use crate::floor::processes::BareForkserver;
 use crate::record::{Kind, Row, Side, Unit};
-use crate::setting::{Reserve, tree};
+use crate::setting::{Reserve, builder, tree};
 use futures_util::future::try_join_all;
 use offshoot::Isolation;
 use std::fs;
@@ -30,6 +30,9 @@ fn divided(n: usize) -> usize {
     let divisor = divisor.and_then(|text| text.parse().ok()).unwrap_or(1);
     (n / std::cmp::max(divisor, 1)).max(1)
 }
+
+/// With four mappings each, no more threads than this fit under the default `vm.max_map_count`.
+const MAPPED: usize = 16_000;
 
 /// The question.
 pub fn question() -> Question {
@@ -285,7 +288,8 @@ fn children(n: usize) -> Result<(), Failure> {
 }
 
 fn isolates(isolation: Isolation, n: usize) -> Result<(), Failure> {
-    tree(isolation, Reserve::Default, async move || {
+    let builder = builder(isolation, Reserve::Default).lean_threads(n > MAPPED);
+    builder.run(async move || {
         offshoot::nursery(async |nursery| {
             nursery.spawn("first").await?.call(one, ()).await?;
             let before = Holding::now();

@@ -9,12 +9,13 @@ use crate::engine::{Question, Subject};
 use crate::floor::processes::{BareForkserver, Echo, fork_self, spawn_small};
 use crate::floor::threads::Parked;
 use crate::record::{Kind, Row, Side};
-use crate::setting::{Reserve, pause, tree};
+use crate::setting::{Reserve, builder, pause, tree};
 use offshoot::{Isolation, Result};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const STD: &str = "std thread + channel";
+const LEAN: &str = "thread isolate, cold, lean";
 const FORKSERVER: &str = "bare forkserver";
 const PARKED: &str = "parked thread woken";
 const WAITING: &str = "waiting process woken";
@@ -35,6 +36,7 @@ pub fn question() -> Question {
         subjects: vec![
             std_thread(),
             isolates("thread isolate, cold", STD, Isolation::Thread, 50),
+            isolates(LEAN, STD, Isolation::Thread, 50),
             parked(),
             reserved(Isolation::Thread),
             fork(),
@@ -74,7 +76,8 @@ fn isolates(
     };
     let row = Row::new(Kind::Offshoot, side, name).floor(floor);
     Subject::new(key, [row], move |into| {
-        let times = tree(isolation, Reserve::Cold, async move || {
+        let builder = builder(isolation, Reserve::Cold).lean_threads(name == LEAN);
+        let times = builder.run(async move || {
             // The first one starts what the tree shares.
             spawned().await?;
             let mut times = Vec::with_capacity(per_round);

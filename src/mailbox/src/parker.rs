@@ -164,6 +164,12 @@ impl Parker {
         Self::wake_for(self.state.swap(NOTIFIED, Ordering::Release))
     }
 
+    /// Whether a notification waits to be consumed. For an owner that looks for one before it sleeps: only
+    /// [`prepare`](Self::prepare) or [`finish`](Self::finish) consumes it, and makes visible what it announces.
+    pub fn is_notified(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == NOTIFIED
+    }
+
     /// The futex word. Not to be written to; to be read only to compare with [`ASLEEP`](Self::ASLEEP).
     #[cfg(not(offshoot_loom))]
     pub fn word(&self) -> &std::sync::atomic::AtomicU32 {

@@ -3,6 +3,7 @@
 //! An answer that is dropped unsent tells its caller why: nothing that was accepted is ever
 //! silently forgotten.
 
+use crate::chain::{self, Chain};
 use crate::life::Life;
 use crate::process::link::Link;
 use crate::{Error, Payload, Result};
@@ -20,6 +21,9 @@ pub(crate) trait Answer<T>: Send + 'static {
 
     /// True once nobody waits any more.
     fn is_unwanted(&self) -> bool;
+
+    /// Those who wait for it.
+    fn chain(&self) -> Chain;
 }
 
 /// An answer to a caller in this process.
@@ -27,13 +31,16 @@ pub(crate) struct LocalAnswer<T> {
     sender: Option<oneshot::Sender<Result<T>>>,
     /// The callee's, for the reason if the answer is dropped.
     life: Arc<Life>,
+    chain: Chain,
 }
 
 impl<T> LocalAnswer<T> {
+    /// One for which the code waits that is running.
     pub(crate) fn new(sender: oneshot::Sender<Result<T>>, life: Arc<Life>) -> LocalAnswer<T> {
         LocalAnswer {
             sender: Some(sender),
             life,
+            chain: chain::current(),
         }
     }
 }
@@ -55,6 +62,10 @@ impl<T: Send + 'static> Answer<T> for LocalAnswer<T> {
     fn is_unwanted(&self) -> bool {
         self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
+
+    fn chain(&self) -> Chain {
+        self.chain.clone()
+    }
 }
 
 impl<T> Drop for LocalAnswer<T> {
@@ -71,19 +82,31 @@ pub(crate) struct RemoteAnswer {
     correlation: u64,
     wanted: Arc<crate::process::link::Wanted>,
     life: Arc<Life>,
+    chain: Chain,
     sent: bool,
 }
 
 impl RemoteAnswer {
-    pub(crate) fn new(link: Arc<Link>, correlation: u64, life: Arc<Life>) -> RemoteAnswer {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        correlation: u64,
+        life: Arc<Life>,
+        chain: Chain,
+    ) -> RemoteAnswer {
         let wanted = link.expect(correlation);
         RemoteAnswer {
             link,
             correlation,
             wanted,
             life,
+            chain,
             sent: false,
         }
+    }
+
+    /// True once nobody waits any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.wanted.is_unwanted()
     }
 
     /// Answers with an error whatever the type of the result is.
@@ -109,6 +132,10 @@ impl<T: Payload> Answer<T> for RemoteAnswer {
     fn is_unwanted(&self) -> bool {
         self.wanted.is_unwanted()
     }
+
+    fn chain(&self) -> Chain {
+        self.chain.clone()
+    }
 }
 
 impl Drop for RemoteAnswer {
@@ -132,5 +159,9 @@ impl<T> Answer<T> for NoAnswer {
 
     fn is_unwanted(&self) -> bool {
         false
+    }
+
+    fn chain(&self) -> Chain {
+        None
     }
 }

@@ -231,7 +231,7 @@ impl fmt::Debug for Claimed {
 /// Registers a regular file or a Unix socket that the program has made by other means: it is removed when
 /// the guard is dropped or this process ends, however it ends. A checkpoint.
 ///
-/// If the process is killed between the making of the file and this call, the file stays. [`pid_file`], [`create_shared_memory`]
+/// If the process is killed between the making of the file and this call, the file stays. [`create_file`], [`pid_file`], [`create_shared_memory`]
 /// and the listeners of [`net`](crate::net) have no such gap.
 ///
 /// # Errors
@@ -288,18 +288,57 @@ pub async fn register_path(path: impl AsRef<Path>) -> Result<RegisteredPath> {
 /// # Ok::<(), offshoot::Error>(())
 /// ```
 pub async fn pid_file(path: impl AsRef<Path>) -> Result<RegisteredPath> {
-    let (_, claimed) = claim(
-        "make the pid file",
-        path.as_ref(),
-        |table, directory, name| {
-            table.publish(Kind::File, directory, name, |path| {
-                let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-                file.write_all(format!("{}\n", std::process::id()).as_bytes())
-            })
-        },
-    )
+    let make = |path: &Path| {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())
+    };
+    let ((), registered) = make_file("make the pid file", path.as_ref(), make).await?;
+    Ok(registered)
+}
+
+/// Makes a regular file by `make` and registers it as [`register_path`] does, such that no kill at any moment leaves it behind. A checkpoint.
+///
+/// `make` runs on a thread for blocking work and is given a private path on the same file system, at which it makes the file, by code of
+/// its own or of a library. What it has made then appears at `path`, whole. It may be run a second time, where the file system turns out to be
+/// another one than it seemed.
+///
+/// # Errors
+/// What `make` returns; if something lies at `path`, or there is no room (a process has 255 such paths at most); if `make` has made no regular
+/// file; a cancelled error.
+///
+/// # Cancellation
+/// If the future is dropped, the file may be made and then removed at once.
+///
+/// # Examples
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("state");
+/// # let there = path.clone();
+/// offshoot::run(async move || {
+///     let ((), guard) = offshoot::create_file(&path, |private| std::fs::write(private, "whole")).await?;
+///     assert_eq!(offshoot::fs::read_to_string(guard.path()).await?, "whole");
+///     Ok(())
+/// })?;
+/// # assert!(!there.exists());
+/// # Ok::<(), offshoot::Error>(())
+/// ```
+pub async fn create_file<T: Send + 'static>(
+    path: impl AsRef<Path>,
+    make: impl FnMut(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<(T, RegisteredPath)> {
+    make_file("make the file", path.as_ref(), make).await
+}
+
+async fn make_file<T: Send + 'static>(
+    what: &'static str,
+    path: &Path,
+    make: impl FnMut(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<(T, RegisteredPath)> {
+    let (made, claimed) = claim(what, path, |table, directory, name| {
+        table.publish(Kind::File, directory, name, make)
+    })
     .await?;
-    Ok(RegisteredPath(claimed))
+    Ok((made, RegisteredPath(claimed)))
 }
 
 /// Where named shared memory lies on Linux, as `shm_open` has it.

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Stack, guard page, alternate signal stack and its guard page.
 const MAPPINGS_PER_THREAD: i64 = 4;
+/// Stack and guard page.
+const MAPPINGS_PER_LEAN_THREAD: i64 = 2;
 /// What everything else in the process may still want when the last thread is started.
 const MAPPINGS_SPARE: i64 = 512;
 /// The same for memory, in bytes: the thread's own first allocations, and others'.
@@ -32,15 +34,19 @@ static COUNTED_UNTIL: AtomicU64 = AtomicU64::new(0);
 static COUNTING: Mutex<()> = Mutex::new(());
 
 /// Whether a thread with a stack of so many bytes may be started. The text is for the user.
-pub(crate) fn thread(stack: Option<usize>) -> Result<(), String> {
-    mappings()?;
+pub(crate) fn thread(stack: Option<usize>, lean: bool) -> Result<(), String> {
+    mappings(if lean {
+        MAPPINGS_PER_LEAN_THREAD
+    } else {
+        MAPPINGS_PER_THREAD
+    })?;
     memory(stack.unwrap_or(STACK) as u64)
 }
 
-fn mappings() -> Result<(), String> {
+fn mappings(each: i64) -> Result<(), String> {
     let began = clock::now();
     let take = || {
-        MAPPINGS.fetch_sub(MAPPINGS_PER_THREAD, Ordering::Relaxed) >= MAPPINGS_PER_THREAD
+        MAPPINGS.fetch_sub(each, Ordering::Relaxed) >= each
             && began < COUNTED_UNTIL.load(Ordering::Relaxed)
     };
     if take() {
@@ -56,11 +62,11 @@ fn mappings() -> Result<(), String> {
     };
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let left = signed(max) - signed(used) - MAPPINGS_SPARE;
-    if left < MAPPINGS_PER_THREAD {
+    if left < each {
         MAPPINGS.store(0, Ordering::Relaxed);
         return Err(format!(
-            "this process has {used} memory mappings, and may have {max}; a thread takes four. Raise \
-             vm.max_map_count (`sysctl -w vm.max_map_count=N`), or spread the isolates over processes"
+            "this process has {used} memory mappings, and may have {max}; a thread takes {each}. Raise \
+             vm.max_map_count (`sysctl -w vm.max_map_count=N`), use lean threads, or spread the isolates over processes"
         ));
     }
     // Half of them, for the same reason as the time; and near the end none.

@@ -5,21 +5,38 @@
 //! was accepted. A sender that is out of credit waits; nobody else does. The receiver's queue is
 //! thereby bounded by its senders' lanes and needs no bound of its own.
 
+use crate::isolate::local::Local;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 /// A counting semaphore whose waiters are served in the order in which they came.
+///
+/// Who waits is woken when half of it is available again, or when the receiver has nothing else to do: a wake-up for
+/// each message would cost more than the messages.
+///
+/// # Why no wake-up is lost
+///
+/// Who waits first counts itself among the waiting and then looks whether something is available; who gives back
+/// first makes it available and then looks whether anybody waits. All four are sequentially consistent, so that one
+/// of the two sees the other.
 pub(crate) struct Credit {
-    state: Mutex<State>,
+    available: AtomicU32,
+    /// How many wait, which tells all others to queue up behind them.
+    waiters: AtomicU32,
+    /// When there is so much, it is worth a wake-up.
+    enough: u32,
+    /// Somebody waits though something is available, and the receiver knows that it owes a wake-up.
+    owed: AtomicBool,
+    queue: Mutex<Waiting>,
 }
 
-struct State {
-    available: u32,
+#[derive(Default)]
+struct Waiting {
     next: u64,
-    waiting: VecDeque<(u64, Waker)>,
+    wakers: VecDeque<(u64, Waker)>,
 }
 
 /// A place in the queue for credit. Gone when dropped.
@@ -29,99 +46,135 @@ pub(crate) struct Place(Option<u64>);
 impl Credit {
     fn new(available: u32) -> Credit {
         Credit {
-            state: Mutex::new(State {
-                available,
-                next: 0,
-                waiting: VecDeque::new(),
-            }),
+            available: AtomicU32::new(available),
+            waiters: AtomicU32::new(0),
+            enough: available.div_ceil(2),
+            owed: AtomicBool::new(false),
+            queue: Mutex::default(),
         }
     }
 
     /// Takes one if there is one and nobody waits for it.
     pub(crate) fn try_take(&self) -> bool {
-        let mut state = self.state.lock();
-        let free = state.available > 0 && state.waiting.is_empty();
-        if free {
-            state.available -= 1;
-        }
-        free
+        self.waiters.load(Ordering::SeqCst) == 0 && self.take()
+    }
+
+    fn take(&self) -> bool {
+        let less = |available: u32| available.checked_sub(1);
+        self.available
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, less)
+            .is_ok()
     }
 
     /// Takes one when it is this waiter's turn.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, place: &mut Place) -> Poll<()> {
-        let mut state = self.state.lock();
-        let first = state.waiting.front().map(|(number, _)| *number);
-        let turn = match (place.0, first) {
-            (None, None) => true,
-            (Some(mine), Some(first)) => mine == first,
-            // A waiter that is not in the queue any more was let through by `open`.
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
-        };
-        if turn && state.available > 0 {
-            state.available -= 1;
-            if place.0.take().is_some() {
-                state.waiting.pop_front();
-            }
-            // There may be more than one, and the next was not woken for it.
-            let next = if state.available > 0 {
-                state.waiting.front().map(|(_, waker)| waker.clone())
-            } else {
-                None
-            };
-            drop(state);
-            if let Some(next) = next {
-                next.wake();
-            }
+        if place.0.is_none() && self.try_take() {
             return Poll::Ready(());
         }
-        match place.0 {
+        let mut queue = self.queue.lock();
+        let mine = match place.0 {
             Some(mine) => {
-                if let Some((_, waker)) =
-                    state.waiting.iter_mut().find(|(number, _)| *number == mine)
-                {
+                let mut all = queue.wakers.iter_mut();
+                if let Some((_, waker)) = all.find(|(number, _)| *number == mine) {
                     waker.clone_from(cx.waker());
                 }
+                mine
             }
             None => {
-                let number = state.next;
-                state.next += 1;
-                state.waiting.push_back((number, cx.waker().clone()));
-                place.0 = Some(number);
+                let mine = queue.next;
+                queue.next += 1;
+                queue.wakers.push_back((mine, cx.waker().clone()));
+                place.0 = Some(mine);
+                self.waiters.fetch_add(1, Ordering::SeqCst);
+                mine
             }
+        };
+        let first = queue.wakers.front().map(|(number, _)| *number);
+        if first != Some(mine) || !self.take() {
+            return Poll::Pending;
         }
-        Poll::Pending
+        place.0 = None;
+        queue.wakers.pop_front();
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
+        // There may be more than one, and the next was not woken for it.
+        let next = self.next_waker(&queue);
+        drop(queue);
+        if let Some(next) = next {
+            next.wake();
+        }
+        Poll::Ready(())
+    }
+
+    fn next_waker(&self, queue: &Waiting) -> Option<Waker> {
+        let available = self.available.load(Ordering::SeqCst) > 0;
+        let first = queue.wakers.front();
+        first.filter(|_| available).map(|(_, waker)| waker.clone())
     }
 
     /// Gives up a place; whoever is next may have to be woken in its stead.
     pub(crate) fn leave(&self, place: &mut Place) {
         let Some(mine) = place.0.take() else { return };
-        let mut state = self.state.lock();
-        let was_first = state
-            .waiting
-            .front()
-            .is_some_and(|(number, _)| *number == mine);
-        state.waiting.retain(|(number, _)| *number != mine);
-        let next = if was_first && state.available > 0 {
-            state.waiting.front().map(|(_, waker)| waker.clone())
-        } else {
-            None
-        };
-        drop(state);
+        let mut queue = self.queue.lock();
+        queue.wakers.retain(|(number, _)| *number != mine);
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
+        let next = self.next_waker(&queue);
+        drop(queue);
         if let Some(next) = next {
             next.wake();
         }
     }
 
-    /// Gives back `n`.
+    /// Gives back `n`, and wakes whoever waits for it.
     pub(crate) fn give(&self, n: u32) {
-        let mut state = self.state.lock();
-        state.available = state.available.saturating_add(n);
-        let next = state.waiting.front().map(|(_, waker)| waker.clone());
-        drop(state);
+        if self.give_quietly(n) {
+            self.wake();
+        }
+    }
+
+    /// Gives back `n`; true if somebody waits, who is to be woken at some time.
+    fn give_quietly(&self, n: u32) -> bool {
+        let more = |available: u32| Some(available.saturating_add(n));
+        let _ = self
+            .available
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, more);
+        self.waiters.load(Ordering::SeqCst) > 0
+    }
+
+    /// Gives back one. Whoever waits is woken at once if there is enough by now; otherwise this is true the first
+    /// time, and [`pay`](Credit::pay) is to be called as soon as there is nothing else to do.
+    fn give_one(&self) -> bool {
+        if !self.give_quietly(1) {
+            return false;
+        }
+        if self.available.load(Ordering::Relaxed) >= self.enough {
+            self.wake();
+            return false;
+        }
+        !self.owed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Wakes whoever waits though something is available.
+    fn pay(&self) {
+        self.owed.store(false, Ordering::Relaxed);
+        if self.waiters.load(Ordering::SeqCst) > 0 {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        let next = self.next_waker(&self.queue.lock());
         if let Some(next) = next {
             next.wake();
         }
+    }
+}
+
+/// A wake-up that a receiver owes to one of its senders.
+pub(crate) struct Owed(Arc<Lane>, Kind);
+
+impl Owed {
+    pub(crate) fn pay(self) {
+        self.0.credit(self.1).pay();
     }
 }
 
@@ -193,7 +246,19 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         match self {
-            Permit::Local(Some(lane), kind) => lane.credit(*kind).give(1),
+            Permit::Local(lane @ Some(_), kind) => {
+                let (Some(lane), kind) = (lane.take(), *kind) else {
+                    return;
+                };
+                let credit = lane.credit(kind);
+                if !credit.give_one() {
+                    return;
+                }
+                match Local::try_current() {
+                    Some(local) => local.owe(Owed(lane, kind)),
+                    None => credit.pay(),
+                }
+            }
             Permit::Local(None, _) => {}
             Permit::Remote(link, lane) => link.return_credit(*lane),
         }
@@ -225,6 +290,47 @@ mod tests {
         assert!(!credit.try_take());
         credit.give(2);
         assert!(credit.try_take() && credit.try_take() && !credit.try_take());
+    }
+
+    #[test]
+    fn who_waits_is_woken_for_half_of_it_or_when_the_receiver_has_nothing_else_to_do() {
+        struct Count(AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let count = Arc::new(Count(AtomicU32::new(0)));
+        let waker = Waker::from(count.clone());
+        let woken = || count.0.swap(0, Ordering::SeqCst);
+        let credit = Credit::new(8);
+        for _ in 0..8 {
+            assert!(credit.try_take());
+        }
+        let mut place = Place::default();
+        let wait = |place: &mut Place| {
+            credit
+                .poll_take(&mut Context::from_waker(&waker), place)
+                .is_ready()
+        };
+        assert!(!wait(&mut place));
+        assert!(credit.give_one(), "it owes a wake-up now");
+        assert!(!credit.give_one() && !credit.give_one(), "and knows");
+        assert_eq!(woken(), 0);
+        credit.pay();
+        assert_eq!(woken(), 1);
+        assert!(wait(&mut place));
+        while credit.try_take() {}
+        assert!(!wait(&mut place));
+        for _ in 0..3 {
+            credit.give_one();
+        }
+        assert_eq!(woken(), 0);
+        assert!(!credit.give_one());
+        assert_eq!(woken(), 1, "half of it is there");
+        // With nobody there, nothing is owed.
+        assert!(wait(&mut place));
+        assert!(!credit.give_one() && woken() == 0);
     }
 
     #[test]

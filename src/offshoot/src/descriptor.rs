@@ -23,7 +23,7 @@ use crate::{Dialogue, Endpoint, Error, ErrorKind, Method, Payload, Result};
 use offshoot_sys::image;
 use offshoot_wire::codec;
 use offshoot_wire::frame::Entry;
-use std::any::{Any, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::marker::PhantomData;
 
 /// The first eight bytes of every descriptor.
@@ -36,6 +36,8 @@ pub(crate) struct Descriptor {
     /// The types, hashed; a function, since a type's name is no constant.
     fingerprint: fn() -> u64,
     name: fn() -> &'static str,
+    /// The type of the function, which no other one has.
+    endpoint: fn() -> TypeId,
     run: Run,
 }
 
@@ -43,7 +45,8 @@ pub(crate) struct Descriptor {
 type DecodeCall = fn(&[u8], RemoteAnswer) -> Option<Box<dyn Job>>;
 
 /// As [`DecodeCall`]; a `tell` has no answer, but credit to give back.
-type DecodeMethod = fn(&[u8], Option<RemoteAnswer>, Option<Permit>) -> Option<Box<dyn StateJob>>;
+pub(crate) type DecodeMethod =
+    fn(&[u8], Option<RemoteAnswer>, Option<Permit>) -> Option<Box<dyn StateJob>>;
 
 /// What a descriptor does, by kind.
 #[derive(Clone, Copy)]
@@ -88,6 +91,12 @@ impl Descriptor {
     /// What it does.
     pub(crate) fn run(&self) -> Run {
         self.run
+    }
+
+    /// True if both are of the same function, for the same use. Their addresses need not be equal.
+    pub(crate) fn is_same(&self, other: &Descriptor) -> bool {
+        let same_use = std::mem::discriminant(&self.run) == std::mem::discriminant(&other.run);
+        same_use && (self.endpoint)() == (other.endpoint)()
     }
 
     /// The descriptor as it crosses.
@@ -176,6 +185,7 @@ where
         magic: MAGIC,
         fingerprint: || hash(&["call", type_name::<F::Args>(), type_name::<F::Out>()]),
         name: || type_name::<F>(),
+        endpoint: || TypeId::of::<F>(),
         run: Run::Call(Self::decode),
     };
 
@@ -219,6 +229,7 @@ where
             ])
         },
         name: || type_name::<F>(),
+        endpoint: || TypeId::of::<F>(),
         run: Run::Open(Self::decode),
     };
 
@@ -258,6 +269,7 @@ where
             ])
         },
         name: || type_name::<F>(),
+        endpoint: || TypeId::of::<F>(),
         run: Run::Method(Self::decode),
     };
 
@@ -295,6 +307,7 @@ impl<S: Payload> StateEntry<S> {
         magic: MAGIC,
         fingerprint: || hash(&["state", type_name::<S>()]),
         name: || type_name::<S>(),
+        endpoint: || TypeId::of::<S>(),
         run: Run::State(Self::decode),
     };
 
@@ -313,6 +326,7 @@ impl<F: Fn() + Copy + Send + 'static> HookEntry<F> {
         magic: MAGIC,
         fingerprint: || hash(&["hook"]),
         name: || type_name::<F>(),
+        endpoint: || TypeId::of::<F>(),
         run: Run::Hook(Self::run),
     };
 
@@ -333,6 +347,7 @@ impl<F: Fn(&mut Inbox) -> Result<()> + Copy + Send + 'static> MainEntry<F> {
         magic: MAGIC,
         fingerprint: || hash(&["main"]),
         name: || type_name::<F>(),
+        endpoint: || TypeId::of::<F>(),
         run: Run::Main(Self::run),
     };
 

@@ -42,6 +42,15 @@ pub trait Endpoint<M>: Copy + Send + 'static {
     type Out;
     /// Runs it.
     fn invoke(self, args: Self::Args) -> impl Future<Output = Self::Out>;
+
+    /// It is no async function.
+    #[doc(hidden)]
+    const PLAIN: bool = false;
+    /// Runs it at once; gives the arguments back if it is async.
+    #[doc(hidden)]
+    fn invoke_plain(self, args: Self::Args) -> Result<Self::Out, Self::Args> {
+        Err(args)
+    }
 }
 
 /// A method of a state `S`: `async fn(&mut S, A) -> R`, also with `&S`, also not async.
@@ -58,6 +67,16 @@ pub trait Method<S, M>: Copy + Send + 'static {
     type Out;
     /// Runs it on the state.
     fn apply<'a>(self, state: &'a mut S, args: Self::Args) -> impl Future<Output = Self::Out> + 'a;
+
+    /// It is no async function.
+    #[doc(hidden)]
+    const PLAIN: bool = false;
+    /// Runs it at once; gives the arguments back if it is async.
+    #[doc(hidden)]
+    fn apply_plain(self, state: &mut S, args: Self::Args) -> Result<Self::Out, Self::Args> {
+        let _ = state;
+        Err(args)
+    }
 }
 
 /// Keeps the implementation for plain functions apart from the one for async ones.
@@ -98,6 +117,10 @@ macro_rules! endpoints {
             fn invoke(self, $pattern: Self::Args) -> impl Future<Output = R> {
                 async move { self($($t),*) }
             }
+            const PLAIN: bool = true;
+            fn invoke_plain(self, $pattern: Self::Args) -> Result<R, Self::Args> {
+                Ok(self($($t),*))
+            }
         }
 
         impl<S: 'static, F, R: 'static, $($T: 'static),*> Method<S, AsyncMut<fn($($T),*) -> R>> for F
@@ -131,6 +154,10 @@ macro_rules! endpoints {
             fn apply<'a>(self, state: &'a mut S, $pattern: Self::Args) -> impl Future<Output = R> + 'a {
                 async move { self(state, $($t),*) }
             }
+            const PLAIN: bool = true;
+            fn apply_plain(self, state: &mut S, $pattern: Self::Args) -> Result<R, Self::Args> {
+                Ok(self(state, $($t),*))
+            }
         }
 
         impl<S: 'static, F, R: Payload, $($T: 'static),*> Method<S, SyncRef<fn($($T),*) -> R>> for F
@@ -141,6 +168,10 @@ macro_rules! endpoints {
             type Out = R;
             fn apply<'a>(self, state: &'a mut S, $pattern: Self::Args) -> impl Future<Output = R> + 'a {
                 async move { self(&*state, $($t),*) }
+            }
+            const PLAIN: bool = true;
+            fn apply_plain(self, state: &mut S, $pattern: Self::Args) -> Result<R, Self::Args> {
+                Ok(self(&*state, $($t),*))
             }
         }
     };

@@ -17,7 +17,7 @@
 //!    reported unkillable.
 
 use crate::isolate::panics;
-use crate::isolate::shared::{Message, Route, Shared, Target};
+use crate::isolate::shared::{Control, Message, Route, Shared, Target};
 use crate::life::{News, ended};
 use crate::process::Process;
 use crate::spec::Bounds;
@@ -76,6 +76,16 @@ impl Upward {
         if let Some(owner) = owner {
             owner.nudge(key);
         }
+    }
+
+    /// Asks the owner to take this child down by the ladder.
+    pub(crate) fn cancel(&self, cancel: &Cancel) {
+        let (Some(owner), key) = self.owner() else {
+            return;
+        };
+        owner.family.lock().cancel(key, cancel, None);
+        // The owner has a new deadline to look after.
+        owner.tell(Control::Look);
     }
 
     pub(crate) fn owner(&self) -> (Option<Arc<Shared>>, Key) {

@@ -31,6 +31,7 @@
 //! | `reap` | the forkserver, a child being dead and not reaped | no |
 //! | `sweep` | the forkserver, a child being reaped and not swept | no |
 //! | `end` | the forkserver, the root being gone | no |
+//! | `lost` | the root, a forkserver being gone, before it ends that one's processes | no |
 //! | `replaced` | the root, a forkserver being gone, before it sweeps what was left | no |
 //! | `tree` | the root, before the tree's directory is made | yes |
 //! | `bind` | whoever binds a path, before anything is made | yes |

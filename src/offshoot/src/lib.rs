@@ -38,6 +38,8 @@ mod binder;
 mod blocking;
 mod broadcast;
 mod budget;
+mod carry;
+mod chain;
 mod credit;
 mod deadline;
 mod descriptor;
@@ -50,6 +52,7 @@ mod isolate;
 mod janitor;
 mod life;
 mod mark;
+mod narrow;
 pub mod net;
 mod nursery;
 mod once;
@@ -61,11 +64,13 @@ pub mod reap;
 mod runtime;
 mod scope;
 mod spec;
+mod spin;
 pub mod testing;
 mod time;
 
 pub use binder::{
-    RegisteredPath, create_shared_memory, pid_file, register_path, register_shared_memory,
+    RegisteredPath, create_file, create_shared_memory, pid_file, register_path,
+    register_shared_memory,
 };
 pub use blocking::{Unblock, unblock};
 pub use broadcast::{Broadcast, NextBroadcast, Subscription};
@@ -76,6 +81,7 @@ pub use dialogue::{
 };
 pub use endpoint::{Endpoint, Method, Payload};
 pub use isolate::inbox::Inbox;
+pub use narrow::Narrow;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
 pub use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,

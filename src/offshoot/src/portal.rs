@@ -12,13 +12,16 @@
 //! Accepted means that the receiver had room for it; until then the sender waits.
 
 use crate::answer::{LocalAnswer, NoAnswer};
+use crate::carry::{self, Carried};
+use crate::chain::{self, Chain};
 use crate::credit::{Kind, Lane, Permit, Place};
-use crate::descriptor::{CallEntry, MethodEntry, captures_nothing};
+use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
 use crate::isolate::job::{CallJob, MethodJob, RunJob, WithJob};
 use crate::isolate::local::Local;
 use crate::isolate::shared::{Message, Route, Target};
 use crate::life::Watch;
-use crate::process::link::{Link, Pending};
+use crate::narrow::Allowed;
+use crate::process::link::{Link, Parcel, Pending};
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
 use crate::{
     Cancel, Canceller, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method, Origin,
@@ -37,20 +40,27 @@ use std::task::{Context, Poll, Wake, Waker};
 ///
 /// Cheap to clone, `Send` and `Sync` for any `S`. It does not keep the isolate alive: its nursery
 /// does, and a call to an isolate that has ended fails at once.
+///
+/// It can be given to others: as part of an argument, a result, an item of a dialogue or a state, to
+/// threads and processes. An isolate in another process then gets a socket of its own to this one.
+/// Whoever is given a portal may call what it lets through, see [`Portal::narrow`];
+/// [`Current::portal`](crate::Current::portal) is an isolate's own. Anywhere else, as in a file, it
+/// cannot be serialized, and says so.
 pub struct Portal<S = ()> {
     target: Arc<Target>,
+    allowed: Allowed,
     marker: PhantomData<fn(S)>,
 }
 
 impl<S> Portal<S> {
     /// See [`crate::testing::break_link`].
     pub(crate) fn break_link(&self) -> bool {
-        match self.target.route() {
-            Route::Process(process) => {
-                offshoot_sys::socket::shutdown_both(&process.link.fd());
+        match self.target.route().link() {
+            Some(link) => {
+                link.shut();
                 true
             }
-            Route::Thread(_) => false,
+            None => false,
         }
     }
 }
@@ -59,6 +69,7 @@ impl<S> Clone for Portal<S> {
     fn clone(&self) -> Portal<S> {
         Portal {
             target: self.target.clone(),
+            allowed: self.allowed.clone(),
             marker: PhantomData,
         }
     }
@@ -76,12 +87,39 @@ impl<S: 'static> Portal<S> {
     pub(crate) fn new(target: Arc<Target>) -> Portal<S> {
         Portal {
             target,
+            allowed: Allowed::default(),
             marker: PhantomData,
         }
     }
 
-    pub(crate) fn target(&self) -> &Arc<Target> {
-        &self.target
+    /// As it travels beside a value.
+    pub(crate) fn carried(&self) -> Carried {
+        Carried {
+            target: self.target.clone(),
+            allowed: self.allowed.clone(),
+        }
+    }
+
+    /// One that has travelled beside a value.
+    pub(crate) fn of(carried: Carried) -> Portal<S> {
+        Portal {
+            target: carried.target,
+            allowed: carried.allowed,
+            marker: PhantomData,
+        }
+    }
+
+    /// One that lets no more through than this, too.
+    pub(crate) fn allowing(mut self, only: &Allowed) -> Portal<S> {
+        self.allowed = self.allowed.and(only);
+        self
+    }
+
+    /// The wait for the credit of a message that asks for this.
+    pub(crate) fn sending(&self, descriptor: &Descriptor) -> Sending {
+        let mut sending = Sending::new(&self.target);
+        sending.refused = self.allowed.check(descriptor).err();
+        sending
     }
 
     /// Runs `function` on the isolate, as a new task beside the others, and answers with its result.
@@ -106,7 +144,7 @@ impl<S: 'static> Portal<S> {
     {
         captures_nothing!(F);
         Reply::new(
-            &self.target,
+            self.sending(CallEntry::<F, M>::DESCRIPTOR),
             Box::new(CallOut {
                 function,
                 args,
@@ -131,7 +169,7 @@ impl<S: 'static> Portal<S> {
     {
         captures_nothing!(F);
         Reply::new(
-            &self.target,
+            self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
             Box::new(MethodOut::<S, F, M, false> {
                 method,
                 args,
@@ -156,7 +194,7 @@ impl<S: 'static> Portal<S> {
     {
         captures_nothing!(F);
         Reply::new(
-            &self.target,
+            self.sending(MethodEntry::<S, F, M, true>::DESCRIPTOR),
             Box::new(MethodOut::<S, F, M, true> {
                 method,
                 args,
@@ -187,7 +225,7 @@ impl<S: 'static> Portal<S> {
             marker: PhantomData,
         };
         Tell {
-            sending: Sending::new(&self.target),
+            sending: self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
             out: Some(Box::new(out)),
         }
     }
@@ -207,6 +245,12 @@ impl<S: 'static> Portal<S> {
         F::Out: Payload,
     {
         captures_nothing!(F);
+        let allowed = self
+            .allowed
+            .check(MethodEntry::<S, F, M, false>::DESCRIPTOR);
+        if let Err(error) = allowed {
+            return Err(Rejected { error, args });
+        }
         if self.target.is_closed() {
             return Err(Rejected {
                 error: self.target.gone(),
@@ -214,10 +258,11 @@ impl<S: 'static> Portal<S> {
             });
         }
         let lane = current_lane(&self.target);
-        let room = match self.target.route() {
-            Route::Thread(_) => true,
-            Route::Process(process) => process.link.has_room(),
-        };
+        let room = self
+            .target
+            .route()
+            .link()
+            .is_none_or(|link| link.has_room());
         if !room || !lane.messages.try_take() {
             let message = format!(
                 "isolate `{}` has no room for another message of this sender",
@@ -299,15 +344,22 @@ impl<S: 'static> Portal<S> {
     /// Cancels the isolate. Ready when it has seen it, or has ended.
     ///
     /// The request is made at once, also if the future is dropped; from then on its owner takes it
-    /// down within its bounds. Idempotent: the first author counts.
+    /// down within its bounds. Idempotent: the first author counts. Through a portal that was
+    /// [narrowed](Portal::narrow) and does not let it, nothing happens but a warning in the log.
     pub fn cancel(&self) -> Cancelling {
         let by = match Local::try_current() {
             Some(local) => Canceller::Isolate(local.shared.life.origin()),
             None => Canceller::Runtime,
         };
-        self.target.cancel(&Cancel { by });
+        let refused = !self.allowed.permits_cancel();
+        if refused {
+            tracing::warn!(isolate = %self.target.life.origin(), %by, "a portal does not let its isolate be cancelled");
+        } else {
+            self.target.cancel(&Cancel { by });
+        }
         Cancelling {
             watch: Watch::new(self.target.life.clone()),
+            refused,
         }
     }
 
@@ -346,14 +398,14 @@ impl<S: 'static> Portal<S> {
     pub fn output_tail(&self) -> Option<String> {
         match self.target.route() {
             Route::Process(process) => Some(process.output_tail()),
-            Route::Thread(_) => None,
+            Route::Thread(_) | Route::Introduced(_) | Route::Gone => None,
         }
     }
 
     /// What separates it from the others.
     pub fn isolation(&self) -> Isolation {
         match (self.target.route(), self.target.through_serde) {
-            (Route::Process(_), _) => Isolation::Process,
+            (Route::Process(_) | Route::Introduced(_) | Route::Gone, _) => Isolation::Process,
             (Route::Thread(_), true) => Isolation::Serde,
             (Route::Thread(_), false) => Isolation::Thread,
         }
@@ -404,7 +456,10 @@ impl<S: 'static> LocalPortal<S> {
         F: AsyncFnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        Reply::new(&self.portal.target, Box::new(RunOut { function }))
+        Reply::new(
+            Sending::new(&self.portal.target),
+            Box::new(RunOut { function }),
+        )
     }
 
     /// Runs a closure on the isolate's state, in its turn. It may capture, and need not be serde.
@@ -417,7 +472,7 @@ impl<S: 'static> LocalPortal<S> {
         R: Send + 'static,
     {
         Reply::new(
-            &self.portal.target,
+            Sending::new(&self.portal.target),
             Box::new(WithOut {
                 function,
                 marker: PhantomData,
@@ -484,8 +539,9 @@ pub(crate) fn through_serde<T: Payload>(value: T, wanted: bool) -> Result<T> {
         return Ok(value);
     }
     let mut bytes = Vec::new();
-    encode(&value, &mut bytes)?;
-    decode(&bytes)
+    let (encoded, carried) = carry::pack(|| encode(&value, &mut bytes));
+    encoded?;
+    carry::unpack(carried.into_iter().map(Ok).collect(), || decode(&bytes))
 }
 
 /// An answer whose value goes through its encoding first, where the tree asks for that.
@@ -503,6 +559,10 @@ impl<T: Payload> crate::answer::Answer<T> for SerdeAnswer<T> {
 
     fn is_unwanted(&self) -> bool {
         self.0.is_unwanted()
+    }
+
+    fn chain(&self) -> Chain {
+        self.0.chain()
     }
 }
 
@@ -703,6 +763,8 @@ pub(crate) struct Sending {
     kind: Kind,
     scope: ScopeWatch,
     life: Watch,
+    /// Why it may not be sent, if so.
+    refused: Option<Error>,
 }
 
 impl Sending {
@@ -714,6 +776,7 @@ impl Sending {
             kind: Kind::Message,
             scope: ScopeWatch::default(),
             life: Watch::new(target.life.clone()),
+            refused: None,
         }
     }
 
@@ -742,6 +805,9 @@ impl Sending {
         kind: Kind,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Arc<Lane>, Permit)>> {
+        if let Some(error) = &self.refused {
+            return Poll::Ready(Err(error.clone()));
+        }
         if self.target.is_closed() {
             return Poll::Ready(Err(self.target.gone()));
         }
@@ -750,8 +816,8 @@ impl Sending {
             .lane
             .get_or_insert_with(|| current_lane(&self.target))
             .clone();
-        if let Route::Process(process) = self.target.route()
-            && process.link.poll_room(cx).is_pending()
+        if let Some(link) = self.target.route().link()
+            && link.poll_room(cx).is_pending()
         {
             return self.or_gone(cx);
         }
@@ -795,7 +861,9 @@ where
         Route::Thread(shared) => {
             if target.through_serde {
                 let mut bytes = Vec::new();
-                match encode(&out.args, &mut bytes).and_then(|()| decode(&bytes)) {
+                let (encoded, carried) = carry::pack(|| encode(&out.args, &mut bytes));
+                let carried = carried.into_iter().map(Ok).collect();
+                match encoded.and_then(|()| carry::unpack(carried, || decode(&bytes))) {
                     Ok(args) => out.args = args,
                     Err(error) => return Err((error, out)),
                 }
@@ -820,11 +888,14 @@ where
                 }
             }
         }
-        Route::Process(process) => {
-            match process
-                .link
-                .send_invoke(frame::Kind::Tell, 0, lane, |bytes| Ok(out.encode(bytes)?.1))
-            {
+        route => {
+            let sent = match route.link() {
+                None => Err(target.gone()),
+                Some(link) => {
+                    link.send_invoke(frame::Kind::Tell, 0, lane, |bytes| Ok(out.encode(bytes)?.1))
+                }
+            };
+            match sent {
                 Ok(()) => {
                     // Given back by the other side, when the method has begun.
                     permit.hand_over();
@@ -924,7 +995,7 @@ enum State<T> {
 struct Remote<T> {
     link: Arc<Link>,
     correlation: u64,
-    receiver: oneshot::Receiver<Result<Vec<u8>>>,
+    receiver: oneshot::Receiver<Result<Parcel>>,
     decode: fn(&[u8]) -> Result<T>,
     answered: bool,
 }
@@ -958,9 +1029,9 @@ impl<T> std::fmt::Debug for Reply<T> {
 }
 
 impl<T> Reply<T> {
-    fn new(target: &Arc<Target>, out: Box<dyn Outgoing<T>>) -> Reply<T> {
+    fn new(sending: Sending, out: Box<dyn Outgoing<T>>) -> Reply<T> {
         Reply {
-            sending: Sending::new(target),
+            sending,
             state: State::Unsent(out),
         }
     }
@@ -979,19 +1050,20 @@ impl<T> Reply<T> {
                 drop(shared.post(message));
                 Ok(State::Local(receiver))
             }
-            Route::Process(process) => {
+            route => {
+                let Some(link) = route.link() else {
+                    return Err(self.sending.target.gone());
+                };
                 let decode = out.decode();
                 let (sender, receiver) = oneshot::channel();
-                let correlation = process.link.pend(Pending { sender, permit });
-                let sent = process
-                    .link
-                    .send_invoke_as(correlation, lane, |bytes| out.encode(bytes));
+                let correlation = link.pend(Pending { sender, permit });
+                let sent = link.send_invoke_as(correlation, lane, |bytes| out.encode(bytes));
                 if let Err(error) = sent {
-                    process.link.unpend(correlation);
+                    link.unpend(correlation);
                     return Err(error);
                 }
                 Ok(State::Remote(Remote {
-                    link: process.link.clone(),
+                    link: link.clone(),
                     correlation,
                     receiver,
                     decode,
@@ -1018,7 +1090,7 @@ impl<T> Reply<T> {
                     remote.answered = true;
                     let decode = remote.decode;
                     Poll::Ready(match result {
-                        Ok(Ok(bytes)) => decode(&bytes),
+                        Ok(Ok(parcel)) => parcel.open(decode),
                         Ok(Err(error)) => Err(error),
                         Err(oneshot::Dropped) => Err(self.sending.target.gone()),
                     })
@@ -1048,6 +1120,10 @@ impl<T> Future for Reply<T> {
         }
         if let State::Unsent(out) = &this.state {
             let kind = out.kind();
+            // Before it waits for credit, of which a cycle may have taken all.
+            if kind == Kind::Message {
+                chain::check_current(&this.sending.target)?;
+            }
             let (lane, permit) = match this.sending.poll_permit(kind, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -1085,12 +1161,16 @@ impl<T> Future for Reply<T> {
 #[must_use = "the cancellation is under way; await this to know that it was seen"]
 pub struct Cancelling {
     watch: Watch,
+    refused: bool,
 }
 
 impl Future for Cancelling {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.refused {
+            return Poll::Ready(());
+        }
         self.watch
             .poll(cx, |life| life.is_acknowledged() || life.exit().is_some())
     }

@@ -6,6 +6,7 @@
 //! a cancelled scope returns an error that says who cancelled, again and again, until the code has
 //! come to its end. What has not ended when the grace is over is dropped.
 
+use crate::chain::{Chain, Waits};
 use crate::dialogue::Held;
 use crate::{Cancel, Error, ErrorKind};
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub(crate) struct Scope {
     wakers: Wakers,
     /// The dialogues of the nursery whose scope this is.
     held: OnceCell<Rc<Held>>,
+    /// Who waits for what runs in it, where it is that of a method or a call.
+    waits: RefCell<Option<Waits>>,
     children: RefCell<Slab<Weak<Scope>>>,
     place: Cell<usize>,
 }
@@ -43,6 +46,7 @@ impl Scope {
             shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
+            waits: RefCell::new(None),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         })
@@ -55,6 +59,7 @@ impl Scope {
             shielded: Cell::new(false),
             wakers: Wakers::default(),
             held: OnceCell::new(),
+            waits: RefCell::new(None),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
         });
@@ -132,6 +137,33 @@ impl Scope {
             }
             scope = scope.parent.as_deref()?;
         }
+    }
+
+    /// Says who waits for what runs in it.
+    pub(crate) fn set_waits(&self, waits: Waits) {
+        *self.waits.borrow_mut() = Some(waits);
+    }
+
+    /// Who waits for what runs in it.
+    pub(crate) fn waiting(&self) -> Chain {
+        let mut scope = self;
+        loop {
+            if let Some(waits) = &*scope.waits.borrow() {
+                return waits.node();
+            }
+            scope = scope.parent.as_deref()?;
+        }
+    }
+
+    /// Makes it as good as new, if nothing has come of it that is still there.
+    pub(crate) fn reset(self: &Rc<Scope>) -> bool {
+        self.shielded.set(false);
+        *self.waits.borrow_mut() = None;
+        Rc::strong_count(self) == 1
+            && self.cancel.borrow().is_none()
+            && self.held.get().is_none()
+            && self.children.borrow().is_empty()
+            && self.wakers.lock().is_empty()
     }
 
     fn wake(&self) {

@@ -4,11 +4,9 @@
 //! Deadlines are of the monotonic clock.
 
 use crate::isolate::local::Local;
-use crate::isolate::shared::Control;
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
 use crate::{Cancel, Canceller, Error, ErrorKind, Result};
 use offshoot_sys::clock;
-use offshoot_wire::frame::CancelOrder;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -230,22 +228,49 @@ impl Current {
         let cancel = Cancel {
             by: Canceller::Isolate(self.origin()),
         };
-        let shared = &self.local.shared;
-        let Some(upward) = &shared.upward else {
-            // The first isolate of a process: its owner learns of it by the acknowledgement.
-            let bounds = shared.bounds;
-            let now = clock::now();
-            shared.tell(Control::Cancel(CancelOrder {
-                cancel,
-                grace_at: now + nanos(bounds.grace),
-                hard_at: now + nanos(bounds.hard_kill),
-            }));
-            return;
-        };
-        if let (Some(owner), key) = upward.owner() {
-            owner.family.lock().cancel(key, &cancel, None);
-            owner.tell(Control::Look);
+        self.local.shared.cancel(&cancel);
+    }
+
+    /// A portal to it, to be given to others: `()` where it was started without a state.
+    ///
+    /// # Errors
+    /// Misuse if its state is of another type.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// async fn count(to: Portal<u64>) -> Result<()> {
+    ///     to.tell(|n: &mut u64| *n += 1, ()).await
+    /// }
+    ///
+    /// async fn begin(state: &mut u64, farm: Portal) -> Result<()> {
+    ///     *state += 10;
+    ///     farm.call(count, offshoot::current().portal()?).await?
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     let counter = nursery.start("counter", 0_u64).await?;
+    ///     counter.ask(begin, farm.clone()).await??;
+    ///     assert_eq!(counter.ask(|n: &u64| *n, ()).await?, 11);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
+    pub fn portal<S: 'static>(&self) -> Result<crate::Portal<S>> {
+        if !self.local.has_state::<S>() {
+            let message = format!(
+                "isolate `{}` has no state of type `{}`",
+                self.origin(),
+                std::any::type_name::<S>()
+            );
+            return Err(crate::Error::new(ErrorKind::Misuse, message));
         }
+        Ok(crate::Portal::new(self.local.shared.target()))
     }
 
     /// One line per isolate of this process: what each is waiting for, or running since when.

@@ -85,6 +85,59 @@ pub fn recv(fd: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
         .map(|received| received as usize)
 }
 
+/// As [`send`], with descriptors, which arrive with the first of the bytes. They are duplicated, not given away.
+///
+/// # Errors
+/// As of [`send`]; `InvalidInput` without a byte, or with more than [`PACKET_FDS_MAX`] descriptors; `ETOOMANYREFS` when more are in flight than
+/// `RLIMIT_NOFILE` allows.
+pub fn send_with_fds(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    if bytes.is_empty() || fds.len() > PACKET_FDS_MAX {
+        let what = "descriptors go along with a byte, and not more than 16 at once";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    send_message(fd, bytes, fds)
+}
+
+/// What [`recv_with_fds`] received.
+#[derive(Debug)]
+pub struct Received {
+    /// How many bytes; 0 is the end of file.
+    pub len: usize,
+    /// The descriptors that came with the first of them, in the sender's order, close-on-exec. Never those of two sends.
+    pub fds: Vec<OwnedFd>,
+    /// There were more than this process may open. None of them is here, and none is open.
+    pub fds_lost: bool,
+}
+
+/// As [`recv`], with the descriptors that were sent along. A call gives no more than those of one send, and ends before those of the next.
+///
+/// # Errors
+/// As of [`recv`].
+pub fn recv_with_fds(fd: &impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
+    let mut part = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    let mut control = Control::default();
+    let mut message = message_header();
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: pure arithmetic on the length.
+    message.msg_controllen =
+        unsafe { libc::CMSG_SPACE((PACKET_FDS_MAX * size_of::<RawFd>()) as u32) } as _;
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: `message` holds two live, writable buffers of the lengths given.
+    let len =
+        retry(|| unsafe { libc::recvmsg(raw, &mut message, libc::MSG_CMSG_CLOEXEC) })? as usize;
+    let mut fds = take_fds(&message);
+    let fds_lost = message.msg_flags & libc::MSG_CTRUNC != 0;
+    if fds_lost {
+        fds.clear();
+    }
+    Ok(Received { len, fds, fds_lost })
+}
+
 /// Sends one message with descriptors over a packet socket, whole or not at all. The descriptors are duplicated, not given away.
 ///
 /// # Errors
@@ -102,6 +155,20 @@ pub fn send_packet(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
             ),
         ));
     }
+    let sent = send_message(fd, bytes, fds)?;
+    // A packet socket never sends a part. On a stream socket, where this function has no business, it could.
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::WriteZero,
+            "the packet was cut",
+        ))
+    }
+}
+
+/// One `sendmsg`, with at most [`PACKET_FDS_MAX`] descriptors.
+fn send_message(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut part = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
@@ -127,16 +194,7 @@ pub fn send_packet(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
     }
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: `message` holds the live buffers above, which the kernel only reads.
-    let sent = retry(|| unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) })? as usize;
-    // A packet socket never sends a part. On a stream socket, where this function has no business, it could.
-    if sent == bytes.len() {
-        Ok(())
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::WriteZero,
-            "the packet was cut",
-        ))
-    }
+    retry(|| unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) }).map(|sent| sent as usize)
 }
 
 /// True for errors of a send that may pass by themselves: no room in the socket, no memory, too many descriptors under way.
@@ -460,6 +518,35 @@ mod tests {
             None,
         )
         .unwrap();
+    }
+
+    #[test]
+    fn descriptors_come_with_their_bytes_over_a_stream_and_never_those_of_two_sends() {
+        let (a, b) = stream_pair().unwrap();
+        let (first, mut of_first) = traced();
+        let (second, of_second) = traced();
+        assert_eq!(send(&a, b"xx").unwrap(), 2);
+        assert_eq!(send_with_fds(&a, b"yy", &[first.as_fd()]).unwrap(), 2);
+        assert_eq!(send_with_fds(&a, b"zz", &[second.as_fd()]).unwrap(), 2);
+        drop((first, second));
+        let mut buffer = [0; 64];
+        let (mut bytes, mut came) = (Vec::new(), Vec::new());
+        while bytes.len() < 6 {
+            let received = recv_with_fds(&b, &mut buffer).unwrap();
+            assert!(received.fds.len() <= 1 && !received.fds_lost);
+            bytes.extend_from_slice(&buffer[..received.len]);
+            came.extend(received.fds.into_iter().map(|fd| (bytes.len(), fd)));
+        }
+        assert_eq!(bytes, b"xxyyzz");
+        assert_eq!(came.len(), 2);
+        assert!(came[0].0 <= 4, "before what was sent after it");
+        assert!(came.iter().all(|(_, fd)| is_cloexec(fd)));
+        UnixStream::from(came.remove(0).1).write_all(b"1").unwrap();
+        of_first.read_exact(&mut [0]).unwrap();
+        drop(came);
+        assert!(all_closed(of_second));
+        drop(a);
+        assert_eq!(recv_with_fds(&b, &mut buffer).unwrap().len, 0);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum ErrorKind {
     Closed,
     /// A subscriber of a broadcast was so far behind that so many items were dropped for it.
     Lagged(u64),
+    /// An ask would have waited for itself: these wait for each other, each for the next, the last for the first.
+    Cycle(Vec<Origin>),
 }
 
 /// What went wrong, as one value that crosses threads and processes.
@@ -273,6 +275,15 @@ impl Error {
     pub fn lagged(&self) -> Option<u64> {
         match self.kind() {
             ErrorKind::Lagged(missed) => Some(*missed),
+            _ => None,
+        }
+    }
+
+    /// The isolates that would have waited for each other, each for the next and the last for the first, if that is
+    /// what this says: an ask that closes such a cycle fails.
+    pub fn cycle(&self) -> Option<&[Origin]> {
+        match self.kind() {
+            ErrorKind::Cycle(isolates) => Some(isolates),
             _ => None,
         }
     }

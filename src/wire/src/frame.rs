@@ -13,10 +13,15 @@
 //! The order that is legal on one link:
 //!
 //! ```text
-//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open
+//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce
 //! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, last Ended
 //! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
+//!                 before any of Boot Call Ask Tell Open Reply Started Item, with its correlation: Enclosed
 //! ```
+//!
+//! On the socket between the holder of a portal and the isolate that it was introduced to, the holder sends what an
+//! owner does, but for Boot and Close, and the other side what a child does, but for Ready and Refused. Descriptors
+//! go along with the first bytes of Enclosed and Introduce, 16 with each byte.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -56,6 +61,8 @@ pub enum Kind {
     Close = 7,
     /// Owner to child: start a dialogue with this function, [`Invoke`], window and arguments.
     Open = 8,
+    /// Owner to child: somebody else may call through the socket that comes along, an [`Introduce`].
+    Introduce = 9,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -86,15 +93,18 @@ pub enum Kind {
     HaltSeen = 37,
     /// No item of this side comes any more, because of this [`Error`].
     Cut = 38,
+    /// What travels beside the next frame, which has the same correlation: an [`Enclosed`].
+    Enclosed = 39,
 }
 
 impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 23] = [
-            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Ready, Refused, Reply, Failure,
-            Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen, Cut,
+        const ALL: [Kind; 25] = [
+            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Ready, Refused, Reply,
+            Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
+            Cut, Enclosed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -156,14 +166,6 @@ impl Header {
         bytes[6..8].copy_from_slice(&VERSION.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.correlation.to_le_bytes());
         bytes
-    }
-
-    /// Makes a frame that begins with a header one of another kind.
-    ///
-    /// # Panics
-    /// If there is no header.
-    pub fn set_kind(frame: &mut [u8], kind: Kind) {
-        frame[4] = kind as u8;
     }
 
     /// The header in these bytes, if its body may be read: known, of this version, within `limit`.
@@ -395,14 +397,6 @@ impl Invoke {
         bytes
     }
 
-    /// Sets the sequence in a body that begins with a fixed part.
-    ///
-    /// # Panics
-    /// If it is shorter than that.
-    pub fn set_sequence(body: &mut [u8], sequence: u64) {
-        body[16..24].copy_from_slice(&sequence.to_le_bytes());
-    }
-
     /// The fixed part and the arguments behind it; `None` if the body is too short.
     pub fn split(body: &[u8]) -> Option<(Invoke, &[u8])> {
         let (head, arguments) = body.split_first_chunk::<{ Invoke::SIZE }>()?;
@@ -488,6 +482,57 @@ pub struct Credit {
     pub messages: u32,
     /// How many calls it may start more.
     pub calls: u32,
+}
+
+/// What travels beside the next frame.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Enclosed {
+    /// Those who wait for the answer: each isolate and the number of its method, newest first.
+    pub waits: Vec<(Origin, u64)>,
+    /// The portals in the value, by place.
+    pub portals: Vec<Introduced>,
+}
+
+/// A portal as it crosses.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Introduced {
+    /// The isolate that it reaches.
+    pub origin: Origin,
+    /// How many messages and calls one sender may have under way to it.
+    pub limits: (u32, u32),
+    /// How it has ended, if it has.
+    pub exit: Option<Exit>,
+    /// What may be called through it.
+    pub allowed: Allowed,
+    /// A socket to it comes along. None does where the receiver's process hosts it.
+    pub socket: bool,
+}
+
+/// Somebody is introduced to the isolate that this link reaches.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Introduce {
+    /// Who will hold the other end.
+    pub holder: Origin,
+    /// What may be called through it.
+    pub allowed: Allowed,
+    /// How many messages one sender may have under way.
+    pub messages: u32,
+}
+
+/// What may be called through a portal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Allowed {
+    /// Everything.
+    All,
+    /// No more than this.
+    Only {
+        /// Every method of the state.
+        methods: bool,
+        /// To cancel the isolate.
+        cancel: bool,
+        /// These functions and methods.
+        entries: Vec<Entry>,
+    },
 }
 
 /// The child's last word.

@@ -78,17 +78,20 @@ fn the_bytes_of_a_header() {
 #[test]
 fn the_numbers_of_the_kinds() {
     use Kind::*;
-    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close, Open];
+    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce];
     let child = [
         Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started,
     ];
-    let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut];
-    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8]);
+    let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut, Enclosed];
+    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     assert_eq!(
         child.map(|kind| kind as u8),
         [16, 17, 18, 19, 20, 21, 22, 23]
     );
-    assert_eq!(both.map(|kind| kind as u8), [32, 33, 34, 35, 36, 37, 38]);
+    assert_eq!(
+        both.map(|kind| kind as u8),
+        [32, 33, 34, 35, 36, 37, 38, 39]
+    );
     let known: Vec<u8> = (0..=255)
         .filter(|&n| Kind::from_number(n).is_some())
         .collect();
@@ -398,6 +401,7 @@ fn the_bytes_of_refused_and_failure() {
     golden::<FailureBody>(bare(ErrorKind::Other), &format!("0b {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Closed), &format!("0c {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Lagged(300)), &format!("0d fb2c01 {rest}"));
+    golden::<FailureBody>(bare(ErrorKind::Cycle(Vec::new())), &format!("0e 00 {rest}"));
 
     let hop = Origin {
         path: "root".to_owned(),
@@ -508,6 +512,7 @@ fn errors() -> BoxedStrategy<Error> {
         Just(ErrorKind::Other),
         Just(ErrorKind::Closed),
         any::<u64>().prop_map(ErrorKind::Lagged),
+        vec(origins(), 0..3).prop_map(ErrorKind::Cycle),
     ];
     let leaf = prop_oneof![
         (kinds, ".{0,12}").prop_map(|(kind, message)| Error::new(kind, message)),

@@ -6,6 +6,7 @@ use super::peer::Peer;
 use super::remote::Remote;
 use super::sniff;
 use super::tie::{Role, State, Tie, TieWatch};
+use crate::chain::{self, Chain, Waits};
 use crate::credit::Permit;
 use crate::endpoint::Plain;
 use crate::isolate::job::{Job, Outcome, panicked, poll_caught};
@@ -161,6 +162,8 @@ where
     first: Put<F::First>,
     ending: Ending<F::R>,
     permit: Option<Permit>,
+    /// Those who wait for its start.
+    chain: Chain,
     marker: PhantomData<fn(M)>,
 }
 
@@ -198,13 +201,14 @@ where
                 tie: tie.clone(),
             },
             permit: Some(permit),
+            chain: chain::current(),
             marker: PhantomData,
         }
     }
 
     /// One that came over the link.
     pub(crate) fn remote(function: F, args: F::Args, open: RemoteOpen) -> Self {
-        let remote = open.remote;
+        let RemoteOpen { remote, chain } = open;
         OpenJob {
             function,
             args,
@@ -217,6 +221,7 @@ where
                 put: Some(Put::Remote(remote)),
             },
             permit: None,
+            chain,
             marker: PhantomData,
         }
     }
@@ -225,6 +230,8 @@ where
 /// What came with an `Open` over the link.
 pub(crate) struct RemoteOpen {
     pub(crate) remote: Arc<Remote>,
+    /// Those who wait for its start.
+    pub(crate) chain: Chain,
 }
 
 impl RemoteOpen {
@@ -253,6 +260,7 @@ where
             first,
             ending,
             permit,
+            chain,
             ..
         } = *self;
         let tie = ending.tie.clone();
@@ -274,6 +282,9 @@ where
         let this = local.clone();
         local.spawn_at_once(async move {
             let scope = this.root_scope.child();
+            if chain.is_some() {
+                scope.set_waits(Waits::until_started(chain, &tie));
+            }
             let outcome = {
                 let mut future = pin!(async { function.begin(peer, args).await });
                 let mut halt = HaltWatch::new(&tie, &this);

@@ -187,7 +187,7 @@ impl<T: Payload> Incoming<T> {
                 Found::Nothing => Found::Nothing,
             },
             Way::Remote(remote) => match remote.take(waker) {
-                Found::Item(bytes) => Found::Item(decode(&bytes)),
+                Found::Item(parcel) => Found::Item(parcel.open(decode)),
                 Found::End(how) => Found::End(how),
                 Found::Nothing => Found::Nothing,
             },

@@ -59,7 +59,7 @@ impl<S: 'static> Portal<S> {
     {
         captures_nothing!(F);
         Opening {
-            sending: Sending::new(self.target()),
+            sending: self.sending(OpenEntry::<F, M>::DESCRIPTOR),
             window: Window::DEFAULT,
             state: Phase::Unsent(Box::new(OpenOut::<F, M> {
                 function,
@@ -150,10 +150,14 @@ where
                 );
                 (link, Place::Local(first))
             }
-            Route::Process(process) => {
-                let link = &process.link;
+            Route::Gone => return Err(target.gone()),
+            route @ (Route::Process(_) | Route::Introduced(_)) => {
+                let Some(link) = route.link() else {
+                    return Err(target.gone());
+                };
                 let id = link.next_correlation();
-                let remote = Remote::new(link, id, Role::Opener, tie.clone(), window, Some(permit));
+                let held = Some((permit, target.clone()));
+                let remote = Remote::new(link, id, Role::Opener, tie.clone(), window, held);
                 let sent = link.send_open(id, lane, window, |out| {
                     encode(&args, out)?;
                     OpenEntry::<F, M>::DESCRIPTOR.entry()
@@ -286,7 +290,7 @@ impl<In: Payload, Out: Payload, R: Payload, First: Payload> Future for Opening<I
         let first = match &first {
             Place::Local(slot) => slot.lock().take(),
             Place::Remote(remote) => match remote.take_first() {
-                Some(bytes) => Some(decode(&bytes)?),
+                Some(parcel) => Some(parcel.open(decode)?),
                 None => None,
             },
         };
@@ -528,7 +532,7 @@ impl<R: Payload> Outcome<R> {
             let value = match &self.place {
                 Place::Local(slot) => slot.lock().take(),
                 Place::Remote(remote) => match remote.take_result() {
-                    Some(bytes) => Some(decode(&bytes)?),
+                    Some(parcel) => Some(parcel.open(decode)?),
                     None => None,
                 },
             };

@@ -8,7 +8,8 @@ use super::Overflow;
 use super::channel::{Found, register};
 use super::tie::{Role, Tie};
 use crate::credit::Permit;
-use crate::process::link::{Link, buffers};
+use crate::isolate::shared::Target;
+use crate::process::link::{Frame, Link, Parcel};
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_wire::codec;
 use offshoot_wire::dialogue::{Event, Machine, Window};
@@ -26,16 +27,16 @@ pub(crate) struct Remote {
     tie: Arc<Tie>,
     flows: Mutex<Flows>,
     /// The first value and the result, where they have come.
-    first: Mutex<Option<Vec<u8>>>,
-    result: Mutex<Option<Vec<u8>>>,
-    /// Of the opener, until it is over.
-    permit: Mutex<Option<Permit>>,
+    first: Mutex<Option<Parcel>>,
+    result: Mutex<Option<Parcel>>,
+    /// Of the opener, until it is over: its credit, and what keeps the link open.
+    permit: Mutex<Option<(Permit, Arc<Target>)>>,
 }
 
 struct Flows {
     machine: Machine,
     /// What has come and was not taken, encoded.
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Parcel>,
     /// Our program takes nothing any more.
     deaf: bool,
     /// The other side has granted something, hence has read.
@@ -43,10 +44,10 @@ struct Flows {
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// Whole frames of items that wait for room, where the oldest give way to the newest.
-    backlog: VecDeque<Vec<u8>>,
+    backlog: VecDeque<Frame>,
     /// What is to follow the backlog: an `End` or a `Cut`, then the last word.
     ending: Option<Result<(), Error>>,
-    last: Option<Vec<u8>>,
+    last: Option<Frame>,
     /// Why the other side sends nothing more, if it said.
     cut: Option<Error>,
 }
@@ -59,7 +60,7 @@ impl Remote {
         role: Role,
         tie: Arc<Tie>,
         window: Window,
-        permit: Option<Permit>,
+        permit: Option<(Permit, Arc<Target>)>,
     ) -> Arc<Remote> {
         let remote = Arc::new(Remote {
             link: link.clone(),
@@ -97,14 +98,15 @@ impl Remote {
     ///
     /// # Errors
     /// It is not legal: the connection is to be ended.
-    pub(crate) fn receive(&self, kind: Kind, body: &[u8]) -> Result<()> {
+    pub(crate) fn receive(&self, kind: Kind, parcel: Parcel) -> Result<()> {
+        let body = &parcel.bytes;
         match kind {
             Kind::Started => {
                 self.heard(Event::Started, |_| ())?;
-                *self.first.lock() = Some(body.to_vec());
+                *self.first.lock() = Some(parcel);
                 self.tie.set_started();
             }
-            Kind::Item => self.take_item(body)?,
+            Kind::Item => self.take_item(parcel)?,
             Kind::End => {
                 let reader = self.heard(Event::End, |flows| flows.reader.take())?;
                 reader.flatten().into_iter().for_each(Waker::wake);
@@ -171,7 +173,7 @@ impl Remote {
     }
 
     /// The result has come, or why there is none.
-    pub(crate) fn receive_over(&self, result: Result<Vec<u8>>) -> Result<()> {
+    pub(crate) fn receive_over(&self, result: Result<Parcel>) -> Result<()> {
         if self.role == Role::Peer {
             return Err(Error::new(ErrorKind::Protocol, "a result of an opener"));
         }
@@ -185,16 +187,17 @@ impl Remote {
         self.end(Err(error));
     }
 
-    fn end(&self, result: Result<Vec<u8>>) {
+    fn end(&self, result: Result<Parcel>) {
         self.link.remove_dialogue(self.id);
         let how = match result {
-            Ok(bytes) => {
-                *self.result.lock() = Some(bytes);
+            Ok(parcel) => {
+                *self.result.lock() = Some(parcel);
                 Ok(())
             }
             Err(error) => Err(error),
         };
-        drop(self.permit.lock().take());
+        let permit = self.permit.lock().take();
+        drop(permit);
         self.tie.set_over(how);
     }
 
@@ -214,12 +217,12 @@ impl Remote {
         }
     }
 
-    fn take_item(&self, body: &[u8]) -> Result<()> {
-        let reader = self.heard(Event::Item(body.len()), |flows| {
+    fn take_item(&self, parcel: Parcel) -> Result<()> {
+        let reader = self.heard(Event::Item(parcel.bytes.len()), |flows| {
             if flows.deaf {
                 return None;
             }
-            flows.queue.push_back(body.to_vec());
+            flows.queue.push_back(parcel);
             flows.reader.take()
         })?;
         reader.flatten().into_iter().for_each(Waker::wake);
@@ -228,10 +231,10 @@ impl Remote {
 
     /// Takes the next item, encoded, and gives its room back when enough has gathered; otherwise, with a waker,
     /// woken when there is one.
-    pub(crate) fn take(&self, waker: Option<&Waker>) -> Found<Vec<u8>> {
+    pub(crate) fn take(&self, waker: Option<&Waker>) -> Found<Parcel> {
         let mut flows = self.flows.lock();
         if let Some(item) = flows.queue.pop_front() {
-            if let Some(grant) = flows.machine.take(item.len()) {
+            if let Some(grant) = flows.machine.take(item.bytes.len()) {
                 self.say_in(&mut flows, Event::Grant(grant), Kind::Grant, |out| {
                     codec::encode_into(&grant, out)
                 });
@@ -247,11 +250,11 @@ impl Remote {
         Found::Nothing
     }
 
-    pub(crate) fn take_first(&self) -> Option<Vec<u8>> {
+    pub(crate) fn take_first(&self) -> Option<Parcel> {
         self.first.lock().take()
     }
 
-    pub(crate) fn take_result(&self) -> Option<Vec<u8>> {
+    pub(crate) fn take_result(&self) -> Option<Parcel> {
         self.result.lock().take()
     }
 
@@ -273,10 +276,7 @@ impl Remote {
             fill(out).map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
         });
         match frame {
-            Ok(frame) => {
-                self.link.write(&frame);
-                buffers::give_back(frame);
-            }
+            Ok(frame) => self.link.write(frame),
             // Its body is ours and small, so that it always fits.
             Err(error) => tracing::error!(?kind, %error, "cannot send a frame of a dialogue"),
         }
@@ -304,7 +304,7 @@ impl Remote {
         let frame = self.encoded(Kind::Started, first)?;
         let mut flows = self.flows.lock();
         if flows.machine.send(Event::Started).is_ok() {
-            self.link.write(&frame);
+            self.link.write(frame);
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Remote {
             .set_over(Err(self.tie.closed("its task has ended")));
     }
 
-    fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Vec<u8>> {
+    fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Frame> {
         self.link.frame(kind, self.id, |out| {
             codec::encode_into(value, out).map_err(|error| {
                 let name = std::any::type_name::<T>();
@@ -354,14 +354,13 @@ impl Remote {
     pub(crate) fn put<T: Payload>(&self, value: &T, overflow: Overflow) -> Result<bool> {
         // Encoded outside of the lock: this runs code of the program's.
         let frame = self.encoded(Kind::Item, value)?;
-        let len = frame.len() - offshoot_wire::frame::HEADER;
+        let len = frame.len();
         let mut flows = self.flows.lock();
         if flows.machine.is_over() || flows.machine.is_deaf() {
             return Ok(false);
         }
         if flows.backlog.is_empty() && flows.machine.send(Event::Item(len)).is_ok() {
-            self.link.write(&frame);
-            buffers::give_back(frame);
+            self.link.write(frame);
             return Ok(false);
         }
         match overflow {
@@ -382,13 +381,12 @@ impl Remote {
     /// Sends what waits for room, as far as there is some.
     fn flush(&self, flows: &mut Flows) {
         while let Some(frame) = flows.backlog.front() {
-            let len = frame.len() - offshoot_wire::frame::HEADER;
+            let len = frame.len();
             if flows.machine.send(Event::Item(len)).is_err() {
                 return;
             }
             if let Some(frame) = flows.backlog.pop_front() {
-                self.link.write(&frame);
-                buffers::give_back(frame);
+                self.link.write(frame);
             }
         }
         match flows.ending.take() {
@@ -401,7 +399,7 @@ impl Remote {
         }
         if let Some(frame) = flows.last.take() {
             if flows.machine.send(Event::Over).is_ok() {
-                self.link.write(&frame);
+                self.link.write(frame);
             }
             self.link.remove_dialogue(self.id);
         }
@@ -430,6 +428,13 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parcel(bytes: &[u8]) -> Parcel {
+        Parcel {
+            bytes: bytes.to_vec(),
+            carried: Vec::new(),
+        }
+    }
     use crate::life::Life;
     use crate::{IsolateId, Origin};
     use offshoot_sys::socket;
@@ -458,11 +463,15 @@ mod tests {
     #[test]
     fn f39_a_peer_that_ignores_its_credit_is_refused_and_costs_no_memory() {
         let (remote, _theirs) = end(Role::Opener);
-        remote.receive(Kind::Started, b"").expect("its first word");
+        remote
+            .receive(Kind::Started, parcel(b""))
+            .expect("its first word");
         for _ in 0..4 {
-            remote.receive(Kind::Item, b"x").expect("within the window");
+            remote
+                .receive(Kind::Item, parcel(b"x"))
+                .expect("within the window");
         }
-        let error = remote.receive(Kind::Item, b"x").unwrap_err();
+        let error = remote.receive(Kind::Item, parcel(b"x")).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Protocol), "{error:?}");
         assert!(
             error.message().contains("beyond the window of 4 items"),
@@ -475,48 +484,54 @@ mod tests {
     #[test]
     fn f39_a_peer_that_ignores_its_bytes_is_refused() {
         let (remote, _theirs) = end(Role::Opener);
-        remote.receive(Kind::Started, b"").expect("its first word");
         remote
-            .receive(Kind::Item, &[0; 1_000])
+            .receive(Kind::Started, parcel(b""))
+            .expect("its first word");
+        remote
+            .receive(Kind::Item, parcel(&[0; 1_000]))
             .expect("one may fill it");
-        assert!(remote.receive(Kind::Item, b"").is_err());
+        assert!(remote.receive(Kind::Item, parcel(b"")).is_err());
     }
 
     #[test]
     fn frames_out_of_their_order_are_refused_and_late_ones_ignored() {
         let (remote, _theirs) = end(Role::Opener);
         for kind in [Kind::Item, Kind::End, Kind::Deaf, Kind::HaltSeen] {
-            assert!(remote.receive(kind, b"").is_err(), "{kind:?}");
+            assert!(remote.receive(kind, parcel(b"")).is_err(), "{kind:?}");
         }
         assert!(
-            remote.receive(Kind::Grant, b"\xff").is_err(),
+            remote.receive(Kind::Grant, parcel(b"\xff")).is_err(),
             "no grant at all"
         );
         assert!(
-            remote.receive(Kind::Call, b"").is_err(),
+            remote.receive(Kind::Call, parcel(b"")).is_err(),
             "no frame of a dialogue"
         );
-        remote.receive_over(Ok(Vec::new())).expect("its last word");
-        assert!(remote.receive_over(Ok(Vec::new())).is_err());
+        remote
+            .receive_over(Ok(Parcel::default()))
+            .expect("its last word");
+        assert!(remote.receive_over(Ok(Parcel::default())).is_err());
 
         let (remote, _theirs) = end(Role::Peer);
-        assert!(remote.receive(Kind::Started, b"").is_err());
-        assert!(remote.receive_over(Ok(Vec::new())).is_err());
+        assert!(remote.receive(Kind::Started, parcel(b"")).is_err());
+        assert!(remote.receive_over(Ok(Parcel::default())).is_err());
         remote.say_over::<()>(Ok(()));
         // What the opener had sent before it saw that.
-        remote.receive(Kind::Item, b"x").expect("ignored");
-        remote.receive(Kind::Deaf, b"").expect("ignored");
+        remote.receive(Kind::Item, parcel(b"x")).expect("ignored");
+        remote.receive(Kind::Deaf, parcel(b"")).expect("ignored");
         assert!(remote.link.dialogue(1).is_none(), "it is forgotten");
     }
 
     #[test]
     fn what_came_before_the_end_is_taken_before_it_is_told() {
         let (remote, _theirs) = end(Role::Opener);
-        remote.receive(Kind::Started, b"").expect("its first word");
-        remote.receive(Kind::Item, b"x").expect("an item");
+        remote
+            .receive(Kind::Started, parcel(b""))
+            .expect("its first word");
+        remote.receive(Kind::Item, parcel(b"x")).expect("an item");
         remote.lost(remote.tie.closed("lost"));
         assert!(remote.tie.is_over());
-        assert!(matches!(remote.take(None), Found::Item(item) if item == b"x"));
+        assert!(matches!(remote.take(None), Found::Item(item) if item.bytes == b"x"));
         assert!(matches!(remote.take(None), Found::Nothing));
     }
 }

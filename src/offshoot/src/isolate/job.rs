@@ -3,6 +3,7 @@
 use super::local::Local;
 use super::panics;
 use crate::answer::Answer;
+use crate::chain::Waits;
 use crate::credit::Permit;
 use crate::scope::Scope;
 use crate::{Endpoint, Error, ErrorKind, Exit, Method};
@@ -25,6 +26,16 @@ pub(crate) trait StateJob: Send + Any {
     /// True if its caller has gone; it has then been withdrawn.
     fn is_unwanted(&self) -> bool;
 
+    /// Runs it at once, if it is no async method.
+    ///
+    /// # Errors
+    /// Itself, if it is one.
+    fn run_plain(
+        self: Box<Self>,
+        state: &mut dyn Any,
+        local: &Rc<Local>,
+    ) -> Result<(), Box<dyn StateJob>>;
+
     /// Runs it to its end.
     fn run<'a>(
         self: Box<Self>,
@@ -39,6 +50,16 @@ pub(crate) enum Outcome<T> {
     Panicked(crate::Panic),
     /// Nobody waits any more.
     Unwanted,
+}
+
+impl<T> Outcome<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Outcome::Done(value) => Outcome::Done(f(value)),
+            Outcome::Panicked(panic) => Outcome::Panicked(panic),
+            Outcome::Unwanted => Outcome::Unwanted,
+        }
+    }
 }
 
 /// Polls user code inside of its scope, catching a panic.
@@ -104,6 +125,11 @@ where
             permit,
             ..
         } = *self;
+        if F::PLAIN {
+            local.watched(|| run_call(local, || function.invoke_plain(args).ok(), answer));
+            drop(permit);
+            return;
+        }
         begin_call(
             local,
             async move || function.invoke(args).await,
@@ -135,6 +161,40 @@ where
     }
 }
 
+/// Runs a call of what is no async function, which needs no task.
+fn run_call<T>(local: &Rc<Local>, function: impl FnOnce() -> Option<T>, answer: impl Answer<T>) {
+    if answer.is_unwanted() {
+        return;
+    }
+    let waits = answer.chain().map(|chain| Waits::new(0, Some(chain)));
+    match run_caught(local, waits, function) {
+        Outcome::Done(Some(value)) => answer.send(Ok(value)),
+        Outcome::Done(None) | Outcome::Unwanted => {
+            debug_assert!(false, "a plain function was none");
+        }
+        Outcome::Panicked(panic) => {
+            // Announced first: nobody may see the answer and still find the isolate alive.
+            local.fail(Exit::Panicked(panic.clone()));
+            answer.send(Err(panicked(local, panic)));
+        }
+    }
+}
+
+/// Runs user code inside of a scope, catching a panic.
+fn run_caught<T>(local: &Local, waits: Option<Waits>, f: impl FnOnce() -> T) -> Outcome<T> {
+    let scope = local.take_scope();
+    if let Some(waits) = waits {
+        scope.set_waits(waits);
+    }
+    // Unwind safety: as of `poll_caught`.
+    let ran = scope.enter(|| std::panic::catch_unwind(AssertUnwindSafe(f)));
+    local.give_scope(scope);
+    match ran {
+        Ok(value) => Outcome::Done(value),
+        Err(payload) => Outcome::Panicked(panics::take(payload)),
+    }
+}
+
 fn begin_call<T: 'static>(
     local: &Rc<Local>,
     function: impl AsyncFnOnce() -> T + 'static,
@@ -143,7 +203,10 @@ fn begin_call<T: 'static>(
 ) {
     let this = local.clone();
     local.spawn_at_once(async move {
-        let scope = this.root_scope.child();
+        let scope = this.take_scope();
+        if let Some(chain) = answer.chain() {
+            scope.set_waits(Waits::new(0, Some(chain)));
+        }
         let outcome = {
             let mut future = pin!(async { function().await });
             poll_fn(|cx| {
@@ -154,6 +217,7 @@ fn begin_call<T: 'static>(
             })
             .await
         };
+        this.give_scope(scope);
         match outcome {
             Outcome::Done(value) => answer.send(Ok(value)),
             Outcome::Unwanted => drop(answer),
@@ -207,6 +271,35 @@ where
         self.answer.as_ref().is_some_and(Answer::is_unwanted)
     }
 
+    fn run_plain(
+        self: Box<Self>,
+        state: &mut dyn Any,
+        local: &Rc<Local>,
+    ) -> Result<(), Box<dyn StateJob>> {
+        if !F::PLAIN {
+            return Err(self);
+        }
+        let MethodJob {
+            method,
+            args,
+            answer,
+            permit,
+            ..
+        } = *self;
+        drop(permit);
+        let Some(state) = state.downcast_mut::<S>() else {
+            wrong_state::<S, F::Out, R>(local, answer);
+            return Ok(());
+        };
+        let turn = local.begin_turn();
+        let chain = answer.as_ref().and_then(Answer::chain);
+        let waits = Waits::new(turn.number, chain);
+        let outcome = run_caught(local, Some(waits), || method.apply_plain(state, args).ok());
+        drop(turn);
+        end_method(local, outcome, answer);
+        Ok(())
+    }
+
     fn run<'a>(
         self: Box<Self>,
         state: &'a mut dyn Any,
@@ -246,6 +339,10 @@ where
 {
     fn is_unwanted(&self) -> bool {
         self.answer.is_unwanted()
+    }
+
+    fn run_plain(self: Box<Self>, _: &mut dyn Any, _: &Rc<Local>) -> Result<(), Box<dyn StateJob>> {
+        Err(self)
     }
 
     fn run<'a>(
@@ -290,7 +387,10 @@ async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
     future: impl Future<Output = T>,
     mut answer: Option<R>,
 ) {
-    let scope = local.root_scope.child();
+    let scope = local.take_scope();
+    let turn = local.begin_turn();
+    let chain = answer.as_ref().and_then(Answer::chain);
+    scope.set_waits(Waits::new(turn.number, chain));
     let outcome = {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -305,12 +405,20 @@ async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
         })
         .await
     };
+    // Before the answer: whoever has it may ask.
+    drop(turn);
+    local.give_scope(scope);
+    end_method(local, outcome.map(Some), answer);
+}
+
+fn end_method<T, R: Answer<T>>(local: &Local, outcome: Outcome<Option<T>>, answer: Option<R>) {
     match outcome {
-        Outcome::Done(value) => {
+        Outcome::Done(Some(value)) => {
             if let Some(answer) = answer {
                 answer.send(Ok(value));
             }
         }
+        Outcome::Done(None) => debug_assert!(false, "a plain method was none"),
         Outcome::Panicked(panic) => {
             local.fail(Exit::Panicked(panic.clone()));
             if let Some(answer) = answer {

@@ -21,7 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
-use crate::credit::Lane;
+use crate::credit::{Lane, Owed};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
@@ -29,14 +29,14 @@ use crate::process::child::Uplink;
 use crate::reactor::Reactor;
 use crate::scope::Scope;
 use crate::time::nanos;
-use crate::{Cancel, Canceller, Error, Exit, IsolateId};
+use crate::{Cancel, Canceller, Error, Exit};
 use async_task::Runnable;
 use offshoot_mailbox::{Parker, Sleep};
 use offshoot_sys::event::EventFd;
 use offshoot_sys::{clock, futex, poll};
 use offshoot_wire::frame::CancelOrder;
 use slab::Slab;
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
@@ -45,6 +45,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -71,15 +72,18 @@ struct NurseryRecord {
     departed: Vec<Departed>,
 }
 
-/// The lanes of an isolate, by receiver, and the receiver's life.
+/// The lanes of an isolate, by the address of the receiver's life, which they keep.
 ///
-/// Ids are ours, so that nobody can choose them to collide: without random keys, which cost each new
-/// thread a system call.
-type Lanes = HashMap<IsolateId, (Arc<Life>, Arc<Lane>), BuildHasherDefault<DefaultHasher>>;
+/// By that and not by its id: an isolate of another process may be introduced anew, over another socket, and what is
+/// under way over one is no concern of the other. Addresses are ours, so that nobody can choose them to collide:
+/// without random keys, which cost each new thread a system call.
+type Lanes = HashMap<usize, (Arc<Life>, Arc<Lane>), BuildHasherDefault<DefaultHasher>>;
 
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) root_scope: Rc<Scope>,
+    /// One for the next method or call, as good as new.
+    spare_scope: Cell<Option<Rc<Scope>>>,
     queue: RefCell<VecDeque<Runnable>>,
     /// A waker of every task that has not ended, which is how all of them can be found and dropped.
     active: RefCell<Slab<Option<Waker>>>,
@@ -94,9 +98,12 @@ pub(crate) struct Local {
     /// How many tasks are being polled: more than one where code of a blocking isolate waits.
     running: Cell<u32>,
     lanes: RefCell<Lanes>,
+    /// Senders that wait for credit of which a little has come back.
+    owed: RefCell<Vec<Owed>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
+    state_type: Cell<Option<TypeId>>,
     state_jobs: RefCell<VecDeque<Box<dyn StateJob>>>,
     nurseries: RefCell<BTreeMap<NurseryKey, NurseryRecord>>,
     left: RefCell<Vec<Error>>,
@@ -113,6 +120,8 @@ pub(crate) struct Local {
     settled: Cell<bool>,
     /// How many more messages may begin; a blocking isolate takes one at a time.
     gate: Cell<usize>,
+    /// The number of the last method that had the state.
+    last_turn: Cell<u64>,
 }
 
 /// A task's future, dropped with care: a destructor that panics ends the isolate and not, as it
@@ -120,6 +129,18 @@ pub(crate) struct Local {
 struct DropCaught<'a, F> {
     local: &'a Local,
     future: Pin<&'a mut Option<F>>,
+}
+
+/// The time in which a method has the state.
+pub(crate) struct Turn<'a> {
+    shared: &'a Shared,
+    pub(crate) number: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.serving.store(0, Ordering::Release);
+    }
 }
 
 impl<F: Future<Output = ()>> DropCaught<'_, F> {
@@ -145,6 +166,7 @@ impl Local {
         Rc::new(Local {
             shared,
             root_scope: Scope::root(),
+            spare_scope: Cell::new(None),
             queue: RefCell::default(),
             active: RefCell::default(),
             timers: RefCell::default(),
@@ -156,8 +178,10 @@ impl Local {
             drop_wanted: Cell::new(false),
             running: Cell::new(0),
             lanes: RefCell::default(),
+            owed: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
+            state_type: Cell::new(None),
             state_jobs: RefCell::default(),
             nurseries: RefCell::default(),
             left: RefCell::default(),
@@ -168,6 +192,7 @@ impl Local {
             busy_turns: Cell::new(0),
             settled: Cell::new(false),
             gate: Cell::new(usize::MAX),
+            last_turn: Cell::new(0),
         })
     }
 
@@ -246,13 +271,8 @@ impl Local {
     }
 
     fn run_task(&self, runnable: Runnable) {
-        self.running.set(self.running.get() + 1);
         // User code is caught where it is polled; this catches what is dropped by a poll.
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run()));
-        self.running.set(self.running.get() - 1);
-        if let Err(payload) = ran {
-            self.fail(Exit::Panicked(panics::take(payload)));
-        }
+        self.watched(|| runnable.run());
     }
 
     fn next_runnable(&self) -> Option<Runnable> {
@@ -429,7 +449,13 @@ impl Local {
     }
 
     pub(crate) fn set_state(&self, state: Box<dyn Any>) {
+        self.state_type.set(Some((*state).type_id()));
         *self.state.borrow_mut() = Some(state);
+    }
+
+    /// True if it was started with a state of this type.
+    pub(crate) fn has_state<S: 'static>(&self) -> bool {
+        self.state_type.get() == Some(TypeId::of::<S>())
     }
 
     /// Runs what waits for the state, one after the other, unless somebody does so already.
@@ -437,39 +463,113 @@ impl Local {
         let Some(mut state) = self.state.borrow_mut().take() else {
             return;
         };
+        while let Some(job) = self.next_state_job() {
+            // The first that is async takes the state along into a task.
+            let later = self.watched(|| job.run_plain(&mut *state, self).err());
+            if let Some(Some(job)) = later {
+                self.serve_as_task(state, job);
+                return;
+            }
+            if self.phase.get() > Phase::Closing {
+                // Never served again: poisoned by a panic, or being taken down.
+                self.watched(|| drop(state));
+                return;
+            }
+        }
+        *self.state.borrow_mut() = Some(state);
+    }
+
+    fn serve_as_task(self: &Rc<Local>, mut state: Box<dyn Any>, mut job: Box<dyn StateJob>) {
         let this = self.clone();
         self.spawn_at_once(async move {
             loop {
-                let job = this.state_jobs.borrow_mut().pop_front();
-                let Some(job) = job else { break };
-                // Withdrawn while it was queued.
-                if !job.is_unwanted() {
-                    job.run(&mut *state, &this).await;
-                }
+                job.run(&mut *state, &this).await;
                 if this.phase.get() > Phase::Closing {
-                    // Never served again: poisoned by a panic, or being taken down.
                     return;
+                }
+                match this.next_state_job() {
+                    Some(next) => job = next,
+                    None => break,
                 }
             }
             *this.state.borrow_mut() = Some(state);
         });
     }
 
+    /// The next that was not withdrawn while it was queued.
+    fn next_state_job(&self) -> Option<Box<dyn StateJob>> {
+        loop {
+            let job = self.state_jobs.borrow_mut().pop_front()?;
+            if !job.is_unwanted() {
+                return Some(job);
+            }
+            self.watched(|| drop(job));
+        }
+    }
+
+    /// Runs what may run code of the program's outside of a task; a panic of it ends the isolate.
+    pub(crate) fn watched<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        self.running.set(self.running.get() + 1);
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(f));
+        self.running.set(self.running.get() - 1);
+        match ran {
+            Ok(value) => Some(value),
+            Err(payload) => {
+                self.fail(Exit::Panicked(panics::take(payload)));
+                None
+            }
+        }
+    }
+
+    /// A scope for a method or a call.
+    pub(crate) fn take_scope(&self) -> Rc<Scope> {
+        let spare = self.spare_scope.take();
+        spare.unwrap_or_else(|| self.root_scope.child())
+    }
+
+    /// Keeps it for the next, if nothing has come of it that is still there.
+    pub(crate) fn give_scope(&self, scope: Rc<Scope>) {
+        if scope.reset() {
+            self.spare_scope.set(Some(scope));
+        }
+    }
+
+    /// Says that a method has the state from here on, until the result is dropped.
+    pub(crate) fn begin_turn(&self) -> Turn<'_> {
+        let number = self.last_turn.get() + 1;
+        self.last_turn.set(number);
+        self.shared.serving.store(number, Ordering::Release);
+        Turn {
+            shared: &self.shared,
+            number,
+        }
+    }
+
     /// The lane from this isolate to that one.
     pub(crate) fn lane(&self, target: &Target) -> Arc<Lane> {
-        let id = target.life.identity().id;
+        let address = Arc::as_ptr(&target.life).addr();
         let mut lanes = self.lanes.borrow_mut();
-        if let Some((_, lane)) = lanes.get(&id) {
+        if let Some((_, lane)) = lanes.get(&address) {
             return lane.clone();
         }
-        // Those to the dead go whenever the map would have to grow, so that it stays as large as
-        // the number of the living asks for.
+        // Those to the dead, and to those of whom this is all that is left, go whenever the map would
+        // have to grow, so that it stays as large as the number of the living asks for.
         if lanes.len() == lanes.capacity() {
-            lanes.retain(|_, (life, _)| life.exit().is_none());
+            lanes.retain(|_, (life, _)| life.exit().is_none() && Arc::strong_count(life) > 1);
         }
         let lane = target.new_lane();
-        lanes.insert(id, (target.life.clone(), lane.clone()));
+        lanes.insert(address, (target.life.clone(), lane.clone()));
         lane
+    }
+
+    /// Notes a wake-up that a sender is to get when there is nothing else to do.
+    pub(crate) fn owe(&self, owed: Owed) {
+        self.owed.borrow_mut().push(owed);
+    }
+
+    fn pay(&self) {
+        let owed = std::mem::take(&mut *self.owed.borrow_mut());
+        owed.into_iter().for_each(Owed::pay);
     }
 
     // ---- nurseries ----
@@ -747,9 +847,17 @@ impl Local {
         if !busy && !self.settled.replace(true) {
             self.shared.runtime.reserve.refill();
         }
+        if !busy {
+            self.pay();
+        }
         if let Some(process) = self.borrow_link(busy) {
             self.sleep_on(&process, deadline.map(left));
             return;
+        }
+        // What comes meanwhile is consumed by the parker, which then does not let it sleep.
+        if !busy {
+            self.shared.set_busy(false);
+            self.shared.runtime.spin.wait(&self.shared.parker, deadline);
         }
         match self.reactor.get() {
             // It has just looked, and what it does because of that needs no second look at once.
@@ -892,6 +1000,7 @@ impl Local {
         self.drop_tasks();
         let state = self.state.borrow_mut().take();
         self.caught(|| drop(state));
+        self.pay();
         let exit = match (
             self.failed.borrow_mut().take(),
             self.shared.life.cancelled(),

@@ -5,7 +5,7 @@
 //! nothing left to do, so that the refill does not delay its first answer. With the reserve used
 //! up, spawns start their threads themselves.
 
-use super::thread::{Assignment, thread_main};
+use super::thread::{Assignment, launch, thread_main};
 use offshoot_mailbox::{Parker, Sleep, Wake};
 use offshoot_sys::thread::{self, Joiner};
 use offshoot_sys::{clock, futex};
@@ -23,6 +23,7 @@ pub(crate) struct Reserve {
     /// How many are to wait.
     size: usize,
     stack: Option<usize>,
+    lean: bool,
     /// Somebody has use for it.
     wanted: AtomicBool,
     /// How many do, as of the lock below, for those who only look.
@@ -56,10 +57,11 @@ enum Order {
 
 impl Reserve {
     /// A reserve of `size` threads, empty for now.
-    pub(crate) fn new(size: usize, stack: Option<usize>) -> Reserve {
+    pub(crate) fn new(size: usize, stack: Option<usize>, lean: bool) -> Reserve {
         Reserve {
             size,
             stack,
+            lean,
             wanted: AtomicBool::new(false),
             level: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -152,12 +154,8 @@ impl Reserve {
     fn start_one(&self) -> io::Result<(Arc<Seat>, Joiner)> {
         let seat = Arc::new(Seat::default());
         let own = seat.clone();
-        let mut builder = std::thread::Builder::new().name(NAME.to_owned());
-        if let Some(stack) = self.stack {
-            builder = builder.stack_size(stack);
-        }
-        crate::budget::thread(self.stack).map_err(io::Error::other)?;
-        let handle = builder.spawn(move || {
+        crate::budget::thread(self.stack, self.lean).map_err(io::Error::other)?;
+        let joiner = launch(self.lean, NAME, self.stack, move || {
             if let Some(assignment) = own.wait() {
                 drop(own);
                 // For debuggers and /proc alone; and nothing of the program's may run here, such as
@@ -166,7 +164,7 @@ impl Reserve {
                 thread_main(assignment);
             }
         })?;
-        Ok((seat, Joiner::from(handle)))
+        Ok((seat, joiner))
     }
 
     /// Ends all that wait. Later isolates get threads of their own making.

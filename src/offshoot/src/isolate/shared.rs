@@ -6,15 +6,18 @@ use crate::dialogue::tie::Tie;
 use crate::family::{Family, Key, Status, Upward};
 use crate::life::Life;
 use crate::process::Process;
+use crate::process::link::Link;
+use crate::process::porter::Introduction;
 use crate::runtime::Runtime;
 use crate::spec::Bounds;
+use crate::time::nanos;
 use crate::{Cancel, Error};
 use async_task::Runnable;
 use crossbeam::queue::SegQueue;
 use offshoot_mailbox::{Parker, Queue, Wake};
 use offshoot_sys::socket::Revocable;
 use offshoot_sys::{clock, event::EventFd, futex, thread};
-use offshoot_wire::frame::CancelOrder;
+use offshoot_wire::frame::{CancelOrder, Kind};
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -72,6 +75,10 @@ pub(crate) struct Shared {
     busy_since: AtomicU64,
     cut_off: AtomicBool,
     next_nursery: AtomicU64,
+    /// What portals to it point to, where there is one.
+    target: Mutex<Weak<Target>>,
+    /// The number of the method that has the state, or 0: whoever asks meanwhile waits for it.
+    pub(crate) serving: AtomicU64,
 }
 
 impl Shared {
@@ -101,6 +108,8 @@ impl Shared {
             busy_since: AtomicU64::new(0),
             cut_off: AtomicBool::new(false),
             next_nursery: AtomicU64::new(crate::family::ADOPTED + 1),
+            target: Mutex::default(),
+            serving: AtomicU64::new(0),
         })
     }
 
@@ -218,6 +227,39 @@ impl Shared {
         self.cut_off.load(Ordering::Acquire)
     }
 
+    /// Asks its owner to take it down by the ladder, whoever asks.
+    pub(crate) fn cancel(&self, cancel: &Cancel) {
+        match &self.upward {
+            Some(upward) => upward.cancel(cancel),
+            None => {
+                // The first isolate of a process: its owner learns of it by the acknowledgement.
+                let now = clock::now();
+                self.tell(Control::Cancel(CancelOrder {
+                    cancel: cancel.clone(),
+                    grace_at: now + nanos(self.bounds.grace),
+                    hard_at: now + nanos(self.bounds.hard_kill),
+                }));
+            }
+        }
+    }
+
+    /// What portals to this isolate point to; made here for one that nobody in this process has spawned.
+    pub(crate) fn target(self: &Arc<Shared>) -> Arc<Target> {
+        let known = self.target.lock().upgrade();
+        known.unwrap_or_else(|| {
+            let settings = &self.runtime.settings;
+            let limits = (settings.messages, settings.calls);
+            let route = Route::Thread(self.clone());
+            Target::new(
+                self.life.clone(),
+                self.runtime.clone(),
+                route,
+                limits,
+                false,
+            )
+        })
+    }
+
     /// Names the wait that the runtime is in on this isolate's behalf.
     pub(crate) fn set_waiting(&self, what: &'static str) {
         *self.waiting.lock() = what;
@@ -254,6 +296,14 @@ impl Shared {
     }
 }
 
+impl Drop for Target {
+    fn drop(&mut self) {
+        if *self.known.get_mut() {
+            self.runtime.forget(self.life.identity().id);
+        }
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.runtime.unregister(self);
@@ -264,7 +314,23 @@ impl Drop for Shared {
 #[derive(Clone)]
 pub(crate) enum Route {
     Thread(Arc<Shared>),
+    /// A process of ours.
     Process(Arc<Process>),
+    /// An isolate of another process, over a socket of its own.
+    Introduced(Arc<Introduction>),
+    /// Nowhere: it had ended before a portal to it came.
+    Gone,
+}
+
+impl Route {
+    /// The link, to what is in another process.
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Route::Process(process) => Some(&process.link),
+            Route::Introduced(introduction) => Some(&introduction.link),
+            Route::Thread(_) | Route::Gone => None,
+        }
+    }
 }
 
 /// What a portal points to: an indirection, so that the isolate behind it can move.
@@ -279,6 +345,8 @@ pub(crate) struct Target {
     /// The lane of all senders that are no isolates.
     foreign: OnceLock<Arc<Lane>>,
     next_lane: AtomicU32,
+    /// The runtime finds it by its id.
+    pub(crate) known: AtomicBool,
 }
 
 impl Target {
@@ -289,7 +357,7 @@ impl Target {
         limits: (u32, u32),
         through_serde: bool,
     ) -> Arc<Target> {
-        Arc::new(Target {
+        let target = Arc::new(Target {
             life,
             runtime,
             route: RwLock::new(route),
@@ -297,7 +365,29 @@ impl Target {
             through_serde,
             foreign: OnceLock::new(),
             next_lane: AtomicU32::new(0),
-        })
+            known: AtomicBool::new(false),
+        });
+        match &*target.route.read() {
+            Route::Thread(shared) => *shared.target.lock() = Arc::downgrade(&target),
+            Route::Process(_) => target.runtime.know(&target),
+            Route::Introduced(_) | Route::Gone => {}
+        }
+        target
+    }
+
+    /// One that somebody else has introduced.
+    pub(crate) fn introduced(
+        life: Arc<Life>,
+        runtime: Arc<Runtime>,
+        route: Route,
+        limits: (u32, u32),
+    ) -> Arc<Target> {
+        Target::new(life, runtime, route, limits, false)
+    }
+
+    /// How many messages and calls one sender may have under way.
+    pub(crate) fn limits(&self) -> (u32, u32) {
+        self.limits
     }
 
     pub(crate) fn route(&self) -> Route {
@@ -307,7 +397,7 @@ impl Target {
     pub(crate) fn thread(&self) -> Option<Arc<Shared>> {
         match &*self.route.read() {
             Route::Thread(shared) => Some(shared.clone()),
-            Route::Process(_) => None,
+            Route::Process(_) | Route::Introduced(_) | Route::Gone => None,
         }
     }
 
@@ -315,8 +405,8 @@ impl Target {
     pub(crate) fn new_lane(&self) -> Arc<Lane> {
         let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let lane = Lane::new(number, self.limits.0, self.limits.1);
-        if let Route::Process(process) = &*self.route.read() {
-            process.link.add_lane(&lane);
+        if let Some(link) = self.route.read().link() {
+            link.add_lane(&lane);
         }
         lane
     }
@@ -330,6 +420,8 @@ impl Target {
         match &*self.route.read() {
             Route::Thread(shared) => shared.tell(Control::Cancel(order)),
             Route::Process(process) => process.send_order(&order),
+            // Only its owner takes it down.
+            Route::Introduced(_) | Route::Gone => {}
         }
     }
 
@@ -337,22 +429,26 @@ impl Target {
         match &*self.route.read() {
             Route::Thread(shared) => shared.tell(Control::Close),
             Route::Process(process) => process.link.send_close(),
+            Route::Introduced(_) | Route::Gone => {}
         }
     }
 
     /// Asks its owner to take it down by the ladder, whoever asks.
     pub(crate) fn cancel(&self, cancel: &Cancel) {
-        let upward = match &*self.route.read() {
-            Route::Thread(shared) => shared.upward.clone(),
-            Route::Process(process) => Some(process.upward.clone()),
-        };
-        let Some(upward) = upward else { return };
-        let (Some(owner), key) = upward.owner() else {
-            return;
-        };
-        owner.family.lock().cancel(key, cancel, None);
-        // The owner has a new deadline to look after.
-        owner.tell(Control::Look);
+        match self.route() {
+            Route::Thread(shared) => shared.cancel(cancel),
+            Route::Process(process) => process.upward.cancel(cancel),
+            Route::Introduced(by) => {
+                // Its deadlines are those of its own process.
+                let order = CancelOrder {
+                    cancel: cancel.clone(),
+                    grace_at: u64::MAX,
+                    hard_at: u64::MAX,
+                };
+                by.link.send_value(Kind::Cancel, 0, &order);
+            }
+            Route::Gone => {}
+        }
     }
 
     /// True once it takes no message any more: it has ended, or is cancelled and would drop them.

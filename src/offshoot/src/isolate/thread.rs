@@ -4,9 +4,10 @@ use super::inbox::Inbox;
 use super::local::Local;
 use super::shared::Shared;
 use crate::{Error, ErrorKind, Exit, Result};
-use offshoot_sys::thread::Joiner;
+use offshoot_sys::thread::{Joiner, spawn_lean};
 use std::any::Any;
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -92,24 +93,37 @@ pub(crate) fn start(
     let name = assignment.name().to_owned();
     let stack = stack.or(runtime.settings.stack);
     let spawn = || ErrorKind::Spawn("thread".to_owned());
-    if let Err(why) = crate::budget::thread(stack) {
+    if let Err(why) = crate::budget::thread(stack, runtime.settings.lean) {
         let message = format!("cannot start a thread for isolate `{name}`: {why}");
         return Err(Error::new(spawn(), message));
     }
-    let mut builder = std::thread::Builder::new().name(name.clone());
-    if let Some(stack) = stack {
-        builder = builder.stack_size(stack);
-    }
-    let handle = crate::fault::check("thread", &name)
-        .and_then(|()| builder.spawn(move || thread_main(assignment)))
+    let lean = runtime.settings.lean;
+    crate::fault::check("thread", &name)
+        .and_then(|()| launch(lean, &name, stack, move || thread_main(assignment)))
         .map_err(|error| {
             let message = format!(
                 "cannot start a thread for isolate `{name}`: {error}; the limits are: {}",
                 crate::budget::of_tasks()
             );
             Error::new(spawn(), message).with_source(error)
-        })?;
-    Ok(Joiner::from(handle))
+        })
+}
+
+/// Starts a thread, one of std's or a [lean](crate::Builder::lean_threads) one.
+pub(crate) fn launch(
+    lean: bool,
+    name: &str,
+    stack: Option<usize>,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<Joiner> {
+    if lean {
+        return spawn_lean(stack, name, body);
+    }
+    let mut builder = std::thread::Builder::new().name(name.to_owned());
+    if let Some(stack) = stack {
+        builder = builder.stack_size(stack);
+    }
+    builder.spawn(body).map(Joiner::from)
 }
 
 /// What a thread runs that is an isolate's.
@@ -140,7 +154,10 @@ pub(crate) fn live(
         // A `Portal<()>` can be asked, too, if only for methods of `()`.
         Work::Serve => local.set_state(Box::new(())),
         Work::State(make) => local.set_state(make()),
-        Work::Main(start) => start(&local),
+        Work::Main(start) => {
+            local.set_state(Box::new(()));
+            start(&local);
+        }
     }
     crate::fault::point("S6", shared.life.identity().name());
     let outcome = match manner {

@@ -4,9 +4,12 @@
 //! loop, so that no thread has to be started before the first answer.
 
 use super::decode_body;
-use super::link::{Link, Read, Short, read_frames};
+use super::link::{Beside, Link, Parcel, Read, read_frames};
 use super::protocol::{self, Outfit};
+use super::served;
 use crate::answer::RemoteAnswer;
+use crate::carry;
+use crate::chain::{self, Chain};
 use crate::credit::Permit;
 use crate::descriptor::{Descriptor, Run};
 use crate::dialogue::remote::Remote;
@@ -19,6 +22,7 @@ use crate::isolate::panics;
 use crate::isolate::shared::{Control, Message, Shared};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
+use crate::narrow::Allowed;
 use crate::reactor::{Reactor, Readiness};
 use crate::runtime::{Builder, ChildSettings, Runtime, SIGNALS};
 use crate::spec::{Bounds, Sigint};
@@ -31,7 +35,7 @@ use offshoot_sys::signal::{self, Signals};
 use offshoot_sys::{clock, fork, image, process, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
-    BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Invoke, Kind, Ready,
+    self, BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Introduce, Invoke, Kind, Ready,
 };
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -188,7 +192,7 @@ fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
         Err(error) => refuse(&link, &error),
     };
     // Start hooks and the decoding of the state are the program's own code.
-    let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(boot, control)));
+    let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(boot, control, &link)));
     match prepared.unwrap_or_else(|payload| Err(panicked(payload))) {
         Err(error) => refuse(&link, &error),
         Ok(Prepared {
@@ -274,8 +278,12 @@ fn refuse(link: &Link, error: &Error) -> ! {
     fork::exit_now(EXIT_REFUSED)
 }
 
+/// The first frame, and what came beside it, which needs the runtime that the frame tells of.
+type First = (Boot, Option<Vec<u8>>);
+
 /// Waits for the first frame.
-fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<Boot>> {
+fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
+    let mut enclosed = None;
     let deadline = clock::now() + u64::try_from(BOOT_BOUND.as_nanos()).unwrap_or(u64::MAX);
     loop {
         match reader.next() {
@@ -284,7 +292,18 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<Boot>> {
                     kind: Kind::Boot, ..
                 },
                 body,
-            ))) => return decode_body(Kind::Boot, body).map(Some),
+            ))) => return Ok(Some((decode_body(Kind::Boot, body)?, enclosed))),
+            Ok(Some((
+                Header {
+                    kind: Kind::Enclosed,
+                    ..
+                },
+                body,
+            ))) if enclosed.is_none() => {
+                enclosed = Some(body.to_vec());
+                // The frame that it goes with may be there already.
+                continue;
+            }
             Ok(Some((header, _))) => {
                 return Err(Error::new(
                     ErrorKind::Protocol,
@@ -302,9 +321,9 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<Boot>> {
             ));
         }
         // It was written before this process was asked for.
-        match socket::recv(&link.fd(), reader.space()) {
-            Ok(0) => return Ok(None),
-            Ok(n) => reader.filled(n),
+        match link.receive(reader.space()) {
+            Ok((0, _)) => return Ok(None),
+            Ok((n, _)) => reader.filled(n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 socket::wait_readable(&link.fd(), Some(Duration::from_nanos(left)))?;
             }
@@ -322,7 +341,7 @@ struct Prepared {
 }
 
 /// Makes this process what the owner asked for.
-fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
+fn prepare((boot, enclosed): First, control: OwnedFd, link: &Link) -> Result<Prepared> {
     // First, because a test may set a fault point by it.
     for (key, value) in &boot.environment {
         match value {
@@ -345,6 +364,15 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
     let settings: ChildSettings = codec::decode(&boot.settings)
         .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
     let runtime = Runtime::of_child(boot.tree, &settings, control)?;
+    let parent = boot.parent.clone();
+    link.set_between(&runtime, move || parent.clone());
+    let carried = match enclosed {
+        None => Vec::new(),
+        Some(body) => {
+            link.enclose(0, &body)?;
+            link.take_all_beside().carried
+        }
+    };
     if let Some(hook) = boot.on_start {
         match Descriptor::find(hook)?.run() {
             Run::Hook(hook) => hook(),
@@ -356,7 +384,11 @@ fn prepare(boot: Boot, control: OwnedFd) -> Result<Prepared> {
         Some(entry) => match Descriptor::find(entry)?.run() {
             // Decoded here, so that a state that cannot be decoded fails the spawn.
             Run::State(decode) => {
-                let state = decode(&boot.state)?;
+                let parcel = Parcel {
+                    bytes: boot.state,
+                    carried,
+                };
+                let state = parcel.open(decode)?;
                 Work::State(Box::new(move || state))
             }
             _ => return Err(Error::new(ErrorKind::Protocol, "the state is no state")),
@@ -485,7 +517,7 @@ impl Uplink {
             return false;
         };
         let mut any = false;
-        let read = read_frames(&self.link, &mut reader, Short::IsAll, |header, body| {
+        let read = read_frames(&self.link, &mut reader, |header, body| {
             any = true;
             self.take(local, header, body)
         });
@@ -543,6 +575,10 @@ impl Uplink {
         let Header {
             kind, correlation, ..
         } = header;
+        if kind == Kind::Enclosed {
+            return self.link.enclose(correlation, body);
+        }
+        let beside = self.link.take_beside(header)?;
         match kind {
             Kind::Call | Kind::Ask | Kind::Tell | Kind::Open => {
                 let Some((invoke, arguments)) = Invoke::split(body) else {
@@ -553,7 +589,7 @@ impl Uplink {
                 };
                 // Decoding runs code of the user's; it must not take the link down.
                 let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                    self.invoke(local, kind, correlation, invoke, arguments);
+                    self.invoke(local, header, invoke, arguments, beside);
                 }));
                 if decoded.is_err() {
                     tracing::error!(?kind, "decoding a message panicked");
@@ -569,7 +605,13 @@ impl Uplink {
             | Kind::HaltSeen => {
                 // What is unknown is over: the two last words have crossed.
                 match self.link.dialogue(correlation) {
-                    Some(remote) => remote.receive(kind, body),
+                    Some(remote) => remote.receive(
+                        kind,
+                        Parcel {
+                            bytes: body.to_vec(),
+                            carried: beside.carried,
+                        },
+                    ),
                     None => Ok(()),
                 }
             }
@@ -585,6 +627,12 @@ impl Uplink {
                 local.close();
                 Ok(())
             }
+            Kind::Introduce => {
+                let mut introduce: Introduce = decode_body(kind, body)?;
+                let allowed = std::mem::replace(&mut introduce.allowed, frame::Allowed::All);
+                let allowed = Allowed::from_wire(allowed)?;
+                served::introduced(&self.link, &local.shared, introduce, allowed)
+            }
             _ => Err(Error::new(
                 ErrorKind::Protocol,
                 format!("a frame {kind:?} is not for a child"),
@@ -595,21 +643,35 @@ impl Uplink {
     fn invoke(
         &self,
         local: &Rc<Local>,
-        kind: Kind,
-        correlation: u64,
+        header: Header,
         invoke: Invoke,
         arguments: &[u8],
+        beside: Beside,
     ) {
-        let answer =
-            || RemoteAnswer::new(self.link.clone(), correlation, local.shared.life.clone());
+        let Header {
+            kind, correlation, ..
+        } = header;
+        let Beside { chain, carried } = beside;
+        let life = &local.shared.life;
+        if kind == Kind::Ask
+            && let Err(error) = chain::check(&chain, &local.shared)
+        {
+            let error = error.leaving(&life.origin());
+            self.link.send_failure(correlation, &error);
+            return;
+        }
         let run = Descriptor::find(invoke.entry).map(Descriptor::run);
         if kind == Kind::Open {
-            if let Some(message) = self.open(local, correlation, run, arguments) {
+            let opened = carry::unpack(carried, || {
+                self.open(local, correlation, run, arguments, chain)
+            });
+            if let Some(message) = opened {
                 local.deliver(message);
             }
             return;
         }
-        let message = match (kind, run) {
+        let answer = || RemoteAnswer::new(self.link.clone(), correlation, life.clone(), chain);
+        let message = carry::unpack(carried, || match (kind, run) {
             (Kind::Call, Ok(Run::Call(decode))) => decode(arguments, answer()).map(Message::Job),
             (Kind::Ask, Ok(Run::Method(decode))) => {
                 decode(arguments, Some(answer()), None).map(Message::State)
@@ -630,7 +692,7 @@ impl Uplink {
                 }
                 None
             }
-        };
+        });
         if let Some(message) = message {
             local.deliver(message);
         }
@@ -642,13 +704,14 @@ impl Uplink {
         correlation: u64,
         run: Result<Run>,
         body: &[u8],
+        chain: Chain,
     ) -> Option<Message> {
         let split = Window::split(body);
         let window = split.map_or(Window::DEFAULT, |(window, _)| window);
         let grace = nanos(local.shared.runtime.settings.bounds.grace);
         let tie = Tie::new(local.shared.life.clone(), None, grace);
         let remote = Remote::new(&self.link, correlation, Role::Peer, tie, window, None);
-        let open = RemoteOpen { remote };
+        let open = RemoteOpen { remote, chain };
         let wrong = |what: &str| Error::new(ErrorKind::Protocol, what.to_owned());
         match (run, split) {
             (Ok(Run::Open(decode)), Some((_, arguments))) => {

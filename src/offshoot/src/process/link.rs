@@ -5,35 +5,92 @@
 //! again. The queue is bounded by the senders' credit, and senders also wait while it is longer
 //! than [`HIGH`].
 
+use super::introduce;
+use crate::carry::{self, Arrived, Carried};
+use crate::chain::{self, Chain};
 use crate::credit::{Lane, Permit};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::isolate::local::Local;
 use crate::life::Life;
 use crate::process::Process;
-use crate::{Error, ErrorKind, Payload, Result};
+use crate::runtime::Runtime;
+use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::socket;
 use offshoot_wire::codec;
-use offshoot_wire::frame::{self, Credit, Entry, HEADER, Header, Invoke, Kind};
+use offshoot_wire::frame::{
+    self, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
+};
 use parking_lot::Mutex;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 /// Queued bytes above which senders wait.
 const HIGH: usize = 1 << 20;
 
+/// How many groups of descriptors may have come before the frames that speak of them.
+const GROUPS_MAX: usize = 64;
+
 /// How much credit of a lane is gathered before it is returned without being asked.
 const CREDIT_BATCH: u32 = 256;
 
+/// Descriptors that go along with one byte, and which of a buffer that is.
+type Group = (usize, Vec<OwnedFd>);
+
+/// Whole frames, to be written in one piece.
+pub(crate) struct Frame {
+    bytes: Vec<u8>,
+    groups: VecDeque<Group>,
+    /// The length of the body of the last one.
+    body: usize,
+}
+
+impl Frame {
+    /// The length of its body in bytes, as its receiver counts it.
+    pub(crate) fn len(&self) -> usize {
+        self.body
+    }
+
+    /// None, which writes nothing.
+    fn none() -> Frame {
+        Frame {
+            bytes: Vec::new(),
+            groups: VecDeque::new(),
+            body: 0,
+        }
+    }
+}
+
+/// An encoded value that has come, and the portals beside it.
+#[derive(Default)]
+pub(crate) struct Parcel {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) carried: Vec<Arrived>,
+}
+
+impl Parcel {
+    /// The value in it.
+    pub(crate) fn open<T>(self, decode: impl FnOnce(&[u8]) -> T) -> T {
+        carry::unpack(self.carried, || decode(&self.bytes))
+    }
+}
+
+/// What came beside the frame that follows.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) chain: Chain,
+    pub(crate) carried: Vec<Arrived>,
+}
+
 /// A call or ask of ours that the other side has.
 pub(crate) struct Pending {
-    pub(crate) sender: oneshot::Sender<Result<Vec<u8>>>,
+    pub(crate) sender: oneshot::Sender<Result<Parcel>>,
     /// Held until the answer is here.
     pub(crate) permit: Permit,
 }
@@ -69,10 +126,15 @@ struct Out {
     /// What could not be written yet, from `start` on.
     queued: Vec<u8>,
     start: usize,
+    /// The descriptors that go along with it.
+    groups: VecDeque<Group>,
     closed: bool,
     /// Senders that wait for room.
     waiting: Vec<Waker>,
 }
+
+/// The runtime of this process, and who is at the other end.
+type Between = (Weak<Runtime>, Box<dyn Fn() -> Origin + Send + Sync>);
 
 pub(crate) struct Link {
     fd: OwnedFd,
@@ -93,6 +155,14 @@ pub(crate) struct Link {
     expected: Mutex<HashMap<u64, Arc<Wanted>>>,
     /// Credit that is to be returned, by lane.
     credit: Mutex<HashMap<u32, u32>>,
+    /// How much of it is gathered before it is returned without being asked.
+    credit_batch: AtomicU32,
+    /// The runtime of this process, and who is at the other end.
+    between: OnceLock<Between>,
+    /// Descriptors that have come, of one byte each; none where they were lost.
+    came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
+    /// What belongs to the next frame.
+    beside: Mutex<Option<(u64, Beside)>>,
 }
 
 impl Link {
@@ -111,7 +181,38 @@ impl Link {
             lanes: Mutex::default(),
             expected: Mutex::default(),
             credit: Mutex::default(),
+            credit_batch: AtomicU32::new(CREDIT_BATCH),
+            between: OnceLock::new(),
+            came: Mutex::default(),
+            beside: Mutex::default(),
         })
+    }
+
+    /// Says whose this end is and who is at the other, once. Without it nothing can be introduced over this link.
+    pub(crate) fn set_between(
+        &self,
+        runtime: &Arc<Runtime>,
+        far: impl Fn() -> Origin + Send + Sync + 'static,
+    ) {
+        let set = self.between.set((Arc::downgrade(runtime), Box::new(far)));
+        debug_assert!(set.is_ok(), "a link is between two");
+    }
+
+    /// Who is at the other end, where that is known.
+    pub(crate) fn far(&self) -> Option<Origin> {
+        self.between.get().map(|(_, far)| far())
+    }
+
+    pub(crate) fn runtime(&self) -> Option<Arc<Runtime>> {
+        self.between
+            .get()
+            .and_then(|(runtime, _)| runtime.upgrade())
+    }
+
+    /// Returns credit in smaller parts where senders may have less under way.
+    pub(crate) fn set_messages(&self, messages: u32) {
+        let batch = CREDIT_BATCH.min(messages / 4).max(1);
+        self.credit_batch.store(batch, Ordering::Relaxed);
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -138,22 +239,66 @@ impl Link {
         fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let frame = self.frame(kind, correlation, fill)?;
-        self.write(&frame);
-        buffers::give_back(frame);
+        self.write(frame);
         Ok(())
     }
 
-    /// A whole frame, to be written later, whose body `fill` appends. Its buffer is one of this thread's,
-    /// see [`buffers::give_back`].
+    /// A whole frame, to be written later, whose body `fill` appends. Portals in it are introduced.
     pub(crate) fn frame(
         &self,
         kind: Kind,
         correlation: u64,
         fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Frame> {
         let mut bytes = buffers::take();
         bytes.resize(HEADER, 0);
-        fill(&mut bytes)?;
+        let (filled, carried) = carry::pack(|| fill(&mut bytes));
+        filled?;
+        self.head(kind, correlation, &mut bytes)?;
+        self.enclosing(correlation, bytes, &carried, &None)
+    }
+
+    /// The frame with what goes beside it before it.
+    fn enclosing(
+        &self,
+        correlation: u64,
+        bytes: Vec<u8>,
+        carried: &[Carried],
+        chain: &Chain,
+    ) -> Result<Frame> {
+        let body = bytes.len() - HEADER;
+        if carried.is_empty() && chain.is_none() {
+            return Ok(Frame {
+                bytes,
+                groups: VecDeque::new(),
+                body,
+            });
+        }
+        let mut sockets = Vec::new();
+        let mut portals = Vec::with_capacity(carried.len());
+        for carried in carried {
+            let (introduced, socket) = introduce::send(self, carried)?;
+            portals.push(introduced);
+            sockets.extend(socket);
+        }
+        let enclosed = Enclosed {
+            waits: chain::to_cross(chain),
+            portals,
+        };
+        let mut whole = vec![0; HEADER];
+        codec::encode_into(&enclosed, &mut whole)
+            .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
+        self.head(Kind::Enclosed, correlation, &mut whole)?;
+        whole.extend_from_slice(&bytes);
+        Ok(Frame {
+            bytes: whole,
+            groups: grouped(sockets),
+            body,
+        })
+    }
+
+    /// Writes the header before a body.
+    fn head(&self, kind: Kind, correlation: u64, bytes: &mut [u8]) -> Result<()> {
         let len = bytes.len() - HEADER;
         let limit = self.limit();
         if len > limit {
@@ -169,34 +314,96 @@ impl Link {
             correlation,
         };
         bytes[..HEADER].copy_from_slice(&header.to_bytes());
-        Ok(bytes)
+        Ok(())
+    }
+
+    /// Sends the first frame, and the portals in the state.
+    pub(crate) fn send_boot(&self, boot: &Boot, carried: &[Carried]) -> Result<()> {
+        let mut bytes = vec![0; HEADER];
+        codec::encode_into(boot, &mut bytes)
+            .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
+        self.head(Kind::Boot, 0, &mut bytes)?;
+        self.write(self.enclosing(0, bytes, carried, &None)?);
+        Ok(())
+    }
+
+    /// Introduces the holder of the other end of `socket` to the isolate that this link reaches.
+    pub(crate) fn send_introduce(&self, introduce: &Introduce, socket: OwnedFd) -> Result<()> {
+        let mut frame = self.frame(Kind::Introduce, 0, |out| {
+            codec::encode_into(introduce, out)
+                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
+        })?;
+        frame.groups = grouped(vec![socket]);
+        self.write(frame);
+        Ok(())
+    }
+
+    /// Writes as much as goes; how many bytes that were.
+    fn push(&self, bytes: &[u8], groups: &mut VecDeque<Group>) -> io::Result<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let along = groups.front().filter(|(place, _)| *place == at);
+            let next = groups
+                .iter()
+                .map(|(place, _)| *place)
+                .find(|place| *place > at);
+            let part = &bytes[at..next.unwrap_or(bytes.len()).min(bytes.len())];
+            let sent = match along {
+                None => socket::send(&self.fd, part),
+                Some((_, fds)) => {
+                    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                    socket::send_with_fds(&self.fd, part, &fds)
+                }
+            };
+            match sent {
+                Ok(n) => {
+                    if along.is_some() {
+                        groups.pop_front();
+                    }
+                    at += n;
+                }
+                Err(error) if socket::may_pass(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(at)
     }
 
     /// Writes whole frames, or queues what cannot be written.
-    pub(crate) fn write(&self, mut bytes: &[u8]) {
+    pub(crate) fn write(&self, frame: Frame) {
+        let Frame {
+            bytes, mut groups, ..
+        } = frame;
+        let all = bytes;
+        let mut bytes = &all[..];
         let mut out = self.out.lock();
         if out.closed {
             // Whoever waits for an answer is told by the end of the process.
             return;
         }
+        let mut written = 0;
         if out.start == out.queued.len() {
-            while !bytes.is_empty() {
-                match socket::send(&self.fd, bytes) {
-                    Ok(n) => bytes = &bytes[n..],
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => {
-                        let waiting = Link::close_out(&mut out, &error);
-                        drop(out);
-                        waiting.into_iter().for_each(Waker::wake);
-                        return;
-                    }
+            match self.push(bytes, &mut groups) {
+                Ok(n) => written = n,
+                Err(error) => {
+                    let waiting = Link::close_out(&mut out, &error);
+                    drop(out);
+                    waiting.into_iter().for_each(Waker::wake);
+                    return;
                 }
             }
         }
+        bytes = &bytes[written..];
         if bytes.is_empty() {
+            drop(out);
+            buffers::give_back(all);
             return;
         }
         let first = out.queued.is_empty();
+        let behind = out.queued.len();
+        let queued = groups.into_iter();
+        out.groups
+            .extend(queued.map(|(place, fds)| (behind + place - written, fds)));
         out.queued.extend_from_slice(bytes);
         self.has_queued.store(true, Ordering::Release);
         drop(out);
@@ -223,6 +430,7 @@ impl Link {
         out.closed = true;
         // `has_queued` may stay: the next flush finds nothing.
         out.queued = Vec::new();
+        out.groups.clear();
         out.start = 0;
         // Their isolate's end tells them; here they only must not wait for room for ever.
         std::mem::take(&mut out.waiting)
@@ -236,16 +444,20 @@ impl Link {
     /// Writes what is queued, as far as that goes. True if nothing is left.
     pub(crate) fn flush(&self) -> bool {
         let mut out = self.out.lock();
-        while out.start < out.queued.len() {
-            match socket::send(&self.fd, &out.queued[out.start..]) {
-                Ok(n) => out.start += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    let waiting = Link::close_out(&mut out, &error);
-                    drop(out);
-                    waiting.into_iter().for_each(Waker::wake);
-                    return true;
-                }
+        let start = out.start;
+        let mut groups: VecDeque<Group> = std::mem::take(&mut out.groups);
+        groups.iter_mut().for_each(|(place, _)| *place -= start);
+        match self.push(&out.queued[start..], &mut groups) {
+            Ok(n) => {
+                groups.iter_mut().for_each(|(place, _)| *place += start);
+                out.groups = groups;
+                out.start += n;
+            }
+            Err(error) => {
+                let waiting = Link::close_out(&mut out, &error);
+                drop(out);
+                waiting.into_iter().for_each(Waker::wake);
+                return true;
             }
         }
         if out.start == out.queued.len() {
@@ -258,6 +470,7 @@ impl Link {
         } else if out.start > HIGH {
             let start = out.start;
             out.queued.drain(..start);
+            out.groups.iter_mut().for_each(|(place, _)| *place -= start);
             out.start = 0;
         }
         let waiting = if out.queued.len() - out.start < HIGH {
@@ -365,11 +578,11 @@ impl Link {
     }
 
     pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
-        self.write(&self.failure(correlation, error));
+        self.write(self.failure(correlation, error));
     }
 
     /// The frame of a failure.
-    pub(crate) fn failure(&self, correlation: u64, error: &Error) -> Vec<u8> {
+    pub(crate) fn failure(&self, correlation: u64, error: &Error) -> Frame {
         let frame = |error: &Error| {
             self.frame(Kind::Failure, correlation, |out| {
                 codec::encode_into(error, out)
@@ -382,7 +595,7 @@ impl Link {
             let short = frame(&Error::new(ErrorKind::Other, text));
             short.unwrap_or_else(|error| {
                 tracing::error!(%error, "cannot send a failure");
-                Vec::new()
+                Frame::none()
             })
         })
     }
@@ -394,26 +607,24 @@ impl Link {
         lane: &Lane,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(Kind, Entry)>,
     ) -> Result<()> {
-        // The kind is known only to who encodes, and a message that cannot be encoded takes no place in
-        // the sequence: both are filled in behind.
-        let mut kind = Kind::Call;
-        let mut frame = self.frame(kind, correlation, |out| {
-            let start = out.len();
-            out.resize(start + Invoke::SIZE, 0);
-            let entry;
-            (kind, entry) = encode(out)?;
-            let invoke = Invoke {
-                entry,
-                sequence: 0,
-                lane: lane.number,
-            };
-            out[start..start + Invoke::SIZE].copy_from_slice(&invoke.to_bytes());
-            Ok(())
-        })?;
-        Header::set_kind(&mut frame, kind);
-        Invoke::set_sequence(&mut frame[HEADER..], lane.next_sequence());
-        self.write(&frame);
-        buffers::give_back(frame);
+        // The kind is known only to who encodes; the arguments lie behind the fixed part.
+        let mut bytes = buffers::take();
+        bytes.resize(HEADER + Invoke::SIZE, 0);
+        let (encoded, carried) = carry::pack(|| encode(&mut bytes));
+        let (kind, entry) = encoded?;
+        let invoke = Invoke {
+            entry,
+            sequence: lane.next_sequence(),
+            lane: lane.number,
+        };
+        bytes[HEADER..HEADER + Invoke::SIZE].copy_from_slice(&invoke.to_bytes());
+        self.head(kind, correlation, &mut bytes)?;
+        // Nobody waits for a tell.
+        let chain = match kind {
+            Kind::Tell => None,
+            _ => chain::current(),
+        };
+        self.write(self.enclosing(correlation, bytes, &carried, &chain)?);
         Ok(())
     }
 
@@ -483,7 +694,7 @@ impl Link {
     }
 
     /// Hands an answer to whoever waits for it. An unknown number is ignored: its caller has gone.
-    pub(crate) fn answer(&self, correlation: u64, result: Result<Vec<u8>>) {
+    pub(crate) fn answer(&self, correlation: u64, result: Result<Parcel>) {
         let pending = self.pending.lock().remove(&correlation);
         if let Some(Pending { sender, permit }) = pending {
             let _ = sender.send(result);
@@ -543,6 +754,119 @@ impl Link {
         }
     }
 
+    // ---- what comes beside frames ----
+
+    /// Reads what has come, and keeps the descriptors that came with it.
+    pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<(usize, bool)> {
+        let received = socket::recv_with_fds(&self.fd, space)?;
+        let fds = received.fds_lost || !received.fds.is_empty();
+        if fds {
+            let mut came = self.came.lock();
+            if came.len() >= GROUPS_MAX {
+                return Err(io::Error::other("descriptors came that no frame speaks of"));
+            }
+            came.push_back((!received.fds_lost).then_some(received.fds));
+        }
+        Ok((received.len, fds))
+    }
+
+    /// The next `count` descriptors; none where they were lost, for want of room in this process.
+    pub(crate) fn take_came(&self, count: usize) -> Result<Option<Vec<OwnedFd>>> {
+        let mut all = Vec::with_capacity(count);
+        let mut lost = false;
+        let mut came = self.came.lock();
+        for start in (0..count).step_by(socket::PACKET_FDS_MAX) {
+            let here = (count - start).min(socket::PACKET_FDS_MAX);
+            match came.pop_front() {
+                Some(Some(fds)) if fds.len() == here => all.extend(fds),
+                Some(None) => lost = true,
+                _ => {
+                    let what = "a frame speaks of descriptors that did not come";
+                    return Err(Error::new(ErrorKind::Protocol, what));
+                }
+            }
+        }
+        Ok((!lost).then_some(all))
+    }
+
+    /// Takes what comes beside the next frame.
+    pub(crate) fn enclose(&self, correlation: u64, body: &[u8]) -> Result<()> {
+        let enclosed: Enclosed = super::decode_body(Kind::Enclosed, body)?;
+        let sockets = enclosed.portals.iter().filter(|one| one.socket).count();
+        if enclosed.portals.len() > carry::MOST || enclosed.waits.len() > chain::CROSSING {
+            let what = "more comes beside a frame than may";
+            return Err(Error::new(ErrorKind::Protocol, what));
+        }
+        let mut sockets = self.take_came(sockets)?.map(Vec::into_iter);
+        let runtime = self.runtime();
+        let carried = enclosed.portals.into_iter().map(|introduced| {
+            let socket = match (introduced.socket, &mut sockets) {
+                (false, _) => Some(None),
+                (true, Some(sockets)) => Some(sockets.next()),
+                (true, None) => None,
+            };
+            introduce::receive(runtime.as_ref(), introduced, socket)
+        });
+        let beside = Beside {
+            carried: carried.collect(),
+            chain: chain::crossed(enclosed.waits),
+        };
+        match self.beside.lock().replace((correlation, beside)) {
+            None => Ok(()),
+            Some(_) => {
+                let what = "something comes beside a frame that does not come";
+                Err(Error::new(ErrorKind::Protocol, what))
+            }
+        }
+    }
+
+    /// What came beside the frame that was the first.
+    pub(crate) fn take_all_beside(&self) -> Beside {
+        let beside = self.beside.lock().take();
+        beside.map(|(_, beside)| beside).unwrap_or_default()
+    }
+
+    /// What came beside this frame.
+    pub(crate) fn take_beside(&self, header: Header) -> Result<Beside> {
+        match self.beside.lock().take() {
+            None => Ok(Beside::default()),
+            Some((correlation, beside)) if correlation == header.correlation => Ok(beside),
+            Some(_) => {
+                let what = "what comes beside a frame is of another one";
+                Err(Error::new(ErrorKind::Protocol, what))
+            }
+        }
+    }
+
+    // ---- ends ----
+
+    /// Nobody is at the other end any more: whoever called from there waits for nothing, and what it opened is
+    /// cancelled.
+    pub(crate) fn hung_up(&self, by: &Canceller, grace_at: u64) {
+        let expected = std::mem::take(&mut *self.expected.lock());
+        for wanted in expected.into_values() {
+            wanted.unwanted.store(true, Ordering::Release);
+            wanted.waker.wake();
+        }
+        let dialogues = std::mem::take(&mut *self.dialogues.lock());
+        for remote in dialogues.into_values() {
+            remote.tie().take_halt(Halt {
+                cancel: Cancel { by: by.clone() },
+                grace_at,
+            });
+        }
+    }
+
+    /// True if nobody at the other end waits for an answer.
+    pub(crate) fn is_served(&self) -> bool {
+        self.expected.lock().is_empty() && self.dialogues.lock().is_empty()
+    }
+
+    /// Ends the connection for everybody who holds it.
+    pub(crate) fn shut(&self) {
+        socket::shutdown_both(&self.fd);
+    }
+
     // ---- credit ----
 
     pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
@@ -569,7 +893,8 @@ impl Link {
             let mut credit = self.credit.lock();
             let gathered = credit.entry(lane).or_default();
             *gathered += 1;
-            (*gathered >= CREDIT_BATCH).then(|| std::mem::take(gathered))
+            (*gathered >= self.credit_batch.load(Ordering::Relaxed))
+                .then(|| std::mem::take(gathered))
         };
         if let Some(messages) = due {
             self.send_value(
@@ -641,6 +966,17 @@ pub(crate) mod buffers {
     }
 }
 
+/// Descriptors as they go along: so many with each byte.
+fn grouped(fds: Vec<OwnedFd>) -> VecDeque<Group> {
+    let mut groups = VecDeque::new();
+    let mut fds = fds.into_iter().peekable();
+    while fds.peek().is_some() {
+        let group = fds.by_ref().take(socket::PACKET_FDS_MAX).collect();
+        groups.push_back((groups.len(), group));
+    }
+    groups
+}
+
 /// How a read of a link went.
 pub(crate) enum Read {
     /// All that was there has been read.
@@ -663,9 +999,9 @@ pub(crate) fn read_once(
     reader: &mut frame::FrameReader,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
-    match socket::recv(&link.fd, reader.space()) {
-        Ok(0) => return Read::Ended,
-        Ok(n) => reader.filled(n),
+    match link.receive(reader.space()) {
+        Ok((0, _)) => return Read::Ended,
+        Ok((n, _)) => reader.filled(n),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
         Err(_) => return Read::Ended,
     }
@@ -689,21 +1025,10 @@ fn take_frames(
     }
 }
 
-/// Whether a read that gave less than it had room for has taken all that was there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Short {
-    /// It has: what comes later makes a new event.
-    IsAll,
-    /// It need not have: a read that passes over descriptors, which nobody asked for, ends there. An owner
-    /// does not rely on what its process sends.
-    IsPerhapsNotAll,
-}
-
 /// Hands each frame that has come to `take`, up to a bound, until one of them is wrong.
 pub(crate) fn read_frames(
     link: &Link,
     reader: &mut frame::FrameReader,
-    short: Short,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
     let mut drained = false;
@@ -717,10 +1042,12 @@ pub(crate) fn read_frames(
         }
         let space = reader.space();
         let room = space.len();
-        match socket::recv(&link.fd, space) {
-            Ok(0) => return Read::Ended,
-            Ok(n) => {
-                drained = short == Short::IsAll && n < room;
+        match link.receive(space) {
+            Ok((0, _)) => return Read::Ended,
+            Ok((n, fds)) => {
+                // A read that passes over descriptors ends there; another one that gave less than it
+                // had room for has taken all, and what comes later makes a new event.
+                drained = n < room && !fds;
                 reader.filled(n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,

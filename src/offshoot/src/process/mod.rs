@@ -8,8 +8,11 @@
 pub(crate) mod child;
 pub(crate) mod forkserver;
 pub(crate) mod inlet;
+pub(crate) mod introduce;
 pub(crate) mod link;
+pub(crate) mod porter;
 pub(crate) mod protocol;
+mod served;
 pub(crate) mod spawn;
 pub(crate) mod warden;
 
@@ -28,7 +31,7 @@ use parking_lot::Mutex;
 use spawn::Outputs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use warden::Warden;
@@ -41,11 +44,16 @@ pub(crate) struct Process {
     pub(crate) upward: Arc<Upward>,
     /// Names it between us and the forkserver.
     pub(crate) request: u64,
+    /// The forkserver that was asked for it, once one was.
+    server: AtomicU32,
     status: Arc<Status>,
     pidfd: OnceLock<Pidfd>,
     state: Mutex<State>,
     output: Mutex<Output>,
 }
+
+/// The number of no forkserver.
+const NO_SERVER: u32 = u32::MAX;
 
 /// How much of what a process printed is kept, in bytes.
 const TAIL: usize = 16 << 10;
@@ -93,6 +101,7 @@ impl Process {
             inlet,
             upward,
             request,
+            server: AtomicU32::new(NO_SERVER),
             status,
             pidfd: OnceLock::new(),
             state: Mutex::new(state),
@@ -104,6 +113,16 @@ impl Process {
         });
         process.link.belongs_to(&process);
         process
+    }
+
+    /// Notes which forkserver is asked for it, before it is.
+    pub(crate) fn set_server(&self, number: u32) {
+        self.server.store(number, Ordering::Release);
+    }
+
+    /// Whether it was this forkserver that was asked for it.
+    pub(crate) fn is_of_server(&self, number: u32) -> bool {
+        self.server.load(Ordering::Acquire) == number
     }
 
     /// The numbers of the pipes that are to be watched.

@@ -3,6 +3,7 @@
 use super::Process;
 use super::link::Link;
 use super::warden::{SpawnFds, Warden};
+use crate::carry::{self, Carried};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
 use crate::isolate::shared::{Route, Shared, Target};
@@ -16,7 +17,7 @@ use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::oneshot;
 use offshoot_sys::{clock, image, process, socket};
 use offshoot_wire::codec;
-use offshoot_wire::frame::{Boot, Entry, Kind};
+use offshoot_wire::frame::{Boot, Entry};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, PipeReader};
@@ -30,13 +31,15 @@ use std::time::Duration;
 /// What the process is there for.
 pub(crate) enum Start {
     Serve,
-    State(Entry, Vec<u8>),
+    /// The state, encoded, and the portals in it.
+    State(Entry, Vec<u8>, Vec<Carried>),
 }
 
 impl Start {
     pub(crate) fn state<S: Payload>(state: &S) -> Result<Start> {
         let mut bytes = Vec::new();
-        codec::encode_into(state, &mut bytes).map_err(|error| {
+        let (encoded, carried) = carry::pack(|| codec::encode_into(state, &mut bytes));
+        encoded.map_err(|error| {
             Error::new(
                 ErrorKind::Codec,
                 format!(
@@ -45,7 +48,8 @@ impl Start {
                 ),
             )
         })?;
-        Ok(Start::State(StateEntry::<S>::DESCRIPTOR.entry()?, bytes))
+        let entry = StateEntry::<S>::DESCRIPTOR.entry()?;
+        Ok(Start::State(entry, bytes, carried))
     }
 }
 
@@ -145,6 +149,8 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     let life = Arc::new(Life::new(origin.clone()));
     let status = Arc::new(Status::default());
     let link = Link::new(ours, settings.frame_max);
+    let far = life.clone();
+    link.set_between(&runtime, move || far.origin());
     let limits = (
         isolate.messages.unwrap_or(settings.messages),
         isolate.calls.unwrap_or(settings.calls),
@@ -193,9 +199,11 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         armed: true,
     };
 
-    let (entry, state) = match start {
-        Start::Serve => (None, Vec::new()),
-        Start::State(entry, bytes) => (Some(*entry), std::mem::take(bytes)),
+    let (entry, state, carried) = match start {
+        Start::Serve => (None, Vec::new(), Vec::new()),
+        Start::State(entry, bytes, carried) => {
+            (Some(*entry), std::mem::take(bytes), carried.clone())
+        }
     };
     let main = isolate
         .main
@@ -223,9 +231,9 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
             on_start: settings.settings.on_start,
             environment: isolate.process.environment.clone(),
         };
-        let sent = link.try_send_value(Kind::Boot, 0, &boot);
+        let sent = link.send_boot(&boot, &carried);
         // For another try.
-        if let Start::State(_, bytes) = start {
+        if let Start::State(_, bytes, _) = start {
             *bytes = boot.state;
         }
         sent

@@ -6,7 +6,7 @@
 
 use super::child::hex;
 use super::inlet::{self, Reading};
-use super::link::{Read, Short, read_frames};
+use super::link::{Beside, Parcel, Read, read_frames};
 use super::protocol::{self, Event, Request};
 use super::{Process, decode_body};
 use crate::janitor::TreeDir;
@@ -256,18 +256,27 @@ impl Warden {
             .chain(fds.stdio.iter().flatten())
             .map(AsFd::as_fd)
             .collect();
-        let sent = self.send(&request, &all);
+        let sent = self.send(&request, &all, |server| process.set_server(server.number));
         // In any case: the thread either reads its link or finds that it never was.
         self.wake();
         sent
     }
 
-    fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Sends once the forkserver takes it; `before` sees that forkserver each time it is tried.
+    fn send(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        before: impl Fn(&Server),
+    ) -> io::Result<()> {
         let deadline = clock::now() + 1_000_000_000;
         loop {
             let sent = match &*self.server.lock() {
                 None => Err(io::Error::other("the tree's forkserver has ended")),
-                Some(server) => protocol::send(&server.control, request, fds),
+                Some(server) => {
+                    before(server);
+                    protocol::send(&server.control, request, fds)
+                }
             };
             match sent {
                 // Its queue is full; it reads fast, unless it is stopped.
@@ -293,6 +302,7 @@ impl Warden {
                     grant: !fds.is_empty(),
                 },
                 &fds,
+                |_| {},
             )?;
             enrolling.push(sender);
         }
@@ -612,12 +622,9 @@ impl Loop {
             let Reading { reader, wrong } = &mut *reading;
             match wrong.take() {
                 Some(error) => Read::Wrong(error),
-                None => read_frames(
-                    &process.link,
-                    reader,
-                    Short::IsPerhapsNotAll,
-                    |header, body| take(&process, header, body),
-                ),
+                None => read_frames(&process.link, reader, |header, body| {
+                    take(&process, header, body)
+                }),
             }
         };
         if process.has_ended() && watched.due.is_none() {
@@ -664,7 +671,11 @@ impl Loop {
         let Some(pidfd) = watched.process.pidfd() else {
             return;
         };
-        let served = self.warden.server.lock().is_some();
+        // By the one that forked it. There may be another one by now.
+        let served = match &*self.warden.server.lock() {
+            Some(server) => watched.process.is_of_server(server.number),
+            None => false,
+        };
         let reported = matches!(watched.due, Some((_, Due::Reported)));
         if !pidfd.is_dead() || (reported && served) {
             return;
@@ -915,16 +926,27 @@ impl Loop {
         let _ = registry.deregister(&mut SourceFd(&server.control.as_raw_fd()));
         self.warden.enrolling.lock().clear();
         let Some(pidfd) = server.pidfd else { return };
+        // All that it was asked for is watched, or was put there before it was asked.
+        self.take_arrived();
         tracing::error!(
             why,
             "the forkserver has ended; every process isolate ends with it"
         );
-        let _ = registry.deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
+        let _ = self
+            .warden
+            .registry
+            .deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
         let _ = pidfd.kill();
         // The kernel kills them with their parent; that they are killed here, too, is for one that
         // undid that. All of them before anything is said, since what is said of the first may make
         // its owner cancel the second, whose end would then seem to be another one.
-        let processes = || self.watched.values().map(|watched| &watched.process);
+        crate::fault::point("lost", "");
+        let number = server.number;
+        let of_it = |process: &&Arc<Process>| process.is_of_server(number);
+        let processes = || {
+            let all = self.watched.values().map(|watched| &watched.process);
+            all.filter(of_it)
+        };
         for pidfd in processes().filter_map(|process| process.pidfd()) {
             let _ = pidfd.kill();
         }
@@ -935,7 +957,8 @@ impl Loop {
         let _ = pidfd.wait_dead(SERVER_END);
         // A host program that waits for every child may have reaped it; that is no loss.
         let _ = pidfd.reap();
-        let requests: Vec<u64> = self.watched.keys().copied().collect();
+        // Not those for which the next one has been asked already.
+        let requests: Vec<u64> = processes().map(|process| process.request).collect();
         for request in &requests {
             let Some(watched) = self.watched.get(request) else {
                 continue;
@@ -959,7 +982,7 @@ impl Loop {
         }
         crate::fault::point("replaced", "");
         if let (Some(runtime), Some(bound)) = (runtime, bound) {
-            runtime.end_strays(server.number);
+            runtime.end_strays(number);
             runtime.sweep(&bound);
         }
     }
@@ -986,6 +1009,14 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
     let Header {
         kind, correlation, ..
     } = header;
+    if kind == Kind::Enclosed {
+        return process.link.enclose(correlation, body);
+    }
+    let Beside { carried, .. } = process.link.take_beside(header)?;
+    let parcel = || Parcel {
+        bytes: body.to_vec(),
+        carried,
+    };
     match kind {
         Kind::Ready => {
             let ready: Ready = decode_body(kind, body)?;
@@ -1008,7 +1039,7 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
         }
         Kind::Reply | Kind::Failure => {
             let result = match kind {
-                Kind::Reply => Ok(body.to_vec()),
+                Kind::Reply => Ok(parcel()),
                 _ => Err(decode_body::<Error>(kind, body)?.arrived()),
             };
             match process.link.dialogue(correlation) {
@@ -1026,7 +1057,7 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
         | Kind::HaltSeen => {
             // What is unknown is over.
             if let Some(remote) = process.link.dialogue(correlation) {
-                remote.receive(kind, body)?;
+                remote.receive(kind, parcel())?;
             }
         }
         Kind::Credit => process.link.credited(decode_body(kind, body)?),
