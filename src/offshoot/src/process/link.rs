@@ -439,6 +439,8 @@ impl Link {
         }
         bytes = &bytes[written..];
         if bytes.is_empty() {
+            drop(out);
+            buffers::give_back(all);
             return;
         }
         let first = out.queued.is_empty();
@@ -805,9 +807,10 @@ impl Link {
     // ---- what comes beside frames ----
 
     /// Reads what has come, and keeps the descriptors that came with it.
-    pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<(usize, bool)> {
         let received = socket::recv_with_fds(&self.fd, space)?;
-        if received.fds_lost || !received.fds.is_empty() {
+        let fds = received.fds_lost || !received.fds.is_empty();
+        if fds {
             let mut came = self.came.lock();
             if came.len() >= GROUPS_MAX {
                 return Err(io::Error::other("descriptors came that no frame speaks of"));
@@ -816,10 +819,12 @@ impl Link {
         }
         // Nothing more of a link that is cut: its end.
         let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..received.len]) else {
-            return Ok(0);
+            return Ok((0, fds));
         };
         self.passed(Direction::FromIsolate, admitted);
-        Ok(admitted.len())
+        // What is kept back has been read, too.
+        let passed = fds || admitted.len() < received.len;
+        Ok((admitted.len(), passed))
     }
 
     /// Between two frames: closes what came and belongs to none of those before.
@@ -1067,12 +1072,12 @@ pub(crate) fn read_once(
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
     match link.receive(reader.space()) {
-        Ok(0) => return Read::Ended,
-        Ok(n) => reader.filled(n),
+        Ok((0, _)) => return Read::Ended,
+        Ok((n, _)) => reader.filled(n),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
         Err(_) => return Read::Ended,
     }
-    match take_frames(reader, &mut take) {
+    match take_frames(link, reader, &mut take) {
         Ok(()) => Read::Drained,
         Err(error) => Read::Wrong(error),
     }
@@ -1080,12 +1085,18 @@ pub(crate) fn read_once(
 
 /// Hands each frame that is there as a whole to `take`, until one of them is wrong.
 fn take_frames(
+    link: &Link,
     reader: &mut frame::FrameReader,
     take: &mut impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Result<()> {
     loop {
         match reader.next() {
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                if reader.finish().is_ok() {
+                    link.drop_came();
+                }
+                return Ok(());
+            }
             Ok(Some((header, body))) => take(header, body)?,
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }
@@ -1100,15 +1111,22 @@ pub(crate) fn read_frames(
 ) -> Read {
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
-        if let Err(error) = take_frames(reader, &mut take) {
+        if let Err(error) = take_frames(link, reader, &mut take) {
             return Read::Wrong(error);
         }
-        if reader.finish().is_ok() {
-            link.drop_came();
+        if drained {
+            return Read::Drained;
         }
-        match link.receive(reader.space()) {
-            Ok(0) => return Read::Ended,
-            Ok(n) => reader.filled(n),
+        let space = reader.space();
+        let room = space.len();
+        match link.receive(space) {
+            Ok((0, _)) => return Read::Ended,
+            Ok((n, fds)) => {
+                // A read that passes over descriptors ends there; another one that gave less than it
+                // had room for has taken all, and what comes later makes a new event.
+                drained = n < room && !fds;
+                reader.filled(n);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
             // A reset connection has ended like a closed one.
             Err(_) => return Read::Ended,
