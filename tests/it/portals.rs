@@ -288,16 +288,24 @@ both! {
             assert!(inner.type_name().is_some_and(|name| name.ends_with("ParseIntError")));
             counter.call(async || -> () { panic!("on purpose") }, ()).await
         }
-        let result: Result<()> = offshoot::nursery(async |nursery| {
-            let counter = nursery.start("counter", Counter::default()).await?;
+        offshoot::nursery(async |nursery| {
             let farm = nursery.spawn("farm").await?;
-            let error = farm.call(asks, counter).await?.unwrap_err();
+            let mut asked = None;
+            // The panic ends the nursery of the isolate, which is none of the call's.
+            let inner: Result<()> = offshoot::nursery(async |inner| {
+                let counter = inner.start("counter", Counter::default()).await?;
+                asked = Some(nursery.task(farm.call(asks, counter.clone())));
+                counter.ended().await;
+                Ok(())
+            })
+            .await;
+            assert!(inner.unwrap_err().is_panic());
+            let error = asked.expect("it was asked").await??.unwrap_err();
             assert!(error.is_panic(), "{error:?}");
             assert_eq!(error.origin().map(|origin| origin.path.as_str()), Some("root/counter"));
             Ok(())
         })
-        .await;
-        assert!(result.unwrap_err().is_panic(), "the panic is the nursery's, too");
+        .await?;
     }
 
     async fn order_holds_and_a_slow_receiver_slows_its_sender(_t: T) {
@@ -446,7 +454,7 @@ both! {
         .await?;
     }
 
-    async fn many_at_once_and_one_after_the_other_leave_nothing(_t: T) {
+    fn many_at_once_and_one_after_the_other_leave_nothing(t: T) {
         async fn counts() -> (usize, usize) { (fds(), threads()) }
         async fn adds(all: Vec<Portal<Counter>>) -> Result<u64> {
             let mut sum = 0;
@@ -455,6 +463,8 @@ both! {
             }
             Ok(sum)
         }
+        // Nothing but what is counted starts a thread.
+        let result = t.builder().reserve_threads(0).run(async || {
         offshoot::nursery(async |nursery| {
             let mut counters = Vec::new();
             for n in 0..40 {
@@ -485,6 +495,92 @@ both! {
                 assert!(Instant::now() < deadline, "{there:?} and {far:?} became {now:?}");
                 offshoot::sleep(Duration::from_millis(5)).await?;
             }
+            Ok(())
+        })
+        .await
+        });
+        result.expect("no failure");
+    }
+
+    async fn a_dialogue_with_the_own_isolate_waits_for_nothing(_t: T) {
+        async fn itself(mut peer: Peer<(), u64>) -> Result<u64> {
+            peer.started(())?;
+            let me = current().portal::<()>()?;
+            let (mut link, first) = me.open(doubles, ()).await?;
+            link.send(21).await?;
+            peer.send(link.next().await?.unwrap_or_default()).await?;
+            assert_eq!(link.result().await??, 21);
+            Ok(first)
+        }
+        offshoot::nursery(async |nursery| {
+            let farm = nursery.spawn("farm").await?;
+            let (mut link, ()) = farm.open(itself, ()).await?;
+            assert_eq!(link.next().await?, Some(42));
+            assert_eq!(link.result().await??, 7);
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn sends_that_are_given_up_in_the_middle_break_no_frame(_t: T) {
+        async fn slow(mut peer: Peer<Vec<u64>, (), ()>) -> Result<Vec<u64>> {
+            peer.started(())?;
+            let mut seen = Vec::new();
+            while let Some(item) = peer.next().await? {
+                assert!(item.iter().all(|n| *n == item[0]) && item.len() == 20_000);
+                seen.push(item[0]);
+                offshoot::sleep(Duration::from_micros(300)).await?;
+            }
+            Ok(seen)
+        }
+        async fn sends(portal: Portal) -> Result<(Vec<u64>, Vec<u64>)> {
+            let (mut link, ()) = portal.open(slow, ()).await?;
+            let mut sent = Vec::new();
+            for n in 0..400 {
+                // Some come to their end, and most wait for room when they are dropped.
+                match offshoot::timeout(Duration::from_micros(100), link.send(vec![n; 20_000])).await {
+                    Ok(result) => {
+                        result?;
+                        sent.push(n);
+                    }
+                    Err(late) => assert!(late.is_timeout(), "{late:?}"),
+                }
+            }
+            Ok((sent, link.result().await??))
+        }
+        offshoot::nursery(async |nursery| {
+            let served = nursery.spawn("served").await?;
+            let farm = nursery.spawn("farm").await?;
+            let other = nursery.task(farm.call(opens, (served.clone(), 100)));
+            let (sent, seen) = farm.call(sends, served.clone()).await??;
+            assert_eq!(sent, seen, "what was accepted, in order");
+            assert_eq!(other.await???, 4950);
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn a_peer_that_is_told_too_late_is_no_harm(_t: T) {
+        async fn ends_at_once(mut peer: Peer<u64, u64, ()>) -> u64 {
+            peer.started(()).expect("the first time");
+            9
+        }
+        async fn late(portal: Portal) -> Result<u64> {
+            let mut sum = 0;
+            for _ in 0..50 {
+                let (mut link, ()) = portal.open(ends_at_once, ()).await?;
+                // For a dialogue that is over by then, or is not.
+                let _ = link.send(1).await;
+                drop(link.cancel());
+                sum += link.result().await.unwrap_or(9);
+            }
+            Ok(sum)
+        }
+        offshoot::nursery(async |nursery| {
+            let served = nursery.spawn("served").await?;
+            let farm = nursery.spawn("farm").await?;
+            assert_eq!(farm.call(late, served.clone()).await??, 450);
+            assert_eq!(farm.call(opens, (served, 10)).await??, 45);
             Ok(())
         })
         .await?;
@@ -604,15 +700,21 @@ processes! {
         async fn asks(portal: Portal) -> Result<()> {
             portal.call(async || -> () { panic!("on purpose") }, ()).await
         }
-        let result: Result<()> = offshoot::nursery(async |nursery| {
-            let bad = nursery.spawn_local("bad").await?;
+        offshoot::nursery(async |nursery| {
             let farm = nursery.spawn("farm").await?;
-            let error = farm.call(asks, (*bad).clone()).await?.unwrap_err();
+            let mut asked = None;
+            let inner: Result<()> = offshoot::nursery(async |inner| {
+                let bad = inner.spawn_local("bad").await?;
+                asked = Some(nursery.task(farm.call(asks, (*bad).clone())));
+                assert!(matches!(bad.ended().await, Exit::Panicked(_)));
+                Ok(())
+            })
+            .await;
+            assert!(inner.unwrap_err().is_panic());
+            let error = asked.expect("it was asked").await??.unwrap_err();
             assert!(error.is_panic(), "{error:?}");
-            assert!(matches!(bad.ended().await, Exit::Panicked(_)));
             Ok(())
         })
-        .await;
-        assert!(result.unwrap_err().is_panic());
+        .await?;
     }
 }

@@ -15,7 +15,7 @@ use crate::isolate::thread::{self, Manner, Work};
 use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
 use crate::life::{Life, ended};
 use crate::narrow::Allowed;
-use crate::process::porter::Porter;
+use crate::process::porter::{Hold, Porter};
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
 use crate::spec::{Bounds, Isolation, Sigint};
@@ -87,6 +87,16 @@ enum Place {
     Child(Mutex<Option<OwnedFd>>),
 }
 
+/// What portals to an isolate point to in this process.
+#[derive(Clone)]
+struct Known {
+    target: Weak<Target>,
+    /// What those let through that it is for.
+    allowed: Allowed,
+    /// The socket to it, where it was introduced.
+    hold: Option<Arc<Hold>>,
+}
+
 pub(crate) struct Runtime {
     pub(crate) tree: TreeId,
     pub(crate) settings: Settings,
@@ -98,8 +108,8 @@ pub(crate) struct Runtime {
     next_slot: AtomicU32,
     place: Place,
     isolates: DashMap<IsolateId, Weak<Shared>>,
-    /// What portals point to that may come back from elsewhere, and what those of others let through.
-    targets: Mutex<BTreeMap<IsolateId, (Weak<Target>, Allowed)>>,
+    /// What portals point to that may come back from elsewhere.
+    targets: Mutex<BTreeMap<IsolateId, Known>>,
     porter: Mutex<Option<Arc<Porter>>>,
     warden: Mutex<Option<Arc<Warden>>>,
     tree_dir: Mutex<Option<Arc<TreeDir>>>,
@@ -223,16 +233,34 @@ impl Runtime {
     }
 
     /// What portals to this isolate point to, if it is of this process, owned by it, or was introduced for as much.
-    pub(crate) fn find(&self, id: IsolateId, allowed: &Allowed) -> Option<Arc<Target>> {
+    pub(crate) fn find(
+        self: &Arc<Runtime>,
+        id: IsolateId,
+        allowed: &Allowed,
+        limits: (u32, u32),
+    ) -> Option<Arc<Target>> {
         let here = self.isolates.get(&id).and_then(|isolate| isolate.upgrade());
         if let Some(shared) = here {
             return Some(shared.target());
         }
-        let (target, through) = self.targets.lock().get(&id).cloned()?;
-        let target = target.upgrade()?;
-        let by_another = matches!(target.route(), Route::Introduced(_));
-        let usable = !by_another || (through.is_same(allowed) && target.life.exit().is_none());
-        usable.then_some(target)
+        let Known {
+            target,
+            allowed: through,
+            hold,
+        } = self.targets.lock().get(&id).cloned()?;
+        let target = target.upgrade();
+        let Some(hold) = hold else { return target };
+        if !through.is_same(allowed) {
+            return None;
+        }
+        // One that lives has a use of it, so that it cannot end before it is returned.
+        if target.is_some() && !hold.is_over() {
+            return target;
+        }
+        let route = Route::Introduced(hold.retain()?);
+        let target = Target::introduced(hold.life.clone(), self.clone(), route, limits);
+        self.remember(&target, allowed);
+        Some(target)
     }
 
     /// Notes a target of ours, portals to which may come back.
@@ -243,20 +271,32 @@ impl Runtime {
     /// Notes a target for further portals to it that let the same through.
     pub(crate) fn remember(&self, target: &Arc<Target>, allowed: &Allowed) {
         let id = target.life.identity().id;
-        let known = (Arc::downgrade(target), allowed.clone());
+        let hold = match target.route() {
+            Route::Introduced(introduction) => Some(introduction.hold.clone()),
+            _ => None,
+        };
+        let known = Known {
+            target: Arc::downgrade(target),
+            allowed: allowed.clone(),
+            hold,
+        };
         target.known.store(true, Ordering::Relaxed);
         self.targets.lock().insert(id, known);
     }
 
-    /// One of the targets of this isolate is no more.
+    /// One of the targets of this isolate, or the socket to it, is no more.
     pub(crate) fn forget(&self, id: IsolateId) {
         let mut targets = self.targets.lock();
-        if targets
-            .get(&id)
-            .is_some_and(|(target, _)| target.strong_count() == 0)
-        {
-            targets.remove(&id);
-        }
+        let over = |known: &Known| {
+            let unused = known.hold.as_ref().is_none_or(|hold| hold.is_over());
+            known.target.strong_count() == 0 && unused
+        };
+        let removed = match targets.get(&id).is_some_and(over) {
+            true => targets.remove(&id),
+            false => None,
+        };
+        drop(targets);
+        drop(removed);
     }
 
     /// One line per isolate of this process.

@@ -3,7 +3,8 @@
 
 use offshoot_wire::dialogue::{Grant, Window};
 use offshoot_wire::frame::{
-    Boot, CancelOrder, Credit, Ended, FrameError, FrameReader, HEADER, Halt, Header, Invoke, Ready,
+    Boot, CancelOrder, Credit, Enclosed, Ended, FrameError, FrameReader, HEADER, Halt, Header,
+    Introduce, Invoke, Ready,
 };
 use offshoot_wire::{Bytes, Cancel, Error, Exit, Origin, codec};
 use serde::{Serialize, de::DeserializeOwned};
@@ -34,12 +35,14 @@ pub fn value(data: &[u8]) {
         10 => round::<Vec<(String, Option<char>)>>(bytes),
         11 => call(bytes),
         12 => round::<Halt>(bytes),
-        _ => round::<Grant>(bytes),
+        13 => round::<Grant>(bytes),
+        14 => round::<Enclosed>(bytes),
+        _ => round::<Introduce>(bytes),
     }
 }
 
 /// How many choices [`value`] knows.
-pub const CHOICES: u8 = 14;
+pub const CHOICES: u8 = 16;
 
 fn round<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let Ok(value) = codec::decode::<T>(bytes) else {

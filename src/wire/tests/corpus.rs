@@ -5,7 +5,7 @@
 
 #![cfg(not(miri))]
 
-use offshoot_wire::frame::{Header, Kind, Ready};
+use offshoot_wire::frame::{Allowed, Enclosed, Entry, Header, Introduce, Introduced, Kind, Ready};
 use offshoot_wire::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -97,6 +97,30 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         by: Canceller::Parent(origin.clone(), Box::new(Canceller::Deadline)),
     };
     let hop = origin.clone();
+    let only = Allowed::Only {
+        methods: true,
+        cancel: false,
+        entries: vec![Entry {
+            offset: 4_096,
+            fingerprint: 9,
+        }],
+    };
+    let introduced = Introduced {
+        origin: origin.clone(),
+        limits: (1_024, 1),
+        exit: None,
+        allowed: only.clone(),
+        socket: true,
+    };
+    let enclosed = Enclosed {
+        waits: vec![(origin.clone(), 3), (origin.clone(), 0)],
+        portals: vec![introduced],
+    };
+    let introduce = Introduce {
+        holder: origin.clone(),
+        allowed: only,
+        messages: 7,
+    };
     let exit = Exit::Killed {
         signal: 11,
         name: "SIGSEGV".to_owned(),
@@ -214,6 +238,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             ),
         ),
         ("value", "grant", value(13, &put((2_u32, 70_000_u64)))),
+        ("value", "enclosed", value(14, &put(enclosed))),
+        ("value", "introduce", value(15, &put(introduce))),
         // Opened, started, an item each way, both taken, ended both ways, over.
         (
             "dialogue",

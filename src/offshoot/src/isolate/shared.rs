@@ -19,7 +19,7 @@ use offshoot_sys::socket::Revocable;
 use offshoot_sys::{clock, event::EventFd, futex, thread};
 use offshoot_wire::frame::{CancelOrder, Kind};
 use parking_lot::{Mutex, RwLock};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -364,7 +364,6 @@ pub(crate) struct Target {
     pub(crate) through_serde: bool,
     /// The lane of all senders that are no isolates.
     foreign: OnceLock<Arc<Lane>>,
-    next_lane: AtomicU32,
     /// The runtime finds it by its id.
     pub(crate) known: AtomicBool,
 }
@@ -384,7 +383,6 @@ impl Target {
             limits,
             through_serde,
             foreign: OnceLock::new(),
-            next_lane: AtomicU32::new(0),
             known: AtomicBool::new(false),
         });
         match &*target.route.read() {
@@ -423,9 +421,12 @@ impl Target {
 
     /// A lane for a sender that has none yet.
     pub(crate) fn new_lane(&self) -> Arc<Lane> {
-        let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
+        let route = self.route.read();
+        let link = route.link();
+        // Its number is of the link, which may outlive this.
+        let number = link.map_or(0, |link| link.next_lane());
         let lane = Lane::new(number, self.limits.0, self.limits.1);
-        if let Some(link) = self.route.read().link() {
+        if let Some(link) = link {
             link.add_lane(&lane);
         }
         lane

@@ -78,7 +78,7 @@ pub(super) fn receive(
     };
     let allowed = Allowed::from_wire(introduced.allowed)?;
     let id = introduced.origin.id;
-    if let Some(target) = runtime.find(id, &allowed) {
+    if let Some(target) = runtime.find(id, &allowed, introduced.limits) {
         return Ok(Carried { target, allowed });
     }
     let Some(socket) = socket else {

@@ -154,6 +154,7 @@ pub(crate) struct Link {
     /// Dialogues that are not over, of either side.
     dialogues: Mutex<HashMap<u64, Arc<Remote>>>,
     lanes: Mutex<HashMap<u32, Weak<Lane>>>,
+    next_lane: AtomicU32,
     /// Callers at the other end, by correlation.
     expected: Mutex<HashMap<u64, Arc<Wanted>>>,
     /// Credit that is to be returned, by lane.
@@ -183,6 +184,7 @@ impl Link {
             pending: Mutex::default(),
             dialogues: Mutex::default(),
             lanes: Mutex::default(),
+            next_lane: AtomicU32::new(0),
             expected: Mutex::default(),
             credit: Mutex::default(),
             credit_batch: AtomicU32::new(CREDIT_BATCH),
@@ -933,6 +935,11 @@ impl Link {
     }
 
     // ---- credit ----
+
+    /// A number for a lane.
+    pub(crate) fn next_lane(&self) -> u32 {
+        self.next_lane.fetch_add(1, Ordering::Relaxed)
+    }
 
     pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
         let mut lanes = self.lanes.lock();

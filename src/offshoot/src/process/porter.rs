@@ -4,8 +4,10 @@
 //! handed to the isolate as it is, see [`served`](super::served). It is started with the first such socket, and never blocks but
 //! in its poll.
 //!
-//! A holder's end is closed when its last portal and its last dialogue are gone; what was told before is still
-//! delivered. The isolate's end is closed when the isolate has ended, after that was said.
+//! A holder's end is closed when its last portal and its last dialogue are gone. Before, it says so and waits until
+//! the other end has seen that, and so has taken all that was sent: a portal to the same isolate that comes meanwhile
+//! goes on with this socket, so that nothing overtakes what was told over it. The isolate's end is closed when the
+//! isolate has ended, after that was said.
 
 use super::link::{Link, Read, read_frames};
 use super::served::{Served, take_answer};
@@ -42,18 +44,77 @@ const LOOK: u64 = 2_000_000;
 /// How long a connection that is over may take to be written (ns): its other side reads, or ends.
 const LAST_WRITE: u64 = 2_000_000_000;
 
-/// A socket to an isolate of another process, at its holder's end.
+/// What a target has of a socket to an isolate of another process.
 pub(crate) struct Introduction {
     pub(crate) link: Arc<Link>,
-    porter: Weak<Porter>,
-    key: u64,
+    pub(crate) hold: Arc<Hold>,
 }
 
 impl Drop for Introduction {
     fn drop(&mut self) {
-        if let Some(porter) = self.porter.upgrade() {
+        self.hold.release();
+    }
+}
+
+/// A socket to an isolate of another process, at its holder's end, and how many targets use it.
+pub(crate) struct Hold {
+    pub(crate) life: Arc<Life>,
+    link: Arc<Link>,
+    porter: Weak<Porter>,
+    key: u64,
+    /// None once it can be used no more.
+    users: Mutex<Option<usize>>,
+}
+
+impl Hold {
+    /// One more use of it, if it can still be used.
+    pub(crate) fn retain(self: &Arc<Hold>) -> Option<Arc<Introduction>> {
+        let mut users = self.users.lock();
+        let count = users.as_mut()?;
+        *count += 1;
+        drop(users);
+        Some(Arc::new(Introduction {
+            link: self.link.clone(),
+            hold: self.clone(),
+        }))
+    }
+
+    fn release(&self) {
+        let unused = {
+            let mut users = self.users.lock();
+            let count = users.as_mut().map(|count| {
+                *count -= 1;
+                *count
+            });
+            count == Some(0)
+        };
+        if unused && let Some(porter) = self.porter.upgrade() {
             porter.tell(self.key, News::Released);
         }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.users.lock().is_none_or(|count| count == 0)
+    }
+
+    /// True if nobody uses it, and nobody can any more.
+    fn close(&self) -> bool {
+        let mut users = self.users.lock();
+        let unused = users.is_none_or(|count| count == 0);
+        if unused {
+            *users = None;
+        }
+        unused
+    }
+
+    /// It can be used by nobody else.
+    fn end(&self) {
+        *self.users.lock() = None;
+    }
+
+    /// True once it can be used no more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.users.lock().is_none()
     }
 }
 
@@ -69,7 +130,7 @@ enum News {
 }
 
 enum Arriving {
-    Holder(Arc<Life>, Arc<Link>),
+    Holder(Arc<Hold>),
     Isolate(Arc<Link>, Arc<Shared>, Origin, Allowed),
 }
 
@@ -124,12 +185,16 @@ impl Porter {
         let link = Link::new(socket, runtime.settings.frame_max);
         let of = life.clone();
         link.set_between(&runtime, move || of.origin());
-        let key = self.add(Arriving::Holder(life.clone(), link.clone()), &link);
-        Ok(Arc::new(Introduction {
-            link,
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let hold = Arc::new(Hold {
+            life: life.clone(),
+            link: link.clone(),
             porter: Arc::downgrade(self),
             key,
-        }))
+            users: Mutex::new(Some(1)),
+        });
+        self.add(key, Arriving::Holder(hold.clone()), &link);
+        Ok(Arc::new(Introduction { link, hold }))
     }
 
     /// Serves this isolate of ours to whoever has the other end of the socket.
@@ -148,11 +213,11 @@ impl Porter {
         let holder = introduce.holder.clone();
         link.set_between(&runtime, move || holder.clone());
         let arriving = Arriving::Isolate(link.clone(), shared.clone(), introduce.holder, allowed);
-        self.add(arriving, &link);
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        self.add(key, arriving, &link);
     }
 
-    fn add(self: &Arc<Porter>, arriving: Arriving, link: &Link) -> u64 {
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
+    fn add(self: &Arc<Porter>, key: u64, arriving: Arriving, link: &Link) {
         let porter = Arc::downgrade(self);
         link.on_queued(move || {
             if let Some(porter) = porter.upgrade() {
@@ -160,7 +225,6 @@ impl Porter {
             }
         });
         self.tell(key, News::Arrived(Box::new(arriving)));
-        key
     }
 
     fn tell(&self, key: u64, news: News) {
@@ -208,11 +272,11 @@ impl Wake for LifeWaker {
 
 enum Side {
     Holder {
-        life: Arc<Life>,
+        hold: Arc<Hold>,
         /// By which is seen how the process has ended that hosts the isolate.
         pidfd: Option<Pidfd>,
-        /// No portal is left.
-        released: bool,
+        /// How often it has said that nobody uses it, and the other end has not answered.
+        closes: usize,
     },
     Isolate {
         served: Served,
@@ -230,6 +294,8 @@ enum Due {
     PostMortem(u64),
     /// All should have been written.
     Written,
+    /// The other end should have seen that nobody uses it.
+    Closed,
 }
 
 struct Connection {
@@ -310,12 +376,13 @@ impl Loop {
 
     fn arrived(&mut self, key: u64, arriving: Arriving) {
         let (link, side) = match arriving {
-            Arriving::Holder(life, link) => {
-                let pidfd = Pidfd::open(life.pid()).ok();
+            Arriving::Holder(hold) => {
+                let link = hold.link.clone();
+                let pidfd = Pidfd::open(hold.life.pid()).ok();
                 let side = Side::Holder {
-                    life,
+                    hold,
                     pidfd,
-                    released: false,
+                    closes: 0,
                 };
                 (link, side)
             }
@@ -398,9 +465,19 @@ impl Loop {
             link, reader, side, ..
         } = connection;
         let read = match side {
-            Side::Holder { life, .. } => read_frames(link, reader, |header, body| {
-                take_answer(link, life, header, body)
-            }),
+            Side::Holder { hold, closes, .. } => {
+                let mut answered = 0;
+                let read = read_frames(link, reader, |header, body| {
+                    answered += usize::from(header.kind == Kind::Close);
+                    take_answer(link, &hold.life, header, body)
+                });
+                *closes = closes.saturating_sub(answered);
+                if answered > 0 && *closes == 0 && hold.close() {
+                    self.close(key);
+                    return;
+                }
+                read
+            }
             Side::Isolate { served, .. } => {
                 read_frames(link, reader, |header, body| served.take(link, header, body))
             }
@@ -413,7 +490,8 @@ impl Loop {
             Read::Ended => self.ended(key),
             Read::Wrong(error) => {
                 match side {
-                    Side::Holder { life, .. } => {
+                    Side::Holder { hold, .. } => {
+                        let life = &hold.life;
                         tracing::error!(isolate = %life.origin(), %error, "an isolate sent something wrong");
                         life.announce(Exit::Lost {
                             why: format!("it broke the protocol: {error}"),
@@ -436,8 +514,11 @@ impl Loop {
         };
         connection.ended = true;
         match &connection.side {
-            Side::Holder { life, released, .. } => {
-                if life.exit().is_none() && !released {
+            Side::Holder { hold, .. } => {
+                let unused = hold.is_unused();
+                hold.end();
+                let life = &hold.life;
+                if life.exit().is_none() && !unused {
                     // It left no word: its process was killed, or lost the connection.
                     let now = clock::now();
                     connection.due = Some((now, Due::PostMortem(now + POST_MORTEM)));
@@ -459,10 +540,14 @@ impl Loop {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
-        if let Side::Holder { released, .. } = &mut connection.side {
-            *released = true;
+        if let Side::Holder { hold, closes, .. } = &mut connection.side
+            && hold.is_unused()
+            && !connection.ended
+        {
+            *closes += 1;
+            connection.link.send_close();
+            connection.due = Some((clock::now() + LAST_WRITE, Due::Closed));
         }
-        self.close(key);
     }
 
     /// Goes, once all is written.
@@ -479,6 +564,12 @@ impl Loop {
             let fd = connection.link.fd().as_raw_fd();
             let _ = self.porter.registry.deregister(&mut SourceFd(&fd));
             connection.link.shut();
+            if let (Side::Holder { hold, .. }, Some(runtime)) =
+                (&connection.side, self.porter.runtime.upgrade())
+            {
+                hold.end();
+                runtime.forget(hold.life.identity().id);
+            }
         }
     }
 
@@ -572,6 +663,17 @@ impl Loop {
                 }
                 Due::PostMortem(last) => self.examine(key, now >= last),
                 Due::Written => self.remove(key),
+                Due::Closed => {
+                    let Some(connection) = self.connections.get_mut(&key) else {
+                        continue;
+                    };
+                    connection.due = None;
+                    if let Side::Holder { hold, .. } = &connection.side
+                        && hold.close()
+                    {
+                        self.remove(key);
+                    }
+                }
             }
         }
     }
@@ -581,9 +683,10 @@ impl Loop {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
-        let Side::Holder { life, pidfd, .. } = &connection.side else {
+        let Side::Holder { hold, pidfd, .. } = &connection.side else {
             return;
         };
+        let life = &hold.life;
         let exit = match pidfd.as_ref().and_then(Pidfd::status) {
             Some(Status::Signaled { signal, core }) => Exit::Killed {
                 signal,
@@ -627,8 +730,8 @@ impl Loop {
         let deadline = clock::now() + LAST_WRITE;
         for connection in std::mem::take(&mut self.connections).into_values() {
             connection.link.flush_until(deadline);
-            if let Side::Holder { life, .. } = &connection.side {
-                connection.link.fail_pending(life);
+            if let Side::Holder { hold, .. } = &connection.side {
+                connection.link.fail_pending(&hold.life);
             }
             connection.link.shut();
         }

@@ -76,6 +76,8 @@ pub(super) fn take_answer(
         }
         Kind::Credit => link.credited(decode_body(kind, body)?),
         Kind::CancelAck => life.acknowledge(),
+        // It has taken all that was sent.
+        Kind::Close => {}
         Kind::Ended => {
             life.announce(decode_body::<Ended>(kind, body)?.arrived().exit);
             link.fail_pending(life);
@@ -137,6 +139,11 @@ impl Served {
                 }
                 let order: CancelOrder = decode_body(kind, body)?;
                 self.shared.cancel(&order.cancel);
+                Ok(())
+            }
+            // Nobody uses it for now, and all that was sent is taken.
+            Kind::Close => {
+                link.send_close();
                 Ok(())
             }
             Kind::Introduce => {
@@ -446,7 +453,7 @@ mod tests {
         let mut forged = entry(open);
         forged.offset += 8;
         assert_eq!(sent(Kind::Call, &invoke(forged), None), Ok(false));
-        assert_eq!(sent(Kind::Close, b"", None), Ok(false));
+        assert_eq!(sent(Kind::Boot, b"", None), Ok(false));
         assert_eq!(sent(Kind::Reply, b"", None), Ok(false));
     }
 
