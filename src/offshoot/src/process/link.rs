@@ -441,8 +441,6 @@ impl Link {
         }
         bytes = &bytes[written..];
         if bytes.is_empty() {
-            drop(out);
-            buffers::give_back(all);
             return;
         }
         let first = out.queued.is_empty();
@@ -1116,6 +1114,7 @@ pub(crate) fn read_frames(
     reader: &mut frame::FrameReader,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
+    let mut drained = false;
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
         if let Err(error) = take_frames(link, reader, &mut take) {
