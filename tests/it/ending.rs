@@ -3,7 +3,10 @@
 
 use offshoot::prelude::*;
 use offshoot::{Error, ErrorKind, current};
-use offshoot_tests::{Guard, append, both, held, hold, lines, mark, marked, soon, threads, waits};
+use offshoot_tests::{
+    Guard, Stopwatch, append, both, held, hold, lines, mark, marked, processes, soon, threads,
+    waits,
+};
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -367,5 +370,25 @@ threads! {
         })
         .await?;
         assert!(marked("gone"));
+    }
+}
+
+processes! {
+    /// The end of a process is told when it says so, and its nursery waits until it is gone.
+    async fn an_end_is_told_before_its_process_is_gone(t: T) {
+        let clock = Stopwatch::start();
+        let told = offshoot::nursery(async |nursery| {
+            let slow = Isolate::named("slow").env("OFFSHOOT_FAULT", "S8:delay=600");
+            let p = nursery.spawn(slow).await?;
+            let clock = Stopwatch::start();
+            drop(p.cancel());
+            let exit = p.ended().await;
+            assert!(matches!(exit, Exit::Cancelled(_)), "{exit}");
+            Ok(clock.elapsed())
+        })
+        .await?;
+        assert!(told < Duration::from_millis(300), "told after {told:?}");
+        let gone = clock.elapsed();
+        assert!(gone >= Duration::from_millis(500), "the nursery waited for {gone:?}");
     }
 }

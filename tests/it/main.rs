@@ -1,5 +1,6 @@
 //! The functional tests: a module per promise.
 mod cancelling;
+mod clock;
 mod compile_fail;
 mod cycles;
 mod dialogue;
@@ -10,6 +11,7 @@ mod faults;
 mod interface;
 mod io;
 mod lean;
+mod left;
 mod ordering;
 mod outside;
 mod portals;

@@ -2,7 +2,7 @@
 
 use offshoot::ErrorKind;
 use offshoot::prelude::*;
-use offshoot::testing::{self, Census, Guard, Kind};
+use offshoot::testing::{self, After, Census, Direction, Guard, Kind};
 use offshoot_tests::{both, dir, mark, marked, processes, threads};
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -168,6 +168,7 @@ threads! {
         offshoot::nursery(async |nursery| {
             let one = nursery.spawn("one").await?;
             assert!(!testing::break_link(&one));
+            assert!(!testing::break_link_after(&one, Direction::ToIsolate, After::Bytes(0)));
             assert_eq!(one.call(double, 1).await?, 2);
             Ok(())
         }).await?;
@@ -191,4 +192,55 @@ processes! {
         assert!(error.to_string().contains("one"), "{error}");
         assert!(began.elapsed() < LONG);
     }
+
+    /// At each point of a conversation, in either direction: what waits fails, what had passed counts, and nobody else notices.
+    async fn a_link_breaks_where_it_is_told_to(_t: T) {
+        offshoot::nursery(async |outer| {
+            let sibling = outer.spawn("sibling").await?;
+            // A call is a frame each way.
+            for whole in [0, 1, 3] {
+                for direction in [Direction::ToIsolate, Direction::FromIsolate] {
+                    let answered = answers_until(direction, After::Frames(whole)).await?;
+                    match direction {
+                        Direction::FromIsolate => assert_eq!(answered, whole),
+                        // The last one's answer may be faster than the cut.
+                        Direction::ToIsolate => assert!(answered <= whole && answered + 1 >= whole, "{answered}"),
+                    }
+                    assert_eq!(sibling.call(double, 1).await?, 2);
+                }
+            }
+            // In the first header, between it and the body, in the body, and in the next one's.
+            for bytes in [1, 15, 16, 17, 60] {
+                for direction in [Direction::ToIsolate, Direction::FromIsolate] {
+                    assert!(answers_until(direction, After::Bytes(bytes)).await? <= 3);
+                    assert_eq!(sibling.call(double, 1).await?, 2);
+                }
+            }
+            Ok(())
+        }).await?;
+    }
+}
+
+/// How many calls were answered before the link broke, which has to be told soon.
+async fn answers_until(direction: Direction, after: After) -> Result<u64> {
+    let began = Instant::now();
+    let mut answered = 0;
+    let result = offshoot::nursery(async |nursery| {
+        let one = nursery.spawn("one").await?;
+        assert!(testing::break_link_after(&one, direction, after));
+        assert!(
+            !testing::break_link_after(&one, direction, after),
+            "once only"
+        );
+        for n in 0..100 {
+            assert_eq!(one.call(double, n).await?, 2 * n);
+            answered += 1;
+        }
+        Ok(())
+    })
+    .await;
+    let error = result.expect_err("it is cut off");
+    assert!(error.report().contains("one"), "{}", error.report());
+    assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+    Ok(answered)
 }

@@ -4,7 +4,7 @@ use crate::oracle;
 use crate::program::double;
 use offshoot::prelude::*;
 use std::fs::File;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 
 /// What a process has open, as `/proc` shows it: number and what it is.
 fn open(pid: i32) -> Vec<(u32, String)> {
@@ -23,18 +23,19 @@ fn open(pid: i32) -> Vec<(u32, String)> {
     found
 }
 
-/// Opens a file without close-on-exec, as a careless C library does.
-fn leak(what: &str) {
+/// Opens a file without close-on-exec, as a careless C library does; closed when the result is dropped.
+#[must_use]
+fn leak(what: &str) -> File {
     let file = File::open(what).expect("a file");
     // SAFETY: takes no pointer.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
     assert_eq!(result, 0);
-    let _ = file.into_raw_fd();
+    file
 }
 
 /// Starts one below, and says which process it is.
 async fn nest() -> Result<Vec<(u32, String)>> {
-    leak("/proc/self/status");
+    std::mem::forget(leak("/proc/self/status"));
     offshoot::nursery(async |nursery| {
         let below = nursery.spawn(Isolate::named("below").process()).await?;
         below.call(double, 1).await?;
@@ -60,12 +61,12 @@ fn assert_own(who: &str, fds: &[(u32, String)]) {
 
 /// Not the lock of the tree above all, which would keep a dead tree alive; and nothing that the parent leaked. (F42)
 pub(crate) fn only_its_own() {
-    leak("/proc/self/maps");
+    let _maps = leak("/proc/self/maps");
     offshoot::run(async || {
         offshoot::nursery(async |nursery| {
             let first = nursery.spawn(Isolate::named("first").process()).await?;
             first.call(double, 1).await?;
-            leak("/etc/passwd");
+            let _later = leak("/etc/passwd");
             let second = nursery.spawn(Isolate::named("second").process()).await?;
             second.call(double, 1).await?;
             assert_own("first", &open(first.origin().pid));

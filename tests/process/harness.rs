@@ -3,6 +3,7 @@
 use crate::oracle::{self, Left};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::process;
+use offshoot_tests::{Oracle, of_children};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -134,7 +135,15 @@ fn be(cases: &[Case], name: &str) -> ExitCode {
     };
     // What the killed leave becomes ours to see and to reap.
     process::become_subreaper().expect("prctl");
-    match catch_unwind(AssertUnwindSafe(case.run)) {
+    let oracle = Oracle::begin();
+    let checked = || {
+        (case.run)();
+        // What it adopted is looked at by the runner, too; here it would count as left.
+        let _ = oracle::wait_childless(GONE);
+        oracle::unwatch_stalls();
+        oracle.check();
+    };
+    match catch_unwind(AssertUnwindSafe(checked)) {
         Ok(()) => ExitCode::SUCCESS,
         // The panic hook has printed it.
         Err(_) => ExitCode::from(101),
@@ -240,6 +249,10 @@ fn run_one(case: &Case, show: bool) -> Result<(), String> {
             problems.push(format!("processes were left {GONE:?} after it:\n{table}"));
             oracle::kill_children();
         }
+    }
+    let text = printed(&output);
+    for said in of_children(&text) {
+        problems.push(said.to_owned());
     }
     let files = oracle::tree_files(directory.path());
     if !files.is_empty() {

@@ -7,7 +7,7 @@ use offshoot_sys::clock;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A tree that lives, loses its forkserver, and starts another one. All as if nobody interfered.
@@ -59,6 +59,46 @@ pub(crate) fn ignores_sigchld() {
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     assert_ne!(before, libc::SIG_ERR);
     run_whole_life();
+}
+
+/// The host's own handler is called for its own children, and it is still its own afterwards; it reaps what it finds, as such handlers do.
+pub(crate) fn handles_sigchld() {
+    static CALLED: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn reaps_all(_: libc::c_int) {
+        CALLED.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: both may be called in a handler, which leaves `errno` as it was.
+        unsafe {
+            let errno = libc::__errno_location();
+            let before = *errno;
+            while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
+            *errno = before;
+        }
+    }
+    let handler = reaps_all as *const () as usize;
+    // SAFETY: an all-zero action is valid but for what is set here; the handler calls only what may be called there.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        action.sa_flags = libc::SA_RESTART;
+        let result = libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut());
+        assert_eq!(result, 0);
+    }
+    run_whole_life();
+    // The runtime has one child here, the forkserver, of which there were several.
+    let called = CALLED.load(Ordering::Relaxed);
+    assert!((1..=8).contains(&called), "called {called} times");
+    // SAFETY: the pointer is to a live structure.
+    let now = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action);
+        action.sa_sigaction
+    };
+    assert_eq!(now, handler, "it was replaced");
+    // And is called for a child of its own. Who reaps that first does not matter here.
+    let _ = Command::new("true").status();
+    assert!(oracle::within(PATIENCE, || {
+        CALLED.load(Ordering::Relaxed) > called
+    }));
 }
 
 /// Whoever calls `waitpid(-1)` may take the forkserver's status, and nothing else.

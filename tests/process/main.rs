@@ -46,6 +46,10 @@ const CASES: &[Case] = &[
         host_program::ignores_sigchld,
     ),
     case(
+        "host_program::f30_handles_sigchld",
+        host_program::handles_sigchld,
+    ),
+    case(
         "host_program::f30_waits_for_any_child",
         host_program::waits_for_any_child,
     ),

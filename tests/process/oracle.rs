@@ -9,6 +9,8 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// One line of the process table.
@@ -201,8 +203,8 @@ static STALLS: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
 /// Watches for stalls from now on, so that a bound can be extended by what the code under test cannot answer for: a test
 /// beside this one, or a neighbour on the same host.
 pub(crate) fn watch_stalls() {
-    std::thread::spawn(|| {
-        loop {
+    let thread = std::thread::spawn(|| {
+        while !UNWATCHED.load(Ordering::Relaxed) {
             let before = clock::now();
             std::thread::sleep(Duration::from_millis(1));
             let late = clock::now() - before - 1_000_000;
@@ -214,6 +216,19 @@ pub(crate) fn watch_stalls() {
             }
         }
     });
+    *WATCH.lock().expect("no panic under it") = Some(thread);
+}
+
+static WATCH: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
+static UNWATCHED: AtomicBool = AtomicBool::new(false);
+
+/// Stops watching, so that its thread is not taken for one that the case has left.
+pub(crate) fn unwatch_stalls() {
+    UNWATCHED.store(true, Ordering::Relaxed);
+    let thread = WATCH.lock().expect("no panic under it").take();
+    if let Some(thread) = thread {
+        thread.join().expect("it only sleeps");
+    }
 }
 
 /// The time that was stalled between two points of the clock.

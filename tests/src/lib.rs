@@ -11,6 +11,7 @@ mod stopwatch;
 mod waiter;
 mod watchdog;
 
+pub use oracle::{Oracle, bystander, forget_bystanders, of_children};
 pub use signs::{Guard, append, held, hold, lines, mark, marked, soon, until};
 pub use stopwatch::Stopwatch;
 pub use waiter::{Waiter, waits};
@@ -103,9 +104,9 @@ pub fn run(name: &str, isolation: Isolation, body: impl FnOnce(T)) {
 
 fn inside(t: T, body: impl FnOnce(T)) {
     watchdog::start();
-    let before = oracle::Before::now();
+    let oracle = Oracle::begin();
     body(t);
-    before.check();
+    oracle.check();
 }
 
 fn outside(name: &str) {
@@ -128,8 +129,13 @@ fn outside(name: &str) {
     let _ = fs::remove_dir_all(&dir);
     // A harness that finds no test of that name is content, too.
     let ran = text.contains("1 passed");
+    let said = oracle::of_children(&text);
+    if std::env::var_os("OFFSHOOT_LONG").is_some() {
+        // The figures of the long forms, for `--nocapture`.
+        println!("{text}");
+    }
     assert!(
-        end == "exit status: 0" && ran && strays.is_empty() && left.is_empty(),
+        end == "exit status: 0" && ran && strays.is_empty() && left.is_empty() && said.is_empty(),
         "{name}: {end}\nprocesses left: {strays:#?}\nfiles left: {left:#?}\n{text}"
     );
 }

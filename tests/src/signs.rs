@@ -50,8 +50,13 @@ pub fn lines(sign: &str) -> Vec<String> {
 }
 
 /// Blocks the thread until `condition` holds; false if it does not soon.
-pub fn until(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + SOON;
+pub fn until(condition: impl FnMut() -> bool) -> bool {
+    within(SOON, condition)
+}
+
+/// Blocks the thread until `condition` holds; false if it does not in time.
+pub(crate) fn within(bound: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + bound;
     while !condition() {
         if Instant::now() >= deadline {
             return false;

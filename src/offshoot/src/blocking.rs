@@ -56,6 +56,11 @@ struct State {
 }
 
 impl Pool {
+    /// Whether any job is queued or runs.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.state.lock().jobs > 0
+    }
+
     /// Queues a job, or says by `Pending` that there is no room; the task is then woken once there is.
     fn poll_submit(
         &self,

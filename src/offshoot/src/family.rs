@@ -105,6 +105,19 @@ pub(crate) enum Body {
     Process(Arc<Process>),
 }
 
+#[cfg(feature = "fault-points")]
+impl Body {
+    /// Whether it is no more, by what the system says where that can be asked.
+    fn is_dead(&self) -> bool {
+        match self {
+            // Joined.
+            Body::Thread(_) => true,
+            // One that was never forked has none.
+            Body::Process(process) => process.pidfd().is_none_or(|pidfd| pidfd.is_dead()),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Running,
@@ -199,6 +212,13 @@ impl Leaving {
         member.target.life.announce(exit.clone());
         let at = member.target.life.died_at().unwrap_or_else(clock::now);
         let id = member.target.life.failure_id();
+        #[cfg(feature = "fault-points")]
+        crate::ledger::reported(
+            &origin,
+            &exit,
+            member.target.refuses(),
+            member.body.is_dead(),
+        );
         Departed {
             nursery: member.nursery,
             origin,
@@ -242,7 +262,14 @@ impl Family {
         self.next += 1;
         let key = self.next;
         let upward = Upward::new(owner, key);
-        self.members.insert(key, make(&upward));
+        let member = make(&upward);
+        #[cfg(feature = "fault-points")]
+        crate::ledger::began(
+            &member.target.life.origin(),
+            owner.life.identity().id,
+            member.nursery,
+        );
+        self.members.insert(key, member);
         Some(key)
     }
 
@@ -269,7 +296,12 @@ impl Family {
     /// Removes a member that never came to life.
     pub(crate) fn forget(&mut self, key: Key) {
         self.due.retain(|(_, due)| *due != key);
-        self.members.remove(&key);
+        let forgotten = self.members.remove(&key);
+        #[cfg(feature = "fault-points")]
+        if let Some(member) = &forgotten {
+            crate::ledger::forgotten(member.target.life.identity().id);
+        }
+        drop(forgotten);
     }
 
     /// Hands the members of a nursery that is gone to the isolate itself.
@@ -436,6 +468,12 @@ impl Family {
             let key = self.next;
             heir.nursery = nursery;
             heir.upward.point_to(owner, key);
+            #[cfg(feature = "fault-points")]
+            crate::ledger::taken_over(
+                heir.target.life.identity().id,
+                owner.life.identity().id,
+                nursery,
+            );
             let by = Canceller::Parent(owner.life.origin(), Box::new(Canceller::Deadline));
             self.members.insert(key, heir);
             self.cancel_now(key, &Cancel { by }, TAKEN_OVER);
@@ -462,6 +500,19 @@ impl Family {
         if !self.due.iter().any(|(_, due)| *due == key) {
             self.due.insert((at, key));
         }
+    }
+
+    /// Whether no child is about to begin or to be collected, and no process is being started or owes an answer.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.members.values().all(|member| {
+            if member.status.gone.load(Ordering::Acquire) {
+                return false;
+            }
+            match &member.body {
+                Body::Thread(_) => member.target.thread().is_some_and(|it| it.has_begun()),
+                Body::Process(process) => !process.is_starting() && !process.link.has_pending(),
+            }
+        })
     }
 
     /// Empties the family of an isolate that is cut off.

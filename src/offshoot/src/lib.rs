@@ -50,6 +50,7 @@ mod fault;
 pub mod fs;
 mod isolate;
 mod janitor;
+mod ledger;
 mod life;
 mod mark;
 mod narrow;
@@ -81,6 +82,9 @@ pub use dialogue::{
 };
 pub use endpoint::{Endpoint, Method, Payload};
 pub use isolate::inbox::Inbox;
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub use ledger::verdict;
 pub use narrow::Narrow;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
 pub use offshoot_wire::{

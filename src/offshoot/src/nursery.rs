@@ -703,6 +703,8 @@ impl Core {
                     if self.read_news(cx) {
                         continue;
                     }
+                    #[cfg(feature = "fault-points")]
+                    crate::ledger::returned(self.local.shared.life.identity(), self.key);
                     return Poll::Ready(self.result(value.take()));
                 }
                 if !self.children_closed.replace(true) {

@@ -23,6 +23,7 @@ use crate::life::Watch;
 use crate::narrow::Allowed;
 use crate::process::link::{Link, Parcel, Pending};
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
+use crate::testing::cut::{After, Cut, Direction};
 use crate::{
     Cancel, Canceller, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method, Origin,
     Payload, Result,
@@ -62,6 +63,15 @@ impl<S> Portal<S> {
             }
             None => false,
         }
+    }
+}
+
+impl<S> Portal<S> {
+    /// See [`crate::testing::break_link_after`].
+    pub(crate) fn break_link_after(&self, direction: Direction, after: After) -> bool {
+        let route = self.target.route();
+        let link = route.link();
+        link.is_some_and(|link| link.cut_after(Cut::new(direction, after)))
     }
 }
 
@@ -364,6 +374,9 @@ impl<S: 'static> Portal<S> {
     }
 
     /// Waits until the isolate has ended and says how. Not a cancellation of anything.
+    ///
+    /// None of its code runs any more then. Its thread may still have to be joined, its process to be reaped
+    /// and what it had bound to be swept: for that its nursery waits.
     pub fn ended(&self) -> Ended {
         Ended {
             watch: Watch::new(self.target.life.clone()),

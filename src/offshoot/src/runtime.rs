@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// What holds for the whole tree.
@@ -114,6 +114,8 @@ pub(crate) struct Runtime {
     warden: Mutex<Option<Arc<Warden>>>,
     tree_dir: Mutex<Option<Arc<TreeDir>>>,
     pub(crate) binder: crate::binder::Binder,
+    /// What timers go by, if a test has given another clock than the machine's.
+    pub(crate) clock: OnceLock<Arc<crate::testing::clock::Inner>>,
     abandoned: AtomicUsize,
     /// The tree has ended; an abandoned thread that comes back must not start anything again.
     over: AtomicBool,
@@ -167,6 +169,7 @@ impl Runtime {
             warden: Mutex::new(None),
             tree_dir: Mutex::new(None),
             binder: crate::binder::Binder::default(),
+            clock: OnceLock::new(),
             abandoned: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         });
@@ -309,6 +312,34 @@ impl Runtime {
         lines
     }
 
+    /// The turns that the isolates of this process have had, if all of them have nothing to do but to wait; and whether something may come from
+    /// outside of all of them.
+    pub(crate) fn rest(&self) -> Option<(Vec<u64>, bool)> {
+        let isolates: Vec<Arc<Shared>> = self
+            .isolates
+            .iter()
+            .filter_map(|entry| entry.value().upgrade())
+            .collect();
+        // The root has not begun, or somebody else's work is under way.
+        if isolates.is_empty() || self.pool.is_busy() {
+            return None;
+        }
+        let mut turns = Vec::new();
+        let mut outside = self.warden.lock().is_some();
+        for isolate in isolates {
+            // One that has ended is seen in its owner's family until it is collected; an abandoned one does nothing any more.
+            if isolate.is_cut_off() || isolate.status.gone.load(Ordering::Acquire) {
+                continue;
+            }
+            turns.push(isolate.at_rest()?);
+            outside |= isolate.poll_waker.get().is_some();
+            if !isolate.family.lock().is_at_rest() {
+                return None;
+            }
+        }
+        Some((turns, outside))
+    }
+
     pub(crate) fn count_abandoned(&self) {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
@@ -444,6 +475,7 @@ pub struct Builder {
     frame_max: usize,
     on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
     signals: bool,
+    clock: Option<crate::testing::Clock>,
 }
 
 impl Default for Builder {
@@ -469,6 +501,7 @@ impl Builder {
             frame_max: frame::BODY_MAX,
             on_start: None,
             signals: false,
+            clock: None,
         }
     }
 
@@ -602,6 +635,12 @@ impl Builder {
         self
     }
 
+    /// Has the timers of thread isolates go by a test's clock; see [`Clock`](crate::testing::Clock). For tests.
+    pub fn clock(mut self, clock: &crate::testing::Clock) -> Builder {
+        self.clock = Some(clock.clone());
+        self
+    }
+
     /// Runs `root` as the first isolate of a new tree, on a thread of its own, and waits until the
     /// whole tree has ended.
     ///
@@ -695,6 +734,10 @@ impl Builder {
             None
         };
         let runtime = Runtime::new(TreeId(random()?), settings, Place::Root)?;
+        let clock = self.clock.as_ref();
+        let clock = clock
+            .map(|clock| crate::testing::clock::Attached::new(clock, &runtime))
+            .transpose()?;
         if let Some((hook, _)) = self.on_start {
             hook();
         }
@@ -754,6 +797,7 @@ impl Builder {
             key,
             signals,
             slot,
+            clock,
         })
     }
 
@@ -834,6 +878,7 @@ struct Tree<T> {
     key: Key,
     signals: Option<Signals>,
     slot: RootSlot<T>,
+    clock: Option<crate::testing::clock::Attached>,
 }
 
 /// A tree that was started by [`Builder::start`]. Dropping it cancels the tree and waits for its end.
@@ -947,7 +992,7 @@ struct Ran<T> {
 
 impl<T> Tree<T> {
     /// Looks after the root as an isolate does after a child, without being one.
-    fn wait(self) -> Ran<T> {
+    fn wait(mut self) -> Ran<T> {
         let mut first_signal = None;
         // What had to be forced of those that were taken over from an abandoned root.
         let mut left = Vec::new();
@@ -1001,6 +1046,7 @@ impl<T> Tree<T> {
             self.sleep();
         };
         departed.left.append(&mut left);
+        drop(self.clock.take());
         self.runtime.shut_down();
         let abandoned = self.runtime.abandoned.load(Ordering::Relaxed);
         let result = result_of(departed, self.slot.lock().take());

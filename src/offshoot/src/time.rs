@@ -1,14 +1,16 @@
 //! Waiting: sleeps, bounds, and the checkpoints at which a cancellation is seen.
 //!
 //! Everything here works on an isolate only and ends with an error, not a panic, elsewhere.
-//! Deadlines are of the monotonic clock.
+//! Deadlines are of the monotonic clock, or of a test's ([`crate::testing::Clock`]).
 
 use crate::isolate::local::Local;
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
+use crate::testing::clock::{Inner as Clock, Key};
 use crate::{Cancel, Canceller, Error, ErrorKind, Result};
 use offshoot_sys::clock;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,7 +39,33 @@ pub(crate) fn off_isolate(what: &str) -> Error {
 /// # Cancellation
 /// Nothing is lost if the future is dropped.
 pub fn sleep(duration: Duration) -> Sleep {
+    match virtual_clock() {
+        Some(clock) => {
+            let at = clock.now().saturating_add(nanos(duration));
+            sleep_on(&clock, at, false)
+        }
+        None => pause(duration),
+    }
+}
+
+/// The clock of a test by which timers go here, if there is one.
+pub(crate) fn virtual_clock() -> Option<Arc<Clock>> {
+    Local::try_current()?.shared.runtime.clock.get().cloned()
+}
+
+/// As [`sleep`], but always of the machine's clock: for the runtime's own bounds.
+pub(crate) fn pause(duration: Duration) -> Sleep {
     sleep_until(clock::now().saturating_add(nanos(duration)))
+}
+
+/// Waits until this time of a test's clock; `last` if behind all others of that time.
+pub(crate) fn sleep_on(clock: &Arc<Clock>, at: u64, last: bool) -> Sleep {
+    Sleep {
+        at,
+        timer: None,
+        clock: Some((clock.clone(), last)),
+        watch: ScopeWatch::default(),
+    }
 }
 
 /// Waits until this time (ns of the monotonic clock).
@@ -45,6 +73,7 @@ pub(crate) fn sleep_until(at: u64) -> Sleep {
     Sleep {
         at,
         timer: None,
+        clock: None,
         watch: ScopeWatch::default(),
     }
 }
@@ -53,8 +82,15 @@ pub(crate) fn sleep_until(at: u64) -> Sleep {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Sleep {
     at: u64,
-    timer: Option<(Rc<Local>, (u64, u64))>,
+    timer: Option<Timer>,
+    /// Instead of the machine's.
+    clock: Option<(Arc<Clock>, bool)>,
     watch: ScopeWatch,
+}
+
+enum Timer {
+    Isolate(Rc<Local>, (u64, u64)),
+    Clock(Arc<Clock>, Key),
 }
 
 impl Future for Sleep {
@@ -72,27 +108,52 @@ impl Future for Sleep {
 impl Sleep {
     /// Ready when the time has come, whether the scope is cancelled or not.
     pub(crate) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if clock::now() >= self.at {
+        let now = match &self.clock {
+            None => clock::now(),
+            Some((clock, _)) => clock.now(),
+        };
+        // The last of a time is woken after the others, and not before its turn by being polled.
+        let last = matches!(self.clock, Some((_, true)));
+        if now > self.at || (now == self.at && !last) || self.has_fired() {
             return Poll::Ready(Ok(()));
         }
         match &self.timer {
-            Some((local, key)) => local.set_timer(*key, cx.waker()),
+            Some(Timer::Isolate(local, key)) => local.set_timer(*key, cx.waker()),
+            Some(Timer::Clock(clock, key)) => clock.set(*key, cx.waker()),
             None => {
                 let Some(local) = Local::try_current() else {
                     return Poll::Ready(Err(off_isolate("sleep")));
                 };
-                let key = local.add_timer(self.at, cx.waker().clone());
-                self.timer = Some((local, key));
+                let waker = cx.waker().clone();
+                self.timer = Some(match &self.clock {
+                    None => {
+                        let key = local.add_timer(self.at, waker);
+                        Timer::Isolate(local, key)
+                    }
+                    Some((clock, last)) => {
+                        let key = clock.add(self.at, *last, waker);
+                        Timer::Clock(clock.clone(), key)
+                    }
+                });
             }
         }
         Poll::Pending
     }
 }
 
+impl Sleep {
+    /// Whether a test's clock has woken it.
+    fn has_fired(&self) -> bool {
+        matches!(&self.timer, Some(Timer::Clock(clock, key)) if !clock.has(*key))
+    }
+}
+
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some((local, key)) = &self.timer {
-            local.remove_timer(*key);
+        match &self.timer {
+            None => {}
+            Some(Timer::Isolate(local, key)) => local.remove_timer(*key),
+            Some(Timer::Clock(clock, key)) => clock.remove(*key),
         }
     }
 }

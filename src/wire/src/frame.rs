@@ -168,14 +168,6 @@ impl Header {
         bytes
     }
 
-    /// Makes a frame that begins with a header one of another kind.
-    ///
-    /// # Panics
-    /// If there is no header.
-    pub fn set_kind(frame: &mut [u8], kind: Kind) {
-        frame[4] = kind as u8;
-    }
-
     /// The header in these bytes, if its body may be read: known, of this version, within `limit`.
     ///
     /// # Errors
@@ -403,14 +395,6 @@ impl Invoke {
         bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.lane.to_le_bytes());
         bytes
-    }
-
-    /// Sets the sequence in a body that begins with a fixed part.
-    ///
-    /// # Panics
-    /// If it is shorter than that.
-    pub fn set_sequence(body: &mut [u8], sequence: u64) {
-        body[16..24].copy_from_slice(&sequence.to_le_bytes());
     }
 
     /// The fixed part and the arguments behind it; `None` if the body is too short.

@@ -92,6 +92,27 @@ fn fill() -> Vec<OwnedFd> {
     }
 }
 
+/// A line of the status of this process, as a number.
+fn status(line: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let found = status.lines().find_map(|found| found.strip_prefix(line));
+    let number = found.and_then(|found| found.split_whitespace().next());
+    number.expect("a line").parse().expect("a number")
+}
+
+fn open_now() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("/proc").count()
+}
+
+fn threads_now() -> u64 {
+    status("Threads:")
+}
+
+/// In KiB, without what is of files.
+fn resident() -> u64 {
+    status("RssAnon:")
+}
+
 fn spawn_error(error: &Error, texts: &[&str]) {
     assert!(error.is_spawn(), "{}", error.report());
     for text in texts {
@@ -193,7 +214,7 @@ processes! {
 both! {
     /// Nothing of an isolate stays with those that come after it.
     fn many_lives_with_few_descriptors(t: T) {
-        t.within(Duration::from_secs(60));
+        t.within(Duration::from_secs(150));
         let many = match std::env::var_os("OFFSHOOT_LONG") {
             Some(_) => 2_000,
             None => 200,
@@ -216,11 +237,20 @@ both! {
                 .await;
                 assert_eq!(result.is_err(), killed, "{result:?}");
                 if n == 50 {
-                    after_some = Some((used(), limits::mappings_now()));
+                    after_some = Some((open_now(), limits::mappings_now(), threads_now(), resident()));
                 }
             }
-            let (descriptors, mappings) = after_some.expect("there are more than 50");
-            assert!(used() <= descriptors + 2, "{descriptors} {}", used());
+            let (descriptors, mappings, threads, memory) = after_some.expect("there are more than 50");
+            let now = (open_now(), limits::mappings_now(), threads_now(), resident());
+            println!(
+                "{many} lives: descriptors {descriptors} to {}, mappings {mappings:?} to {:?}, threads {threads} to {}, {memory} KiB to {} KiB",
+                now.0, now.1, now.2, now.3
+            );
+            // The pool's and the reserve's come and go.
+            assert!(threads_now() <= threads + 4, "{threads} {}", threads_now());
+            // One KiB each would be two MiB.
+            assert!(now.3 <= memory + 1_024, "{memory} {}", now.3);
+            assert!(now.0 <= descriptors + 2, "{descriptors} {}", now.0);
             // Stacks of threads that ended are kept by the C library, some of them.
             let more = limits::mappings_now().zip(mappings);
             let more = more.map_or(0, |(now, then)| now.saturating_sub(then));

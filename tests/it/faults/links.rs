@@ -4,6 +4,7 @@
 //! it beside the runtime.
 
 use super::{SOON, double, pends, serves};
+use offshoot::Window;
 use offshoot::prelude::*;
 use offshoot::{Error, ErrorKind};
 use offshoot_sys::pidfd::Pidfd;
@@ -381,4 +382,75 @@ processes! {
         })
         .await?;
     }
+
+    /// A link ends while a dialogue over it is in each of its half-states: both sides take what had come and get one end, which is no orderly one.
+    async fn f40_the_link_ends_in_each_half_state(_t: T) {
+        for (round, (opener_closed, peer_closed, full)) in [
+            (false, false, false),
+            (true, false, false),
+            (false, true, false),
+            (true, true, false),
+            (false, false, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let lost = offshoot::nursery(async |outer| {
+                let sibling = outer.spawn("sibling").await?;
+                let mut link = None;
+                let lost = offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("p").await?;
+                    let window = Window { items: 2, bytes: 1 << 20 };
+                    let opened = p.open(half_state, (round, peer_closed)).window(window).await?;
+                    let (mut opened, ()) = opened;
+                    opened.send(1).await?;
+                    if full {
+                        // The peer takes nothing: there is room for one more.
+                        opened.send(2).await?;
+                        let none = offshoot::timeout(Duration::from_millis(50), opened.send(3)).await;
+                        assert!(none.unwrap_err().is_timeout());
+                    }
+                    if opener_closed {
+                        opened.close();
+                    }
+                    held(&format!("state {round}")).await?;
+                    // What had come counts: an answer is behind the items.
+                    p.call(double, 1).await?;
+                    link = Some(opened);
+                    assert!(offshoot::testing::break_link(&p));
+                    p.ended().await;
+                    Ok(())
+                })
+                .await
+                .expect_err("it is cut off");
+                let mut link = link.expect("it was opened");
+                assert_eq!(link.next().await?, Some(7), "round {round}");
+                match link.next().await {
+                    Ok(None) => assert!(peer_closed, "round {round}: it looks as if it had ended"),
+                    Ok(Some(item)) => panic!("round {round}: {item} came from nowhere"),
+                    Err(error) => assert!(error.message().contains("root/p"), "round {round}: {error}"),
+                }
+                let send = link.send(9).await.unwrap_err();
+                assert!(send.is_closed() || send.message().contains("root/p"), "round {round}: {send}");
+                let result = link.result().await.map(drop).unwrap_err();
+                assert!(result.message().contains("root/p"), "round {round}: {result}");
+                serves(&sibling).await?;
+                Ok(lost)
+            })
+            .await?;
+            assert!(lost.report().contains("root/p"), "{}", lost.report());
+        }
+    }
+}
+
+/// Sends one, takes nothing, and waits in a state of its stream.
+async fn half_state(mut peer: Peer<u64, u64>, (round, closed): (usize, bool)) -> Result<()> {
+    peer.started(())?;
+    peer.send(7).await?;
+    if closed {
+        peer.close();
+    }
+    mark(&format!("state {round}"));
+    offshoot::cancelled().await;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::local::{Local, Phase};
 use crate::scope::cancelled_error;
+use crate::time::{nanos, virtual_clock};
 use crate::{Cancel, Canceller, Result};
 use offshoot_sys::clock;
 use std::rc::Rc;
@@ -38,8 +39,16 @@ impl Inbox {
     /// # Errors
     /// As [`serve`](Inbox::serve).
     pub fn serve_timeout(&mut self, timeout: Duration) -> Result<Option<bool>> {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX / 4);
-        self.serve_until(Some(clock::now().saturating_add(nanos)))
+        let timeout = nanos(timeout);
+        let Some(clock) = virtual_clock() else {
+            return self.serve_until(Some(clock::now().saturating_add(timeout)));
+        };
+        // By a test's clock: it has the loop look again when the time has come.
+        let at = clock.now().saturating_add(timeout);
+        let timer = clock.add_isolate(at, &self.local.shared);
+        let outcome = self.serve_while(|| clock.now() < at);
+        clock.remove(timer);
+        outcome
     }
 
     /// Runs the next message if there is one; never blocks for one to come.
@@ -61,9 +70,19 @@ impl Inbox {
     }
 
     fn serve_until(&mut self, deadline: Option<u64>) -> Result<Option<bool>> {
-        let local = &self.local;
+        let local = self.local.clone();
         // A timer of the loop, so that it wakes up in time; one that is due keeps it from sleeping.
         let timer = deadline.map(|at| local.add_timer(at, std::task::Waker::noop().clone()));
+        let outcome = self.serve_while(|| deadline.is_none_or(|at| clock::now() < at));
+        if let Some(timer) = timer {
+            local.remove_timer(timer);
+        }
+        outcome
+    }
+
+    /// Serves one message, or none once it is late.
+    fn serve_while(&mut self, in_time: impl Fn() -> bool) -> Result<Option<bool>> {
+        let local = &self.local;
         local.open_gate();
         let mut turns = 0;
         let outcome = local.run_until(|| {
@@ -80,12 +99,9 @@ impl Inbox {
             }
             // Asked before and after each turn. The first turn finds what is in the mailbox, the
             // second what the poll after the first has found.
-            (turns > 3 && deadline.is_some_and(|at| at <= clock::now())).then_some(Ok(None))
+            (turns > 3 && !in_time()).then_some(Ok(None))
         });
         local.shut_gate();
-        if let Some(timer) = timer {
-            local.remove_timer(timer);
-        }
         outcome.map_err(|()| {
             let cancel = local.shared.life.cancelled().cloned();
             cancelled_error(cancel.unwrap_or(Cancel {

@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     waiting: Mutex<&'static str>,
     /// When the running task was last polled, or 0: what tells a blocked isolate from an idle one.
     busy_since: AtomicU64,
+    /// How many turns its loop has had.
+    turns: AtomicU64,
     cut_off: AtomicBool,
     next_nursery: AtomicU64,
     /// What portals to it point to, where there is one.
@@ -106,6 +108,7 @@ impl Shared {
             tid: AtomicI32::new(0),
             waiting: Mutex::new("its first turn"),
             busy_since: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
             cut_off: AtomicBool::new(false),
             next_nursery: AtomicU64::new(crate::family::ADOPTED + 1),
             target: Mutex::default(),
@@ -266,8 +269,25 @@ impl Shared {
     }
 
     pub(crate) fn set_busy(&self, busy: bool) {
+        if busy {
+            // Only its own thread writes it.
+            let turns = self.turns.load(Ordering::Relaxed);
+            self.turns.store(turns + 1, Ordering::Relaxed);
+        }
         self.busy_since
             .store(if busy { clock::now() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether its thread has run for the first time.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.tid.load(Ordering::Acquire) != 0
+    }
+
+    /// How many turns it has had, if it sleeps and nothing waits for it; as seen from another thread.
+    pub(crate) fn at_rest(&self) -> Option<u64> {
+        let turns = self.turns.load(Ordering::Acquire);
+        let empty = self.inbox.is_empty() && self.control.is_empty() && self.woken.is_empty();
+        (empty && self.parker.is_asleep()).then_some(turns)
     }
 
     /// One line for a dump.
@@ -455,6 +475,16 @@ impl Target {
     /// True once it takes no message any more: it has ended, or is cancelled and would drop them.
     pub(crate) fn is_closed(&self) -> bool {
         self.life.exit().is_some() || self.life.cancelled().is_some()
+    }
+
+    /// Whether it refuses whatever is sent, for the tests' oracle.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn refuses(&self) -> bool {
+        self.life.exit().is_some()
+            && match &*self.route.read() {
+                Route::Thread(shared) => shared.inbox.is_closed(),
+                _ => true,
+            }
     }
 
     /// What a caller is told that comes too late.

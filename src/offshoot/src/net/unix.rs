@@ -9,7 +9,7 @@ use super::stream;
 use crate::binder::{self, Claimed};
 use crate::janitor::GrantedDir;
 use crate::reactor::{Direction, Registered};
-use crate::sleep;
+use crate::time;
 use futures_io::{AsyncRead, AsyncWrite};
 use offshoot_sys::fsx;
 use std::fmt;
@@ -52,7 +52,7 @@ async fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => return result,
         }
-        sleep(pause).await?;
+        time::pause(pause).await?;
         pause = (pause * 2).min(RETRY_LAST);
     }
 }

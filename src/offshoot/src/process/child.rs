@@ -245,6 +245,8 @@ fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
             }
             thread::end(&shared, exit, Vec::new());
             shared.runtime.shut_down();
+            #[cfg(feature = "fault-points")]
+            crate::ledger::of_child();
             link.flush_until(clock::now() + LAST_WORDS);
             crate::fault::point("S8", shared.life.identity().name());
             fork::exit_now(0)
@@ -320,14 +322,13 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
                 "the owner said nothing for 10 s",
             ));
         }
-        let readable = socket::wait_readable(&link.fd(), Some(Duration::from_nanos(left)))?;
-        if !readable {
-            continue;
-        }
+        // It was written before this process was asked for.
         match link.receive(reader.space()) {
-            Ok(0) => return Ok(None),
-            Ok(n) => reader.filled(n),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok((0, _)) => return Ok(None),
+            Ok((n, _)) => reader.filled(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                socket::wait_readable(&link.fd(), Some(Duration::from_nanos(left)))?;
+            }
             Err(error) => return Err(error.into()),
         }
     }

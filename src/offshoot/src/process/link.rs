@@ -15,6 +15,7 @@ use crate::isolate::local::Local;
 use crate::life::Life;
 use crate::process::Process;
 use crate::runtime::Runtime;
+use crate::testing::cut::{Cut, Direction};
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::socket;
@@ -140,6 +141,8 @@ pub(crate) struct Link {
     fd: OwnedFd,
     /// The process at its other end, at the owner's.
     process: OnceLock<Weak<Process>>,
+    /// Where a test has it break.
+    cut: OnceLock<Cut>,
     /// Tells whoever flushes this link that something has been queued.
     on_queued: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Something is queued; as of `out`, for whoever flushes.
@@ -172,6 +175,7 @@ impl Link {
         Arc::new(Link {
             fd,
             process: OnceLock::new(),
+            cut: OnceLock::new(),
             on_queued: OnceLock::new(),
             has_queued: AtomicBool::new(false),
             out: Mutex::default(),
@@ -229,6 +233,40 @@ impl Link {
     /// Sets the limit, once it is known to a process that has just begun.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Has the link break where this says. False if that was said before.
+    pub(crate) fn cut_after(&self, cut: Cut) -> bool {
+        let now = cut.room(Direction::ToIsolate, &[0]) == 0
+            || cut.room(Direction::FromIsolate, &[0]) == 0;
+        let set = self.cut.set(cut).is_ok();
+        if set && now {
+            socket::shutdown_both(&self.fd);
+        }
+        set
+    }
+
+    /// What of these bytes may pass.
+    ///
+    /// # Errors
+    /// That it is cut.
+    fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        match self.cut.get() {
+            None => Ok(bytes),
+            Some(cut) => match cut.room(direction, bytes) {
+                0 => Err(io::ErrorKind::BrokenPipe.into()),
+                room => Ok(&bytes[..room]),
+            },
+        }
+    }
+
+    /// These bytes have passed.
+    fn passed(&self, direction: Direction, bytes: &[u8]) {
+        if let Some(cut) = self.cut.get()
+            && cut.passed(direction, bytes)
+        {
+            socket::shutdown_both(&self.fd);
+        }
     }
 
     // ---- out ----
@@ -353,6 +391,7 @@ impl Link {
                 .map(|(place, _)| *place)
                 .find(|place| *place > at);
             let part = &bytes[at..next.unwrap_or(bytes.len()).min(bytes.len())];
+            let part = self.admit(Direction::ToIsolate, part)?;
             let sent = match along {
                 None => socket::send(&self.fd, part),
                 Some((_, fds)) => {
@@ -366,6 +405,7 @@ impl Link {
                         groups.pop_front();
                     }
                     at += n;
+                    self.passed(Direction::ToIsolate, &part[..n]);
                 }
                 Err(error) if socket::may_pass(&error) => break,
                 Err(error) => return Err(error),
@@ -693,6 +733,11 @@ impl Link {
         debug_assert!(set.is_ok(), "a link has one process");
     }
 
+    /// Whether the other side owes an answer.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.lock().is_empty()
+    }
+
     /// Forgets one that could not be sent.
     pub(crate) fn unpend(&self, correlation: u64) {
         drop(self.pending.lock().remove(&correlation));
@@ -762,16 +807,32 @@ impl Link {
     // ---- what comes beside frames ----
 
     /// Reads what has come, and keeps the descriptors that came with it.
-    pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<(usize, bool)> {
         let received = socket::recv_with_fds(&self.fd, space)?;
-        if received.fds_lost || !received.fds.is_empty() {
+        let fds = received.fds_lost || !received.fds.is_empty();
+        if fds {
             let mut came = self.came.lock();
             if came.len() >= GROUPS_MAX {
                 return Err(io::Error::other("descriptors came that no frame speaks of"));
             }
             came.push_back((!received.fds_lost).then_some(received.fds));
         }
-        Ok(received.len)
+        // Nothing more of a link that is cut: its end.
+        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..received.len]) else {
+            return Ok((0, fds));
+        };
+        self.passed(Direction::FromIsolate, admitted);
+        // What is kept back has been read, too.
+        let passed = fds || admitted.len() < received.len;
+        Ok((admitted.len(), passed))
+    }
+
+    /// Between two frames: closes what came and belongs to none of those before.
+    fn drop_came(&self) {
+        let came = std::mem::take(&mut *self.came.lock());
+        if !came.is_empty() {
+            tracing::debug!("descriptors came that no frame speaks of");
+        }
     }
 
     /// The next `count` descriptors; none where they were lost, for want of room in this process.
@@ -986,6 +1047,13 @@ pub(crate) mod buffers {
     }
 }
 
+#[cfg(feature = "fault-points")]
+impl Drop for Link {
+    fn drop(&mut self) {
+        crate::ledger::link_ended(self.pending.get_mut().len());
+    }
+}
+
 /// How a read of a link went.
 pub(crate) enum Read {
     /// All that was there has been read.
@@ -1009,12 +1077,12 @@ pub(crate) fn read_once(
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
     match link.receive(reader.space()) {
-        Ok(0) => return Read::Ended,
-        Ok(n) => reader.filled(n),
+        Ok((0, _)) => return Read::Ended,
+        Ok((n, _)) => reader.filled(n),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
         Err(_) => return Read::Ended,
     }
-    match take_frames(reader, &mut take) {
+    match take_frames(link, reader, &mut take) {
         Ok(()) => Read::Drained,
         Err(error) => Read::Wrong(error),
     }
@@ -1022,12 +1090,18 @@ pub(crate) fn read_once(
 
 /// Hands each frame that is there as a whole to `take`, until one of them is wrong.
 fn take_frames(
+    link: &Link,
     reader: &mut frame::FrameReader,
     take: &mut impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Result<()> {
     loop {
         match reader.next() {
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                if reader.finish().is_ok() {
+                    link.drop_came();
+                }
+                return Ok(());
+            }
             Ok(Some((header, body))) => take(header, body)?,
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }
@@ -1040,14 +1114,25 @@ pub(crate) fn read_frames(
     reader: &mut frame::FrameReader,
     mut take: impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Read {
+    let mut drained = false;
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
-        if let Err(error) = take_frames(reader, &mut take) {
+        if let Err(error) = take_frames(link, reader, &mut take) {
             return Read::Wrong(error);
         }
-        match link.receive(reader.space()) {
-            Ok(0) => return Read::Ended,
-            Ok(n) => reader.filled(n),
+        if drained {
+            return Read::Drained;
+        }
+        let space = reader.space();
+        let room = space.len();
+        match link.receive(space) {
+            Ok((0, _)) => return Read::Ended,
+            Ok((n, fds)) => {
+                // A read that passes over descriptors ends there; another one that gave less than it
+                // had room for has taken all, and what comes later makes a new event.
+                drained = n < room && !fds;
+                reader.filled(n);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
             // A reset connection has ended like a closed one.
             Err(_) => return Read::Ended,

@@ -189,6 +189,11 @@ impl Process {
         self.state.lock().spawned
     }
 
+    /// True while somebody waits for it to be ready.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.state.lock().starting.is_some()
+    }
+
     /// True once its end has been told.
     pub(crate) fn is_over(&self) -> bool {
         self.state.lock().over
@@ -228,9 +233,13 @@ impl Process {
         }
     }
 
-    /// It has said how it ended; its process is about to.
+    /// It has said how it ended; its process is about to. No code of it runs any more but what ends the
+    /// process, so that its end is told at once, as that of a thread is. What it had bound is free once
+    /// it is reaped and swept, for which its nursery waits.
     pub(crate) fn set_ended(&self, ended: Ended) {
+        let exit = ended.exit.clone();
         self.state.lock().ended = Some(ended);
+        self.announce(exit).tell();
     }
 
     /// True between its last word and its end.

@@ -12,7 +12,7 @@ use crate::nursery::Core;
 use crate::runtime::ChildSettings;
 use crate::scope::{ScopeWatch, cancelled_error};
 use crate::spec::{Isolate, Stdio};
-use crate::time::sleep;
+use crate::time;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::oneshot;
 use offshoot_sys::{clock, image, process, socket};
@@ -121,7 +121,7 @@ pub(crate) async fn spawn_process(
             return Err(error);
         }
         tracing::debug!(isolate = %isolate.name, %error, ?pause, "fork is tried again");
-        sleep(pause).await?;
+        time::pause(pause).await?;
     }
     unreachable!("the last try returns")
 }
@@ -251,7 +251,9 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     }
 
     owner.set_waiting("a process to start");
-    let mut bound = pin!(sleep(bounds.start));
+    #[cfg(feature = "fault-points")]
+    let asked_at = clock::now();
+    let mut bound = pin!(time::pause(bounds.start));
     let mut scope = ScopeWatch::default();
     let started = poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut ready).poll(cx) {
@@ -273,6 +275,11 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         Poll::Pending
     })
     .await;
+    #[cfg(feature = "fault-points")]
+    if let Err(error) = &started {
+        let took = std::time::Duration::from_nanos(clock::now() - asked_at);
+        crate::ledger::not_spawned(name, took, bounds.start, error);
+    }
     started?;
     abort.armed = false;
     Ok(target)

@@ -6,7 +6,9 @@
 //! - [`Guard`] takes a [`Census`] and compares when it is dropped: whatever is left is named and, where that is safe, cleaned up.
 //! - [`within`] runs a tree under a time limit with the guard on, and says what everybody was doing if it takes longer.
 //! - [`runaways`] finds threads that do nothing but compute.
-//! - [`break_link`] cuts the connection to a process isolate; [`unique_name`] makes names that no other process has.
+//! - [`Clock`] is a clock for timers that a test moves.
+//! - [`break_link`] cuts the connection to a process isolate, [`break_link_after`] at a chosen point; [`unique_name`] makes names that no other
+//!   process has.
 //!
 //! A census counts things of the whole process. Tests that use it must not run beside others in one process: give each test one of its own,
 //! as cargo-nextest does, or run them with `--test-threads=1`.
@@ -31,8 +33,12 @@
 //! ```
 
 mod census;
+pub(crate) mod clock;
+pub(crate) mod cut;
 
 pub use census::{Census, Kind, Leak};
+pub use clock::Clock;
+pub use cut::{After, Direction};
 
 use crate::{Builder, Error, ErrorKind, Portal, Result};
 use std::fmt::Write as _;
@@ -261,6 +267,27 @@ pub fn runaways(window: Duration) -> Vec<Runaway> {
 /// Each side finds the end of its stream; the process comes down, and what waited for it fails. Never blocks.
 pub fn break_link<S>(portal: &Portal<S>) -> bool {
     portal.break_link()
+}
+
+/// Cuts the connection to a process isolate as [`break_link`] does, once so much has passed in that direction from now on. False if the isolate is a
+/// thread, or its link is to be cut already.
+///
+/// Frames are counted right only if none is half through at the time of the call: make it while nothing goes that way. Each message, answer,
+/// item of a dialogue and cancellation is a frame. Never blocks.
+///
+/// ```no_run
+/// # use offshoot::prelude::*;
+/// use offshoot::testing::{After, Direction, break_link_after};
+/// # async fn double(n: u64) -> u64 { 2 * n }
+/// # async fn example(portal: Portal) -> Result<()> {
+/// // In the middle of the first answer's header.
+/// assert!(break_link_after(&portal, Direction::FromIsolate, After::Bytes(7)));
+/// assert!(portal.call(double, 1).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+pub fn break_link_after<S>(portal: &Portal<S>, direction: Direction, after: After) -> bool {
+    portal.break_link_after(direction, after)
 }
 
 /// A name that no other process, test or call gets: the prefix and 32 random hexadecimal digits.
