@@ -103,7 +103,7 @@ threads! {
             (Kind::Process, "sleep 1000"),
             (Kind::Thread, "left-thread"),
             (Kind::Descriptor, "/dev/zero"),
-            (Kind::Descriptor, path.to_str().expect("plain")),
+            (Kind::Socket, path.to_str().expect("plain")),
             (Kind::SharedMemory, name.as_str()),
             (Kind::Tree, "00000000000000aa"),
         ];
@@ -117,6 +117,51 @@ threads! {
         drop((file, socket, stop));
         fs::remove_file(path).expect("the socket");
         thread.join().expect("no panic");
+    }
+
+    /// Of a tree that was not waited for, each isolate with the place where it was spawned.
+    fn isolates_are_named_with_their_place(t: T) {
+        let guard = Guard::new().settle(SHORT);
+        let line = line!() + 3;
+        let running = t.builder().start(async || {
+            offshoot::nursery(async |nursery| {
+                let one = nursery.spawn("forgotten").await?;
+                let two = nursery.start(Isolate::named("process").process(), 7_u32).await?;
+                mark("there");
+                drop(nursery.task(async move { one.call(hang, ()).await? }));
+                two.call(hang, ()).await?
+            }).await
+        }).expect("a tree");
+        assert!(offshoot_tests::until(|| marked("there")));
+        let leaks = guard.finish();
+        let said = |kind: Kind, part: &str| {
+            leaks.iter().any(|leak| leak.kind() == kind && leak.to_string().contains(part))
+        };
+        assert!(said(Kind::Isolate, &format!("isolate `root/forgotten`, spawned at tests/it/testing.rs:{line}:")), "{leaks:#?}");
+        assert!(said(Kind::Isolate, &format!("isolate `root/process`, spawned at tests/it/testing.rs:{}:", line + 1)), "{leaks:#?}");
+        assert!(said(Kind::Thread, "isolate `root/forgotten`, spawned at"), "{leaks:#?}");
+        assert!(said(Kind::Process, "isolate `root/process`, spawned at"), "{leaks:#?}");
+        assert!(said(Kind::Socket, "socket:"), "{leaks:#?}");
+        drop(running);
+    }
+
+    fn a_mapping_that_is_left_is_named(_t: T) {
+        let guard = Guard::new().settle(SHORT);
+        let path = dir().join("mapped");
+        fs::write(&path, "mapped").expect("a file");
+        let file = File::options().read(true).write(true).open(&path).expect("a file");
+        // SAFETY: a new mapping at an address of the system's choice, of a file that is long enough.
+        let address = unsafe {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+            libc::mmap(std::ptr::null_mut(), 6, libc::PROT_READ, libc::MAP_SHARED, fd, 0)
+        };
+        assert_ne!(address, libc::MAP_FAILED);
+        drop(file);
+        let leaks = guard.finish();
+        assert!(leaks.len() == 1 && leaks[0].kind() == Kind::Mapping, "{leaks:#?}");
+        assert!(leaks[0].to_string().contains(path.to_str().expect("plain")), "{leaks:#?}");
+        // SAFETY: the mapping above, which nobody uses.
+        assert_eq!(unsafe { libc::munmap(address, 6) }, 0);
     }
 
     fn a_guard_panics_with_the_names(_t: T) {

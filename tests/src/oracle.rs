@@ -111,8 +111,8 @@ impl Oracle {
         for leak in self.guard.abandons(abandoned).finish() {
             let number = match leak.kind() {
                 Kind::Process => "O1",
-                Kind::Descriptor => "O2",
-                Kind::Thread => "O3",
+                Kind::Descriptor | Kind::Socket => "O2",
+                Kind::Thread | Kind::Isolate => "O3",
                 _ => "O4",
             };
             wrong.push(format!("{number}: left behind: {leak}"));

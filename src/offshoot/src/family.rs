@@ -22,7 +22,7 @@ use crate::life::{News, ended};
 use crate::process::Process;
 use crate::spec::Bounds;
 use crate::time::nanos;
-use crate::{Cancel, Canceller, Error, Exit, Origin};
+use crate::{Cancel, Canceller, Error, Exit, IsolateId, Origin};
 use offshoot_sys::{clock, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::Mutex;
@@ -500,6 +500,18 @@ impl Family {
         if !self.due.iter().any(|(_, due)| *due == key) {
             self.due.insert((at, key));
         }
+    }
+
+    /// The process isolates among the children: id, process, and who they are.
+    pub(crate) fn processes(&self) -> Vec<(IsolateId, i32, String)> {
+        let processes = self.members.values().filter_map(|member| {
+            let life = &member.target.life;
+            matches!(member.body, Body::Process(_)).then(|| {
+                let id = life.identity().id;
+                (id, life.pid(), life.describe())
+            })
+        });
+        processes.collect()
     }
 
     /// Whether no child is about to begin or to be collected, and no process is being started or owes an answer.

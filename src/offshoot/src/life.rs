@@ -10,7 +10,7 @@ use offshoot_sys::clock;
 use offshoot_wire::FailureId;
 use parking_lot::Mutex;
 use slab::Slab;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -51,6 +51,8 @@ pub(crate) struct Life {
     /// The isolate has seen its cancellation.
     acknowledged: AtomicBool,
     watchers: Mutex<Slab<Waker>>,
+    /// Where in the program's source it was spawned, if here.
+    spawned_at: Option<&'static Location<'static>>,
 }
 
 impl Life {
@@ -62,6 +64,22 @@ impl Life {
             cancelled: OnceLock::new(),
             acknowledged: AtomicBool::new(false),
             watchers: Mutex::new(Slab::new()),
+            spawned_at: None,
+        }
+    }
+
+    /// Notes where it was spawned.
+    pub(crate) fn spawned_at(mut self, place: Option<&'static Location<'static>>) -> Life {
+        self.spawned_at = place;
+        self
+    }
+
+    /// Who it is and where it was spawned, for reports.
+    pub(crate) fn describe(&self) -> String {
+        let path = &self.origin.path;
+        match self.spawned_at {
+            Some(place) => format!("isolate `{path}`, spawned at {place}"),
+            None => format!("isolate `{path}`"),
         }
     }
 

@@ -31,6 +31,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -135,8 +136,9 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// What stopped the start ([`Error::is_spawn`]), within the isolate's start bound.
+    #[track_caller]
     pub fn spawn(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, Portal> {
-        let isolate = isolate.into();
+        let isolate = isolate.into().spawned_at(Location::caller());
         Spawning(Box::pin(async move {
             let target = match self.core.isolation(&isolate) {
                 Isolation::Process => spawn_process(&self.core, isolate, Start::Serve).await?,
@@ -151,12 +153,13 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// As of [`spawn`](Nursery::spawn); also when the state cannot be encoded.
+    #[track_caller]
     pub fn start<S: Payload>(
         &'scope self,
         isolate: impl Into<Isolate>,
         state: S,
     ) -> Spawning<'scope, Portal<S>> {
-        let isolate = isolate.into();
+        let isolate = isolate.into().spawned_at(Location::caller());
         Spawning(Box::pin(async move {
             let target = match self.core.isolation(&isolate) {
                 Isolation::Process => {
@@ -180,8 +183,9 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// As of [`spawn`](Nursery::spawn); misuse if the specification asks for a process.
+    #[track_caller]
     pub fn spawn_local(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, LocalPortal> {
-        let isolate = isolate.into();
+        let isolate = isolate.into().spawned_at(Location::caller());
         Spawning(Box::pin(async move {
             let target = self.core.spawn_local(&isolate, Work::Serve)?;
             Ok(LocalPortal::new(target))
@@ -192,12 +196,13 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// As of [`spawn_local`](Nursery::spawn_local).
+    #[track_caller]
     pub fn start_local<S: Send + 'static>(
         &'scope self,
         isolate: impl Into<Isolate>,
         state: S,
     ) -> Spawning<'scope, LocalPortal<S>> {
-        let isolate = isolate.into();
+        let isolate = isolate.into().spawned_at(Location::caller());
         Spawning(Box::pin(async move {
             let target = self
                 .core
@@ -447,9 +452,8 @@ impl Core {
         let runtime = &owner.runtime;
         let settings = &runtime.settings;
         let bounds = isolate.resolve_bounds(settings.bounds);
-        let life = Arc::new(Life::new(
-            self.origin_of_child(&isolate.name, owner.life.pid()),
-        ));
+        let origin = self.origin_of_child(&isolate.name, owner.life.pid());
+        let life = Arc::new(Life::new(origin).spawned_at(isolate.spawned_at));
         let status = Arc::new(Status::default());
         let limits = (
             isolate.messages.unwrap_or(settings.messages),

@@ -121,8 +121,7 @@ pub(crate) struct Runtime {
     over: AtomicBool,
 }
 
-/// Every tree of this process, for [`dump_all`] alone.
-#[cfg(feature = "fault-points")]
+/// Every tree of this process, for reports alone.
 static ALL: Mutex<Vec<Weak<Runtime>>> = Mutex::new(Vec::new());
 
 /// One line per isolate of every tree of this process, for a watchdog that stands outside of them:
@@ -135,6 +134,56 @@ pub fn dump_all() -> Vec<String> {
     let runtimes: Vec<Arc<Runtime>> = all.iter().filter_map(Weak::upgrade).collect();
     drop(all);
     runtimes.iter().flat_map(|runtime| runtime.dump()).collect()
+}
+
+/// An isolate of this process, or one that is a process and belongs to one of this process.
+pub(crate) struct Inhabitant {
+    pub(crate) id: IsolateId,
+    /// Its thread, or its process.
+    pub(crate) runs: Runs,
+    /// Who it is, and where it was spawned.
+    pub(crate) who: String,
+    /// It was given up, and its thread runs on.
+    pub(crate) abandoned: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runs {
+    Thread(i32),
+    Process(i32),
+}
+
+/// All isolates that there are, of all trees, as far as this process knows.
+pub(crate) fn inhabitants() -> Vec<Inhabitant> {
+    let trees: Vec<Arc<Runtime>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    let mut found = Vec::new();
+    for tree in trees {
+        let isolates: Vec<Arc<Shared>> = tree
+            .isolates
+            .iter()
+            .filter_map(|entry| entry.value().upgrade())
+            .collect();
+        for isolate in isolates {
+            let abandoned = isolate.is_cut_off();
+            let gone = isolate.status.gone.load(Ordering::Acquire);
+            if let Some(tid) = isolate.tid().filter(|_| abandoned || !gone) {
+                found.push(Inhabitant {
+                    id: isolate.life.identity().id,
+                    runs: Runs::Thread(tid),
+                    who: isolate.life.describe(),
+                    abandoned,
+                });
+            }
+            let processes = isolate.family.lock().processes();
+            found.extend(processes.into_iter().map(|(id, pid, who)| Inhabitant {
+                id,
+                runs: Runs::Process(pid),
+                who,
+                abandoned: false,
+            }));
+        }
+    }
+    found
 }
 
 fn random() -> Result<u64> {
@@ -173,8 +222,10 @@ impl Runtime {
             abandoned: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         });
-        #[cfg(feature = "fault-points")]
-        ALL.lock().push(Arc::downgrade(&runtime));
+        let mut all = ALL.lock();
+        all.retain(|runtime| runtime.strong_count() > 0);
+        all.push(Arc::downgrade(&runtime));
+        drop(all);
         Ok(runtime)
     }
 

@@ -4,6 +4,7 @@ use crate::descriptor::{Descriptor, MainEntry, captures_nothing};
 use crate::isolate::inbox::Inbox;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,6 +116,8 @@ pub struct Isolate {
     pub(crate) blocking: bool,
     pub(crate) main: Option<Main>,
     pub(crate) process: ProcessOptions,
+    /// Where it was given to a nursery.
+    pub(crate) spawned_at: Option<&'static Location<'static>>,
 }
 
 /// What only a process can have.
@@ -146,7 +149,13 @@ impl Isolate {
             blocking: false,
             main: None,
             process: ProcessOptions::default(),
+            spawned_at: None,
         }
+    }
+
+    pub(crate) fn spawned_at(mut self, place: &'static Location<'static>) -> Isolate {
+        self.spawned_at = Some(place);
+        self
     }
 
     /// Its name.

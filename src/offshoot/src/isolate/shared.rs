@@ -278,6 +278,11 @@ impl Shared {
             .store(if busy { clock::now() } else { 0 }, Ordering::Relaxed);
     }
 
+    /// The number of its thread, once that has begun.
+    pub(crate) fn tid(&self) -> Option<i32> {
+        Some(self.tid.load(Ordering::Acquire)).filter(|tid| *tid != 0)
+    }
+
     /// Whether its thread has run for the first time.
     pub(crate) fn has_begun(&self) -> bool {
         self.tid.load(Ordering::Acquire) != 0

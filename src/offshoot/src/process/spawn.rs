@@ -146,7 +146,7 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         open_fds(isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
 
     let origin = core.origin_of_child(name, 0);
-    let life = Arc::new(Life::new(origin.clone()));
+    let life = Arc::new(Life::new(origin.clone()).spawned_at(isolate.spawned_at));
     let status = Arc::new(Status::default());
     let link = Link::new(ours, settings.frame_max);
     let far = life.clone();

@@ -2,7 +2,8 @@
 
 use crate::janitor;
 use crate::reap::{self, InUse, Reaper};
-use crate::{Result, TreeId};
+use crate::runtime::{self, Runs};
+use crate::{IsolateId, Result, TreeId};
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::{fsx, process};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,15 +16,18 @@ use std::path::{Path, PathBuf};
 /// Where shared memory has names.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// Everything that this process has at one moment: the processes below it, its threads, descriptors and mappings; and of this user, named
-/// shared memory and dead trees.
+/// Everything that this process has at one moment: its isolates, the processes below it, its threads, descriptors, sockets and mappings; and of this
+/// user, named shared memory and dead trees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Census {
     /// By id and start, which together are not used again.
     processes: BTreeMap<(i32, u64), String>,
     threads: BTreeMap<i32, String>,
     descriptors: BTreeMap<i32, String>,
+    isolates: BTreeMap<IsolateId, String>,
     maps: usize,
+    /// Mappings that are shared, by what is mapped, and how many there are of each.
+    shared: BTreeMap<String, usize>,
     memory: BTreeSet<PathBuf>,
     trees: BTreeSet<PathBuf>,
 }
@@ -36,8 +40,14 @@ pub enum Kind {
     Process,
     /// A thread of this process. An isolate that is a thread is one.
     Thread,
-    /// An open descriptor: a file, a socket, a pipe.
+    /// An isolate whose tree is not over: named with the place in the source where it was spawned. One that was abandoned is a thread.
+    Isolate,
+    /// An open descriptor: a file, a pipe.
     Descriptor,
+    /// An open socket, with its path if it has one.
+    Socket,
+    /// A mapping that is shared: of shared memory, of a file, of a `memfd`.
+    Mapping,
     /// A name in `/dev/shm`.
     SharedMemory,
     /// The directory of a dead tree.
@@ -66,14 +76,32 @@ impl Census {
     /// # Blocking
     /// For some hundred reads of `/proc`, in the order of milliseconds.
     pub fn now() -> Census {
+        let inhabitants = runtime::inhabitants();
+        let all_maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let who = |runs: Runs| {
+            let one = inhabitants.iter().find(|one| one.runs == runs);
+            one.map_or(String::new(), |one| format!(", {}", one.who))
+        };
         Census {
-            processes: processes(),
+            isolates: inhabitants
+                .iter()
+                .filter(|one| !one.abandoned)
+                .map(|one| (one.id, one.who.clone()))
+                .collect(),
+            shared: shared(&all_maps),
+            processes: processes()
+                .into_iter()
+                .map(|(key, command)| (key, command + &who(Runs::Process(key.0))))
+                .collect(),
             threads: threads(process::id())
                 .into_iter()
-                .map(|tid| (tid, name_of(process::id(), tid)))
+                .map(|tid| {
+                    let name = name_of(process::id(), tid);
+                    (tid, name + &who(Runs::Thread(tid)))
+                })
                 .collect(),
             descriptors: descriptors(),
-            maps: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count()),
+            maps: all_maps.lines().count(),
             memory: memory(),
             trees: dead_trees(),
         }
@@ -89,12 +117,17 @@ impl Census {
         self.threads.len()
     }
 
+    /// How many isolates there are whose tree is not over.
+    pub fn isolates(&self) -> usize {
+        self.isolates.len()
+    }
+
     /// How many descriptors are open.
     pub fn descriptors(&self) -> usize {
         self.descriptors.len()
     }
 
-    /// How many mappings this process has. Not compared by [`leaks`](Census::leaks): the allocator keeps some.
+    /// How many mappings this process has. Only those that are shared are compared by [`leaks`](Census::leaks): the allocator keeps some.
     pub fn maps(&self) -> usize {
         self.maps
     }
@@ -116,6 +149,11 @@ impl Census {
                 add(Kind::Process, what, Cleaning::Process(*pid, *start));
             }
         }
+        for (id, who) in &now.isolates {
+            if !self.isolates.contains_key(id) {
+                add(Kind::Isolate, who.clone(), Cleaning::Nothing);
+            }
+        }
         for (tid, name) in &now.threads {
             if !self.threads.contains_key(tid) {
                 let waits = offshoot_sys::thread::wait_channel(*tid);
@@ -125,11 +163,18 @@ impl Census {
         }
         for (fd, target) in &now.descriptors {
             if self.descriptors.get(fd) != Some(target) {
-                add(
-                    Kind::Descriptor,
-                    format!("{fd}: {target}"),
-                    Cleaning::Nothing,
-                );
+                let kind = match target.starts_with("socket:") {
+                    true => Kind::Socket,
+                    false => Kind::Descriptor,
+                };
+                add(kind, format!("{fd}: {target}"), Cleaning::Nothing);
+            }
+        }
+        for (what, many) in &now.shared {
+            let before = self.shared.get(what).copied().unwrap_or(0);
+            if *many > before {
+                let text = format!("{what}, {} more", many - before);
+                add(Kind::Mapping, text, Cleaning::Nothing);
             }
         }
         let new_memory: Vec<_> = now.memory.difference(&self.memory).collect();
@@ -185,11 +230,18 @@ impl fmt::Display for Leak {
         let kind = match self.kind {
             Kind::Process => "process",
             Kind::Thread => "thread",
+            Kind::Isolate => "isolate",
             Kind::Descriptor => "descriptor",
+            Kind::Socket => "socket",
+            Kind::Mapping => "mapping",
             Kind::SharedMemory => "shared memory",
             Kind::Tree => "dead tree",
         };
-        write!(f, "{kind} {}", self.what)
+        match self.kind {
+            // Says so itself.
+            Kind::Isolate => f.write_str(&self.what),
+            _ => write!(f, "{kind} {}", self.what),
+        }
     }
 }
 
@@ -252,6 +304,21 @@ fn descriptors() -> BTreeMap<i32, String> {
             text = format!("{text} {path}");
         }
         found.insert(fd, text);
+    }
+    found
+}
+
+/// What is mapped and shared, of the lines of a process's mappings.
+fn shared(maps: &str) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let is_shared = fields.nth(1).is_some_and(|access| access.ends_with('s'));
+        if is_shared {
+            // Device, inode and path: together they are one file.
+            let what: Vec<&str> = fields.skip(1).collect();
+            *found.entry(what.join(" ")).or_insert(0) += 1;
+        }
     }
     found
 }
