@@ -1005,7 +1005,7 @@ pub(crate) fn read_once(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
         Err(_) => return Read::Ended,
     }
-    match take_frames(reader, &mut take) {
+    match take_frames(link, reader, &mut take) {
         Ok(()) => Read::Drained,
         Err(error) => Read::Wrong(error),
     }
@@ -1013,16 +1013,29 @@ pub(crate) fn read_once(
 
 /// Hands each frame that is there as a whole to `take`, until one of them is wrong.
 fn take_frames(
+    link: &Link,
     reader: &mut frame::FrameReader,
     take: &mut impl FnMut(Header, &[u8]) -> Result<()>,
 ) -> Result<()> {
     loop {
         match reader.next() {
-            Ok(None) => return Ok(()),
+            Ok(None) => break,
             Ok(Some((header, body))) => take(header, body)?,
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }
     }
+    // Descriptors come with the bytes of the frame that speaks of them. Those that are left between two
+    // frames are for nobody, and are closed rather than kept.
+    let mut came = link.came.lock();
+    if !came.is_empty() && reader.finish().is_ok() {
+        let strays = std::mem::take(&mut *came);
+        drop(came);
+        tracing::debug!(
+            groups = strays.len(),
+            "descriptors came that nobody asked for"
+        );
+    }
+    Ok(())
 }
 
 /// Hands each frame that has come to `take`, up to a bound, until one of them is wrong.
@@ -1034,7 +1047,7 @@ pub(crate) fn read_frames(
     let mut drained = false;
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
-        if let Err(error) = take_frames(reader, &mut take) {
+        if let Err(error) = take_frames(link, reader, &mut take) {
             return Read::Wrong(error);
         }
         if drained {
