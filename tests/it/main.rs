@@ -10,6 +10,7 @@ mod faults;
 mod interface;
 mod io;
 mod lean;
+mod many;
 mod ordering;
 mod outside;
 mod portals;
