@@ -12,6 +12,7 @@ mod interface;
 mod io;
 mod lean;
 mod left;
+mod many;
 mod ordering;
 mod outside;
 mod portals;
