@@ -524,6 +524,29 @@ both! {
             .expect("nothing failed");
     }
 
+    fn a_task_whose_grace_is_over_at_once_still_sees_its_cancellation(t: T) {
+        async fn sees(mut peer: Peer<u64, u64>) -> Result<()> {
+            peer.started(())?;
+            let cancel = offshoot::cancelled().await;
+            offshoot_tests::append("seen", &cancel.to_string());
+            Ok(())
+        }
+        t.builder()
+            .grace(Duration::ZERO)
+            .run(async || {
+                offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("p").await?;
+                    let (mut link, ()) = p.open(sees, ()).await?;
+                    let _ = link.cancel().await;
+                    let _ = link.result().await;
+                    assert_eq!(offshoot_tests::lines("seen").len(), 1);
+                    p.call(|| (), ()).await
+                })
+                .await
+            })
+            .expect("nothing failed");
+    }
+
     fn a_far_isolate_that_never_yields_bounds_cancel_and_nursery(t: T) {
         fn blocks(mut peer: Peer<u64, u64>) -> Result<u64> {
             peer.started(())?;
