@@ -375,7 +375,7 @@ impl<S: 'static> Portal<S> {
 
     /// Waits until the isolate has ended and says how. Not a cancellation of anything.
     ///
-    /// None of its code runs any more then. Its thread may still have to be joined, its process to be reaped
+    /// None of its tasks runs any more then; what it has handed to [`unblock`](crate::unblock) may. Its thread may still have to be joined, its process to be reaped
     /// and what it had bound to be swept: for that its nursery waits.
     pub fn ended(&self) -> Ended {
         Ended {
