@@ -14,7 +14,7 @@
 use crate::answer::{LocalAnswer, NoAnswer};
 use crate::carry::{self, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{Kind, Lane, Permit, Place, Taken};
+use crate::credit::{Awaited, Kind, Lane, Permit, Place, Taken};
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
 use crate::isolate::job::{self, CallJob, MethodJob, RunJob, WithJob};
 use crate::isolate::local::Local;
@@ -31,6 +31,7 @@ use crate::{
 use offshoot_mailbox::oneshot;
 use offshoot_wire::codec;
 use offshoot_wire::frame::{self, Entry};
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::pin::Pin;
@@ -778,9 +779,17 @@ impl Sending {
         let (lane, kind, mut place) =
             queued.unwrap_or_else(|| (current_lane(&self.target), kind, Place::default()));
         let link = self.target.route().link();
-        let room = link.is_none_or(|link| link.poll_room(cx).is_ready());
-        if room && lane.credit(kind).poll_take(cx, &mut place).is_ready() {
-            return Poll::Ready(Ok(Taken::of(lane, kind)));
+        if link.is_none_or(|link| link.poll_room(cx).is_ready()) {
+            let credit = lane.credit(kind);
+            if credit.poll_take(cx, &mut place, PARKED.get()).is_ready() {
+                return Poll::Ready(Ok(Taken::of(lane, kind)));
+            }
+            if let Some(awaited) = Awaited::new(&lane, kind) {
+                match Local::try_current() {
+                    Some(local) => local.await_credit(awaited),
+                    None => awaited.nobody(),
+                }
+            }
         }
         self.queued = Some((lane, kind, place));
         self.poll_in_vain(cx).map(Err)
@@ -1180,11 +1189,26 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
+    let _parked = Parked(PARKED.replace(true));
     loop {
         match future.as_mut().poll(&mut cx) {
             Poll::Ready(value) => return value,
             Poll::Pending => std::thread::park(),
         }
+    }
+}
+
+thread_local! {
+    /// Nothing else runs on this thread until what it waits for is there.
+    static PARKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says what was said before, when dropped.
+struct Parked(bool);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        PARKED.set(self.0);
     }
 }
 

@@ -21,7 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
-use crate::credit::{Lane, Owed, TOGETHER, Taken};
+use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
@@ -102,6 +102,8 @@ pub(crate) struct Local {
     owed: RefCell<Vec<Owed>>,
     /// Credit that goes back when there is enough of it to be worth it.
     spent: RefCell<Vec<Taken>>,
+    /// Credit for which its own senders wait.
+    awaited_credit: RefCell<Vec<Awaited>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -182,6 +184,7 @@ impl Local {
             lanes: RefCell::default(),
             owed: RefCell::default(),
             spent: RefCell::default(),
+            awaited_credit: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
             state_type: Cell::new(None),
@@ -569,7 +572,7 @@ impl Local {
         if lanes.len() == lanes.capacity() {
             lanes.retain(|_, (life, _)| life.exit().is_none() && Arc::strong_count(life) > 1);
         }
-        let lane = target.new_lane();
+        let lane = target.new_lane(true);
         lanes.insert(address, (target.life.clone(), lane.clone()));
         lane
     }
@@ -592,6 +595,22 @@ impl Local {
         Taken::give_back(&mut self.spent.borrow_mut());
         let owed = std::mem::take(&mut *self.owed.borrow_mut());
         owed.into_iter().for_each(Owed::pay);
+    }
+
+    /// Looks after this credit before it sleeps.
+    pub(crate) fn await_credit(&self, awaited: Awaited) {
+        self.awaited_credit.borrow_mut().push(awaited);
+    }
+
+    /// All who were woken have run: passes over those who were given their turn for credit and did not look.
+    fn pass_credit_on(&self) {
+        if self.awaited_credit.borrow().is_empty() {
+            return;
+        }
+        // Taken out, since wakers run code that may come back here.
+        let mut awaited = std::mem::take(&mut *self.awaited_credit.borrow_mut());
+        awaited.retain(Awaited::pass_on);
+        self.awaited_credit.borrow_mut().append(&mut awaited);
     }
 
     // ---- nurseries ----
@@ -871,6 +890,11 @@ impl Local {
         }
         if !busy {
             self.pay();
+            self.pass_credit_on();
+            // One of its own may have been woken by that.
+            if !self.queue.borrow().is_empty() {
+                return;
+            }
             self.shared.set_busy(false);
         }
         if let Some(process) = self.borrow_link(busy) {

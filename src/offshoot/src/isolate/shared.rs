@@ -427,12 +427,12 @@ impl Target {
         }
     }
 
-    /// A lane for a sender that has none yet.
-    pub(crate) fn new_lane(&self) -> Arc<Lane> {
+    /// A lane for a sender that has none yet, an isolate or all who are none.
+    pub(crate) fn new_lane(&self, isolate: bool) -> Arc<Lane> {
         let link = self.route.link();
         // Its number is of the link, which may outlive this.
         let number = link.map_or(0, |link| link.next_lane());
-        let lane = Lane::new(number, self.limits.0, self.limits.1);
+        let lane = Lane::new(number, self.limits, isolate);
         if let Some(link) = link {
             link.add_lane(&lane);
         }
@@ -441,7 +441,7 @@ impl Target {
 
     /// The lane of senders that are no isolates.
     pub(crate) fn foreign_lane(&self) -> Arc<Lane> {
-        self.foreign.get_or_init(|| self.new_lane()).clone()
+        self.foreign.get_or_init(|| self.new_lane(false)).clone()
     }
 
     pub(crate) fn send_order(&self, order: CancelOrder) {
