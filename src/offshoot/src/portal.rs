@@ -19,14 +19,15 @@ use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
 use crate::isolate::job::{self, CallJob, MethodJob, RunJob, WithJob};
 use crate::isolate::local::Local;
 use crate::isolate::shared::{Message, Route, Target};
+use crate::janitor::GrantedDir;
 use crate::life::Watch;
 use crate::narrow::Allowed;
 use crate::process::link::{Link, Parcel, Pending};
 use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
 use crate::testing::cut::{After, Cut, Direction};
 use crate::{
-    Cancel, Canceller, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method, Origin,
-    Payload, Result,
+    Cancel, Canceller, Descendants, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method,
+    Origin, Payload, Result, unblock,
 };
 use offshoot_mailbox::oneshot;
 use offshoot_wire::codec;
@@ -34,6 +35,8 @@ use offshoot_wire::frame::{self, Entry};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -405,6 +408,48 @@ impl<S: 'static> Portal<S> {
             Route::Process(process) => Some(process.output_tail()),
             Route::Thread(_) | Route::Introduced(_) | Route::Gone => None,
         }
+    }
+
+    /// How surely what it has started itself ends with it, if it is a process isolate of this process; see
+    /// [`Builder::descendants`](crate::Builder::descendants).
+    pub fn descendants(&self) -> Option<Descendants> {
+        match self.target.route() {
+            Route::Process(process) => process.descendants(),
+            Route::Thread(_) | Route::Introduced(_) | Route::Gone => None,
+        }
+    }
+
+    /// Lets it have addresses in this directory and those below it, too, if it was limited to others; see
+    /// [`Isolate::grant`](crate::Isolate::grant). For the process that has spawned it, of what that has itself. Nothing changes for a thread,
+    /// which has what its process has.
+    ///
+    /// # Errors
+    /// If there is no such directory; if this process does not have it itself; if the isolate has ended or is somebody else's.
+    ///
+    /// # Cancellation
+    /// If the future is dropped, the directory may have been granted.
+    pub async fn grant(&self, directory: impl AsRef<Path>) -> Result<()> {
+        let path = directory.as_ref().to_owned();
+        let route = self.target.route();
+        let runtime = self.target.runtime.clone();
+        let granted = unblock(move || {
+            let directory = GrantedDir::open(&path).map_err(|error| {
+                let message = format!("cannot open the directory {}: {error}", path.display());
+                Error::io(message, error)
+            })?;
+            match route {
+                Route::Process(process) => {
+                    let fd = Some(directory.as_fd());
+                    runtime.warden()?.grant(process.request, fd)
+                }
+                Route::Thread(_) => Ok(()),
+                Route::Introduced(_) | Route::Gone => Err(Error::new(
+                    ErrorKind::Misuse,
+                    "a directory is granted by the process that has spawned the isolate",
+                )),
+            }
+        });
+        granted.await?
     }
 
     /// What separates it from the others.

@@ -18,7 +18,7 @@ use crate::narrow::Allowed;
 use crate::process::porter::{Hold, Porter};
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
-use crate::spec::{Bounds, Isolation, Sigint};
+use crate::spec::{Bounds, Descendants, Isolation, Sigint};
 use crate::spin::{self, Spin};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, Result, TreeId};
 use dashmap::DashMap;
@@ -52,6 +52,9 @@ pub(crate) struct Settings {
     /// For how long whoever runs out of work looks for more before it sleeps.
     pub(crate) spin: Duration,
     pub(crate) frame_max: usize,
+    pub(crate) descendants: Descendants,
+    /// Process isolates have addresses only where they were granted.
+    pub(crate) confined: bool,
     pub(crate) on_start: Option<Entry>,
 }
 
@@ -470,6 +473,8 @@ impl Runtime {
     /// Kills what the processes of a forkserver had started, which is dead itself.
     pub(crate) fn end_strays(&self, server: u32) {
         if let Some(dir) = self.tree_dir.lock().clone() {
+            let ended = dir.end_cgroups(Some(server));
+            tracing::debug!(?ended, "ended the control groups of a forkserver");
             crate::reap::kill_strays(dir.path(), server);
         }
     }
@@ -524,6 +529,8 @@ pub struct Builder {
     reserve_processes: Option<u32>,
     spin: Duration,
     frame_max: usize,
+    descendants: Descendants,
+    confined: bool,
     on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
     signals: bool,
     clock: Option<crate::testing::Clock>,
@@ -550,6 +557,8 @@ impl Builder {
             reserve_processes: None,
             spin: spin::WINDOW,
             frame_max: frame::BODY_MAX,
+            descendants: Descendants::default(),
+            confined: false,
             on_start: None,
             signals: false,
             clock: None,
@@ -662,6 +671,24 @@ impl Builder {
         self
     }
 
+    /// Sets how surely what process isolates start themselves is to end with them. By default
+    /// [`Descendants::Subreaper`], which needs nothing and costs nothing.
+    ///
+    /// [`Descendants::Cgroup`] has each process made in a control group of its own, where this process may make groups (version 2 is
+    /// mounted, and its own group is root's or delegated to it; Linux 5.14), and what was asked for as default where it may not:
+    /// [`Portal::descendants`](crate::Portal::descendants) tells which it is. It costs each process that is forked the making of a group, and
+    /// a move into it, for which the kernel may wait for milliseconds; one from the reserve has that behind it.
+    pub fn descendants(mut self, wanted: Descendants) -> Builder {
+        self.descendants = wanted;
+        self
+    }
+
+    /// Lets process isolates have addresses only where [`Isolate::grant`](crate::Isolate::grant) says; off by default.
+    pub fn confined(mut self, on: bool) -> Builder {
+        self.confined = on;
+        self
+    }
+
     /// Has `hook` run in every process of the tree, the root's included, before its first isolate.
     ///
     /// The program's `main` never runs in a process isolate: this is the place for a tracing
@@ -753,6 +780,8 @@ impl Builder {
             },
             spin: self.spin,
             frame_max: self.frame_max,
+            descendants: self.descendants,
+            confined: self.confined,
             on_start,
         })
     }

@@ -20,6 +20,8 @@ pub mod poll;
 pub mod signal;
 
 #[cfg(target_os = "linux")]
+pub mod cgroup;
+#[cfg(target_os = "linux")]
 pub mod event;
 #[cfg(target_os = "linux")]
 pub mod fork;

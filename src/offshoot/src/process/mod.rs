@@ -19,7 +19,7 @@ pub(crate) mod warden;
 use crate::family::{Status, Upward};
 use crate::isolate::shared::Control;
 use crate::life::{Life, News};
-use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Result};
+use crate::{Cancel, Canceller, Descendants, Error, ErrorKind, Exit, Result};
 use inlet::Inlet;
 use link::Link;
 use offshoot_mailbox::oneshot;
@@ -48,6 +48,7 @@ pub(crate) struct Process {
     server: AtomicU32,
     status: Arc<Status>,
     pidfd: OnceLock<Pidfd>,
+    descendants: OnceLock<Descendants>,
     state: Mutex<State>,
     output: Mutex<Output>,
 }
@@ -104,6 +105,7 @@ impl Process {
             server: AtomicU32::new(NO_SERVER),
             status,
             pidfd: OnceLock::new(),
+            descendants: OnceLock::new(),
             state: Mutex::new(state),
             output: Mutex::new(Output {
                 pipes,
@@ -199,8 +201,14 @@ impl Process {
         self.state.lock().over
     }
 
+    /// How surely what it starts ends with it.
+    pub(crate) fn descendants(&self) -> Option<Descendants> {
+        self.descendants.get().copied()
+    }
+
     /// The forkserver has forked it.
-    pub(crate) fn set_spawned(&self, pid: i32, pidfd: Pidfd) {
+    pub(crate) fn set_spawned(&self, pid: i32, pidfd: Pidfd, descendants: Descendants) {
+        let _ = self.descendants.set(descendants);
         self.life.set_pid(pid);
         // One request is answered once; a second answer would be the forkserver's bug.
         let _ = self.pidfd.set(pidfd);
