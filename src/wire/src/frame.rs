@@ -203,7 +203,7 @@ impl Header {
 /// side stopped between two frames or inside one.
 ///
 /// A body is a slice of the buffer, valid until the next call; nothing is allocated per frame. The
-/// buffer holds 128 KiB, grows for a frame that needs more and shrinks when that one is done.
+/// buffer holds 4 KiB until a read has filled it and 128 KiB from then on, grows for a frame that needs more and shrinks when that one is done.
 ///
 /// # Examples
 /// ```
@@ -237,9 +237,15 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// A read has filled all that it was offered: what comes is more than a word now and then.
+    busy: bool,
 }
 
-/// What a call of `read` is offered at least: a full pipe or most of a socket's buffer.
+/// What a call of `read` is offered at least, before one has filled that: the pages of a longer buffer would be a third of what the start of
+/// a process takes.
+const FIRST: usize = 4 << 10;
+
+/// What a call of `read` is offered at least from then on: a full pipe or most of a socket's buffer.
 const SPACE: usize = 64 << 10;
 
 /// The usual length of a buffer: two reads, so that a partial frame rarely has to move.
@@ -258,7 +264,8 @@ impl FrameReader {
         }
     }
 
-    /// Where to read into: at least 64 KiB, and at least what the current frame still needs.
+    /// Where to read into: at least what the current frame still needs, and at least 4 KiB, or 64 KiB once as much as was offered has come
+    /// at once.
     ///
     /// Frames that were not yet taken out stay where they are or move; none is lost.
     pub fn space(&mut self) -> &mut [u8] {
@@ -268,8 +275,12 @@ impl FrameReader {
             Ok(Some((_, total))) => total.saturating_sub(have),
             Ok(None) | Err(_) => 0,
         };
-        let want = missing.max(SPACE);
-        let room = (have + want).max(BUFFER);
+        let (least, usual) = match self.busy {
+            true => (SPACE, BUFFER),
+            false => (FIRST, FIRST),
+        };
+        let want = missing.max(least);
+        let room = (have + want).max(usual);
         if self.buffer.len() < have + want || (self.buffer.len() > KEEP && room <= KEEP) {
             // A fresh vector of zeros takes its pages when they are written to: a header that
             // announces a long body costs nothing until the body comes.
@@ -293,6 +304,7 @@ impl FrameReader {
             n <= self.buffer.len() - self.end,
             "more bytes filled than there was space for"
         );
+        self.busy |= n == self.buffer.len() - self.end;
         self.end += n;
     }
 
