@@ -36,6 +36,8 @@ pub mod map;
 #[cfg(target_os = "linux")]
 pub mod mark;
 #[cfg(target_os = "linux")]
+pub mod memfd;
+#[cfg(target_os = "linux")]
 pub mod pidfd;
 #[cfg(target_os = "linux")]
 pub mod premain;

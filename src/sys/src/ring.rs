@@ -22,13 +22,12 @@ use std::ffi::c_void;
 use std::hint::black_box;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use crate::memfd;
 use nix::sys::mman::{MapFlags, ProtFlags};
 
 /// The least capacity of a direction, in bytes.
@@ -59,11 +58,6 @@ pub enum Side {
     Taker,
 }
 
-/// The seals without which the memory is refused.
-fn seals() -> SealFlag {
-    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
-}
-
 /// The error of a ring whose counts cannot be true.
 pub fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a ring's {what}"))
@@ -78,12 +72,7 @@ pub fn create(capacity: usize) -> io::Result<OwnedFd> {
     let capacity = capacity
         .clamp(CAPACITY_MIN, CAPACITY_MAX)
         .next_power_of_two();
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let memory = memfd_create(c"offshoot-ring", flags)?;
-    let length = HEAD + 2 * capacity;
-    nix::unistd::ftruncate(&memory, length as _)?;
-    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals()))?;
-    Ok(memory)
+    memfd::create(c"offshoot-ring", HEAD + 2 * capacity)
 }
 
 /// Maps the memory of two rings: the end that writes and the end that reads, on this side. The descriptor is needed no more.
@@ -91,13 +80,7 @@ pub fn create(capacity: usize) -> io::Result<OwnedFd> {
 /// # Errors
 /// `InvalidData` if it is not what [`create`] makes: sealed, and of a length that can be; `ENOMEM`, also at the limit of mappings.
 pub fn open(memory: BorrowedFd<'_>, side: Side) -> io::Result<(Writer, Reader)> {
-    // Of a file that cannot be sealed this is an error.
-    let found = fcntl(memory, FcntlArg::F_GET_SEALS)
-        .map_err(|_| broken("memory cannot be sealed, and so could become shorter"))?;
-    if !SealFlag::from_bits_truncate(found).contains(seals()) {
-        return Err(broken("memory is not sealed, and so could become shorter"));
-    }
-    let size = crate::fsx::metadata(memory)?.size;
+    let size = memfd::sealed_length(memory)?;
     let capacity = usize::try_from(size)
         .ok()
         .and_then(|size| size.checked_sub(HEAD))
@@ -444,6 +427,7 @@ mod tests {
     use super::*;
     use crate::map::SharedMap;
     use crate::{poll, socket};
+    use std::os::fd::AsFd;
     use std::time::Duration;
 
     type End = (Writer, Reader);
@@ -508,25 +492,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_could_become_shorter_is_refused() {
+    fn memory_that_could_become_shorter_or_is_of_another_length_is_refused() {
+        let length = HEAD + 2 * CAPACITY_MIN;
         let file = tempfile::tempfile().unwrap();
-        file.set_len((HEAD + 2 * CAPACITY_MIN) as u64).unwrap();
+        file.set_len(length as u64).unwrap();
         let refused = open(file.as_fd(), Side::Taker).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
-
-        let sealing = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let made = |seals: SealFlag, length: usize| {
-            let memory = memfd_create(c"test", sealing).unwrap();
-            nix::unistd::ftruncate(&memory, length as _).unwrap();
-            fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-            open(memory.as_fd(), Side::Taker)
-        };
-        let length = HEAD + 2 * CAPACITY_MIN;
-        assert!(made(seals(), length).is_ok());
-        for one in [SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW] {
-            let text = made(seals() - one, length).unwrap_err().to_string();
-            assert!(text.contains("not sealed"), "{text}");
-        }
         for length in [
             0,
             HEAD,
@@ -536,15 +507,12 @@ mod tests {
             length + 2,
             HEAD + 3 * CAPACITY_MIN,
         ] {
-            let text = made(seals(), length).unwrap_err().to_string();
+            let memory = memfd::create(c"test", length).unwrap();
+            let text = open(memory.as_fd(), Side::Taker).unwrap_err().to_string();
             assert!(text.contains("no such length"), "{length}: {text}");
         }
-        // And what is made can be changed by nobody.
-        let memory = create(CAPACITY_MIN).unwrap();
-        for length in [0, HEAD + 8 * CAPACITY_MIN] {
-            let error = nix::unistd::ftruncate(&memory, length as _).unwrap_err();
-            assert_eq!(error, nix::errno::Errno::EPERM);
-        }
+        let memory = memfd::create(c"test", length).unwrap();
+        assert!(open(memory.as_fd(), Side::Taker).is_ok());
     }
 
     #[test]
