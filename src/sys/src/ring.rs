@@ -47,7 +47,7 @@ const READ: usize = 512;
 const WAITS: usize = 768;
 
 /// So much is copied before it is published, so that the other side can begin with the first part while the next is copied.
-const PART: usize = 64 << 10;
+pub const PART: usize = 64 << 10;
 
 /// Which end of the rings one has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
