@@ -430,17 +430,16 @@ impl<S: 'static> Portal<S> {
     /// If the future is dropped, the directory may have been granted.
     pub async fn grant(&self, directory: impl AsRef<Path>) -> Result<()> {
         let path = directory.as_ref().to_owned();
-        let route = self.target.route();
-        let runtime = self.target.runtime.clone();
+        let target = self.target.clone();
         let granted = unblock(move || {
             let directory = GrantedDir::open(&path).map_err(|error| {
                 let message = format!("cannot open the directory {}: {error}", path.display());
                 Error::io(message, error)
             })?;
-            match route {
+            match target.route() {
                 Route::Process(process) => {
                     let fd = Some(directory.as_fd());
-                    runtime.warden()?.grant(process.request, fd)
+                    target.runtime.warden()?.grant(process.request, fd)
                 }
                 Route::Thread(_) => Ok(()),
                 Route::Introduced(_) | Route::Gone => Err(Error::new(

@@ -909,7 +909,8 @@ impl Local {
             // It has just looked, and what it does because of that needs no second look at once.
             Some(_) if busy && self.busy_turns.get() == 1 => {}
             Some(reactor) => {
-                let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
+                let asleep =
+                    !busy && self.uplink_sleeps() && self.shared.parker.prepare(Sleep::Poll);
                 let timeout = if asleep {
                     deadline.map(left)
                 } else {
@@ -996,8 +997,20 @@ impl Local {
         }
     }
 
+    /// Says to the owner of this process that its link's reader sleeps. False if there is something to be read.
+    fn uplink_sleeps(&self) -> bool {
+        self.uplink.get().is_none_or(Uplink::may_sleep)
+    }
+
     /// Sleeps until bytes of this process have come, or there may be something else to do.
     fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+        if !self.uplink_sleeps() {
+            return;
+        }
+        if !process.link.may_sleep() {
+            process.read_link(self.shared.life.identity().id);
+            return;
+        }
         if !self.shared.parker.prepare(Sleep::Poll) {
             return;
         }
@@ -1017,6 +1030,7 @@ impl Local {
             [true, true]
         });
         if link {
+            process.link.rung();
             process.read_link(self.shared.life.identity().id);
         }
         if other {

@@ -243,6 +243,12 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         process.never_was(error.clone());
         return Err(error);
     }
+    let ring = isolate.process.ring.unwrap_or(settings.ring);
+    if ring > 0
+        && let Err(error) = link.offer_ring(ring)
+    {
+        tracing::warn!(isolate = name, %error, "a link is without its ring");
+    }
     let asked =
         crate::fault::check("request", name).and_then(|()| warden.spawn(&process, isolate, fds));
     if let Err(error) = asked {
