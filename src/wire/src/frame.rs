@@ -13,7 +13,7 @@
 //! The order that is legal on one link:
 //!
 //! ```text
-//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce
+//! owner → child   Outfit if the child waited for an owner, Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce
 //! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, last Ended
 //! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
 //!                 before any of Boot Call Ask Tell Open Reply Started Item, with its correlation: Enclosed
@@ -21,7 +21,7 @@
 //!
 //! On the socket between the holder of a portal and the isolate that it was introduced to, the holder sends what an
 //! owner does, but for Boot and Close, and the other side what a child does, but for Ready and Refused. Descriptors
-//! go along with the first bytes of Enclosed and Introduce, 16 with each byte.
+//! go along with the first bytes of Outfit, Enclosed and Introduce, 16 with each byte.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -63,6 +63,8 @@ pub enum Kind {
     Open = 8,
     /// Owner to child: somebody else may call through the socket that comes along, an [`Introduce`].
     Introduce = 9,
+    /// Owner to child, before Boot, to one that was there before it had an owner: what else it is given at its start.
+    Outfit = 10,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -101,10 +103,10 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 25] = [
-            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Ready, Refused, Reply,
-            Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
-            Cut, Enclosed,
+        const ALL: [Kind; 26] = [
+            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
+            Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
+            HaltSeen, Cut, Enclosed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }

@@ -12,7 +12,6 @@ use super::{Process, decode_body};
 use crate::janitor::TreeDir;
 use crate::mark::Mark;
 use crate::runtime::Runtime;
-use crate::spec::Isolate;
 use crate::{Error, ErrorKind, Result};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
@@ -22,7 +21,7 @@ use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, socket, spawn};
 use offshoot_wire::frame::{Ended, Header, Kind, Ready};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -59,11 +58,57 @@ const LINK_ENDED: u64 = 200_000_000;
 /// standard output, which may be a full pipe, must not keep its owner waiting for ever.
 const SAID_ITS_END: u64 = 8_000_000_000;
 
-/// The descriptors of one spawn.
+/// The descriptors of one spawn, but for its link.
 pub(crate) struct SpawnFds {
-    pub(crate) link: OwnedFd,
     pub(crate) directory: Option<OwnedFd>,
     pub(crate) stdio: [Option<OwnedFd>; 3],
+}
+
+impl SpawnFds {
+    pub(crate) fn all(self) -> Vec<OwnedFd> {
+        let stdio = self.stdio.into_iter().flatten();
+        self.directory.into_iter().chain(stdio).collect()
+    }
+}
+
+/// A process that waits for us to say what it is to become.
+pub(crate) struct Blank {
+    /// Names it between us and the forkserver.
+    number: u64,
+    /// The forkserver that forked it.
+    server: u32,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: Pidfd,
+    pub(crate) link: OwnedFd,
+}
+
+/// Which one it was, once it is a process of ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Taken {
+    number: u64,
+    pub(crate) server: u32,
+}
+
+impl Blank {
+    /// Without its descriptors, for want of room in this process, there is none: it sees the end of its link.
+    fn new((number, server): (u64, u32), pid: i32, fds: Vec<OwnedFd>) -> Option<Blank> {
+        let mut fds = fds.into_iter();
+        let (link, pidfd) = (fds.next()?, fds.next()?);
+        Some(Blank {
+            number,
+            server,
+            pid,
+            pidfd: Pidfd::from_fd(pidfd),
+            link,
+        })
+    }
+
+    pub(crate) fn taken(&self) -> Taken {
+        Taken {
+            number: self.number,
+            server: self.server,
+        }
+    }
 }
 
 /// The forkserver, as far as this process has to do with it.
@@ -73,13 +118,37 @@ struct Server {
     pidfd: Option<Pidfd>,
     /// By which the mark of what it forks names it.
     number: u32,
+    /// What it has said that somebody else than the thread has read, in its order.
+    read: VecDeque<Said>,
+    buffer: Vec<u8>,
+}
+
+/// An event and what came with it.
+type Said = (Event, Vec<OwnedFd>);
+
+impl Server {
+    fn new(control: OwnedFd, pidfd: Option<Pidfd>, number: u32) -> Server {
+        Server {
+            control,
+            pidfd,
+            number,
+            read: VecDeque::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// What it said next; as of [`protocol::receive`].
+    fn receive(&mut self) -> io::Result<Option<Said>> {
+        match self.read.pop_front() {
+            Some(said) => Ok(Some(said)),
+            None => protocol::receive::<Event>(&self.control, &mut self.buffer),
+        }
+    }
 }
 
 struct Watched {
     process: Arc<Process>,
     link_ended: bool,
-    /// When it was asked for (ns).
-    since: u64,
     /// When something has to be done about it, and what.
     due: Option<(u64, Due)>,
 }
@@ -105,6 +174,8 @@ pub(crate) struct Warden {
     registry: Registry,
     waker: mio::Waker,
     server: Mutex<Option<Server>>,
+    /// Those that wait for us, the oldest first.
+    hand: Mutex<VecDeque<Blank>>,
     /// New ones, which the thread takes over.
     arrived: Mutex<Vec<Arc<Process>>>,
     enrolling: Mutex<Vec<Enrolling>>,
@@ -138,11 +209,8 @@ impl Warden {
             runtime: Arc::downgrade(runtime),
             registry,
             waker,
-            server: Mutex::new(control.map(|control| Server {
-                control,
-                pidfd: None,
-                number: 0,
-            })),
+            server: Mutex::new(control.map(|control| Server::new(control, None, 0))),
+            hand: Mutex::default(),
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
             queued: Mutex::default(),
@@ -165,7 +233,6 @@ impl Warden {
                     more: BTreeSet::new(),
                     heard: 0,
                     next_tick: None,
-                    buffer: Vec::new(),
                 }
                 .run()
             })?;
@@ -228,38 +295,113 @@ impl Warden {
         Ok(())
     }
 
-    /// Asks for a process. Its link is read from here on.
+    /// Begins to watch a process that is about to be asked for. The thread takes it over with the first event of it; to wake it for that would
+    /// cost the spawn a wake-up.
+    pub(crate) fn watch(self: &Arc<Self>, process: &Arc<Process>) -> io::Result<()> {
+        let request = process.request;
+        let warden = Arc::downgrade(self);
+        process.link.on_queued(move || {
+            if let Some(warden) = warden.upgrade() {
+                warden.queued.lock().push(request);
+                warden.wake();
+            }
+        });
+        // First: an event of one that is not known yet would be lost.
+        self.arrived.lock().push(process.clone());
+        process.watch_link(&self.registry, link_token(request))?;
+        for (stream, fd) in process.pipe_fds().into_iter().enumerate() {
+            let Some(fd) = fd else { continue };
+            let token = Token(link_token(request).0 + 2 + stream);
+            let watched = self
+                .registry
+                .register(&mut SourceFd(&fd), token, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::error!(%error, "cannot watch the output of a process");
+            }
+        }
+        match process.pidfd() {
+            None => Ok(()),
+            Some(pidfd) => self.registry.register(
+                &mut SourceFd(&pidfd.as_fd().as_raw_fd()),
+                pidfd_token(request),
+                Interest::READABLE,
+            ),
+        }
+    }
+
+    /// One of those that wait for us, if one lives.
+    pub(crate) fn take_blank(&self) -> Option<Blank> {
+        loop {
+            // The oldest: a new one may be busy yet with what it can do before it is wanted.
+            let first = self.hand.lock().pop_front();
+            let blank = first.or_else(|| self.next_blank())?;
+            // One that is dead has not been heard of yet, or is about to be.
+            if !blank.pidfd.is_dead() {
+                return Some(blank);
+            }
+        }
+    }
+
+    /// One of which the forkserver has said so, and the thread has not read it yet.
+    fn next_blank(&self) -> Option<Blank> {
+        let mut server = self.server.lock();
+        // It gives them into no other hand than the root's, which alone watches it.
+        let server = server.as_mut().filter(|server| server.pidfd.is_some())?;
+        // What the thread is woken for in any case, it finds there or here.
+        while let Ok(Some((event, fds))) =
+            protocol::receive::<Event>(&server.control, &mut server.buffer)
+        {
+            match event {
+                Event::Blank { blank, pid } => {
+                    if let Some(blank) = Blank::new((blank, server.number), pid, fds) {
+                        return Some(blank);
+                    }
+                }
+                other => server.read.push_back((other, fds)),
+            }
+        }
+        None
+    }
+
+    /// Tells the forkserver that one of those that waited for us is this process.
+    pub(crate) fn claim(&self, process: &Process, taken: Taken) -> io::Result<()> {
+        let request = Request::Claim {
+            blank: taken.number,
+            request: process.request,
+        };
+        self.send(&request, &[], |server| match server.number {
+            number if number == taken.server => Ok(()),
+            _ => Err(io::Error::other("the forkserver that forked it has ended")),
+        })
+    }
+
+    /// Asks for a process that is watched.
     pub(crate) fn spawn(
         &self,
         process: &Arc<Process>,
-        isolate: &Isolate,
+        outfit: protocol::Outfit,
+        link: OwnedFd,
         fds: SpawnFds,
     ) -> io::Result<()> {
-        self.arrived.lock().push(process.clone());
-        let options = &isolate.process;
         let request = Request::Spawn {
             request: process.request,
-            outfit: protocol::Outfit {
-                name: isolate.name.clone(),
-                umask: options.umask,
-                limits: options
-                    .limits
-                    .iter()
-                    .map(|(limit, soft, hard)| (protocol::limit_number(*limit), *soft, *hard))
-                    .collect(),
-                directory: fds.directory.is_some(),
-                stdio: fds.stdio.each_ref().map(Option::is_some),
-            },
+            outfit,
         };
-        let all: Vec<BorrowedFd<'_>> = std::iter::once(&fds.link)
+        let all: Vec<BorrowedFd<'_>> = std::iter::once(&link)
             .chain(&fds.directory)
             .chain(fds.stdio.iter().flatten())
             .map(AsFd::as_fd)
             .collect();
-        let sent = self.send(&request, &all, |server| process.set_server(server.number));
-        // In any case: the thread either reads its link or finds that it never was.
+        self.send(&request, &all, |server| {
+            process.set_server(server.number);
+            Ok(())
+        })
+    }
+
+    /// A process that is watched never was: the thread is to forget it.
+    pub(crate) fn never_was(&self, process: &Process, error: Error) {
+        process.never_was(error);
         self.wake();
-        sent
     }
 
     /// Sends once the forkserver takes it; `before` sees that forkserver each time it is tried.
@@ -267,15 +409,14 @@ impl Warden {
         &self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
-        before: impl Fn(&Server),
+        before: impl Fn(&Server) -> io::Result<()>,
     ) -> io::Result<()> {
         let deadline = clock::now() + 1_000_000_000;
         loop {
             let sent = match &*self.server.lock() {
                 None => Err(io::Error::other("the tree's forkserver has ended")),
                 Some(server) => {
-                    before(server);
-                    protocol::send(&server.control, request, fds)
+                    before(server).and_then(|()| protocol::send(&server.control, request, fds))
                 }
             };
             match sent {
@@ -284,6 +425,9 @@ impl Warden {
                     if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline =>
                 {
                     std::thread::yield_now();
+                }
+                Err(error) if socket::is_peer_gone(&error) => {
+                    return Err(io::Error::other("the tree's forkserver has ended"));
                 }
                 result => return result,
             }
@@ -302,7 +446,7 @@ impl Warden {
                     grant: !fds.is_empty(),
                 },
                 &fds,
-                |_| {},
+                |_| Ok(()),
             )?;
             enrolling.push(sender);
         }
@@ -428,11 +572,7 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
         });
     watched.map_err(|error| abort(failed("watching it", &error)))?;
     tracing::debug!(pid, "forkserver started");
-    Ok(Server {
-        control: ours,
-        pidfd: Some(pidfd),
-        number,
-    })
+    Ok(Server::new(ours, Some(pidfd), number))
 }
 
 /// The thread's own half.
@@ -446,7 +586,6 @@ struct Loop {
     heard: u64,
     /// When the lent links are looked after (ns), if any is.
     next_tick: Option<u64>,
-    buffer: Vec<u8>,
 }
 
 fn link_token(request: u64) -> Token {
@@ -509,7 +648,7 @@ impl Loop {
                 if let Some(watched) = self.watched.get_mut(&request)
                     && !watched.process.is_spawned()
                 {
-                    watched.due = Some((watched.since + ANSWER, Due::Forked));
+                    watched.due = Some((watched.process.since + ANSWER, Due::Forked));
                 }
             }
             self.look_at_clock();
@@ -560,42 +699,14 @@ impl Loop {
     fn take_arrived(&mut self) {
         let arrived = std::mem::take(&mut *self.warden.arrived.lock());
         for process in arrived {
-            let request = process.request;
-            let registered = process.watch_link(&self.warden.registry, link_token(request));
-            if let Err(error) = registered {
-                process.never_was(error.into());
-                continue;
-            }
-            for (stream, fd) in process.pipe_fds().into_iter().enumerate() {
-                let Some(fd) = fd else { continue };
-                let token = Token(link_token(request).0 + 2 + stream);
-                if let Err(error) =
-                    self.warden
-                        .registry
-                        .register(&mut SourceFd(&fd), token, Interest::READABLE)
-                {
-                    tracing::error!(%error, "cannot watch the output of a process");
-                }
-            }
-            let warden = Arc::downgrade(&self.warden);
-            process.link.on_queued(move || {
-                if let Some(warden) = warden.upgrade() {
-                    warden.queued.lock().push(request);
-                    warden.wake();
-                }
-            });
             self.watched.insert(
-                request,
+                process.request,
                 Watched {
                     process,
                     link_ended: false,
-                    since: clock::now(),
                     due: None,
                 },
             );
-            // What came before it was registered makes no edge of its own on every kernel.
-            self.link_ready(request);
-            self.write_queued(request);
         }
     }
 
@@ -767,7 +878,7 @@ impl Loop {
         };
         if watched.process.is_spawned() {
             watched.due = None;
-        } else if self.heard < watched.since {
+        } else if self.heard < watched.process.since {
             self.server_ended("it did not answer");
         } else {
             // It answers others: this answer was lost, for want of a descriptor. The process sees
@@ -780,9 +891,9 @@ impl Loop {
 
     fn read_control(&mut self) {
         loop {
-            let received = match &*self.warden.server.lock() {
+            let received = match &mut *self.warden.server.lock() {
                 None => return,
-                Some(server) => protocol::receive::<Event>(&server.control, &mut self.buffer),
+                Some(server) => server.receive(),
             };
             if matches!(&received, Ok(Some(_)))
                 || matches!(&received, Err(error) if error.kind() == io::ErrorKind::InvalidData)
@@ -805,6 +916,17 @@ impl Loop {
     fn take_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Welcome => {}
+            Event::Blank { blank, pid } => {
+                if let Some(server) = &*self.warden.server.lock()
+                    && let Some(blank) = Blank::new((blank, server.number), pid, fds)
+                {
+                    self.warden.hand.lock().push_back(blank);
+                }
+            }
+            Event::Gone { blank } => {
+                let mut hand = self.warden.hand.lock();
+                hand.retain(|waiting| waiting.number != blank);
+            }
             Event::Spawned { request, pid } => {
                 self.take_arrived();
                 let Some(pidfd) = fds.into_iter().next().map(Pidfd::from_fd) else {
@@ -869,6 +991,7 @@ impl Loop {
                 code,
                 core,
             } => {
+                self.take_arrived();
                 // All that it had said is in its link.
                 self.read_last_words(request);
                 let status = if signal {
@@ -902,7 +1025,7 @@ impl Loop {
     fn server_ended(&mut self, why: &str) {
         // Its last reports first.
         let runtime = self.warden.runtime.upgrade();
-        let (server, bound) = {
+        let (mut server, bound) = {
             let mut slot = self.warden.server.lock();
             let Some(server) = slot.take() else { return };
             if let Some(pidfd) = &server.pidfd {
@@ -917,15 +1040,17 @@ impl Loop {
             )
         };
         // Its last reports first.
-        while let Ok(Some((event, fds))) =
-            protocol::receive::<Event>(&server.control, &mut self.buffer)
-        {
+        while let Ok(Some((event, fds))) = server.receive() {
             self.take_event(event, fds);
         }
         let registry = &self.warden.registry;
         let _ = registry.deregister(&mut SourceFd(&server.control.as_raw_fd()));
         self.warden.enrolling.lock().clear();
         let Some(pidfd) = server.pidfd else { return };
+        // Nobody has begun to use them.
+        for blank in std::mem::take(&mut *self.warden.hand.lock()) {
+            let _ = blank.pidfd.kill();
+        }
         // All that it was asked for is watched, or was put there before it was asked.
         self.take_arrived();
         tracing::error!(
@@ -992,6 +1117,7 @@ impl Loop {
             return;
         };
         self.warden.enrolling.lock().clear();
+        self.warden.hand.lock().clear();
         let Server { control, pidfd, .. } = server;
         drop(control);
         let Some(pidfd) = pidfd else { return };
