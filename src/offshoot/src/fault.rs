@@ -21,7 +21,7 @@
 //! | `forked` | the forkserver, having forked, before it says so | yes |
 //! | `hand` | the forkserver, having forked a process for the root's hand, before it gives it | no |
 //! | `give` | the root, before it tells a process of its hand what it is to become | no |
-//! | `claim` | the root, having told that, before it tells the forkserver | no |
+//! | `claim` | the root, having told that, before the forkserver is to be told | no |
 //! | `claimed` | the forkserver, being told whose a process of the root's hand is | no |
 //! | `S1` | a new process, before it has read or written anything | no |
 //! | `S2` | a new process, as the last step of its prelude | yes |
@@ -62,10 +62,10 @@ pub(crate) fn check(stage: &str, name: &str) -> io::Result<()> {
 
 /// As [`point`], on the way of every message: the environment is only asked the first time.
 #[cfg(feature = "fault-points")]
-pub(crate) fn frequent_point(stage: &str, name: &str) {
+pub(crate) fn frequent_point<'a>(stage: &str, name: impl FnOnce() -> &'a str) {
     static ANY: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     if *ANY.get_or_init(|| std::env::var_os("OFFSHOOT_FAULT").is_some()) {
-        point(stage, name);
+        point(stage, name());
     }
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn point(_: &str, _: &str) {}
 /// Nothing.
 #[cfg(not(feature = "fault-points"))]
 #[inline(always)]
-pub(crate) fn frequent_point(_: &str, _: &str) {}
+pub(crate) fn frequent_point<'a>(_: &str, _: impl FnOnce() -> &'a str) {}
 
 /// Nothing.
 #[cfg(not(feature = "fault-points"))]

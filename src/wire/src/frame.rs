@@ -13,15 +13,18 @@
 //! The order that is legal on one link:
 //!
 //! ```text
-//! owner → child   Outfit if the child waited for an owner, Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce
-//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, last Ended
+//! owner → child   Outfit if the child waited for an owner, Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce, once Offer, and
+//!                 Switch after Accept
+//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, once Accept after Offer, last Ended
 //! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
 //!                 before any of Boot Call Ask Tell Open Reply Started Item, with its correlation: Enclosed
 //! ```
 //!
 //! On the socket between the holder of a portal and the isolate that it was introduced to, the holder sends what an
 //! owner does, but for Boot and Close, and the other side what a child does, but for Ready and Refused. Descriptors
-//! go along with the first bytes of Outfit, Enclosed and Introduce, 16 with each byte.
+//! go along with the first bytes of Outfit, Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
+//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of these, before
+//! the frame that speaks of them.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -97,16 +100,22 @@ pub enum Kind {
     Cut = 38,
     /// What travels beside the next frame, which has the same correlation: an [`Enclosed`].
     Enclosed = 39,
+    /// Owner to child: a ring in shared memory, which comes along as a descriptor, may take the place of the socket. Empty body.
+    Offer = 40,
+    /// Child to owner: what follows of this side is in the ring. Empty body.
+    Accept = 41,
+    /// Owner to child, after Accept: what follows of this side is in the ring. Empty body.
+    Switch = 42,
 }
 
 impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 26] = [
+        const ALL: [Kind; 29] = [
             Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
             Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
-            HaltSeen, Cut, Enclosed,
+            HaltSeen, Cut, Enclosed, Offer, Accept, Switch,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -334,6 +343,11 @@ impl FrameReader {
                 Ok(None)
             }
         }
+    }
+
+    /// Forgets what has been filled and not been taken out: it is of another stream.
+    pub fn discard(&mut self) {
+        (self.start, self.end) = (0, 0);
     }
 
     /// Tells whether the stream may end here.
@@ -596,5 +610,23 @@ mod tests {
         assert!(matches!(reader.next(), Ok(Some(_))));
         assert_eq!(reader.next(), Ok(None));
         assert!(reader.buffer.capacity() <= KEEP);
+    }
+
+    #[test]
+    fn what_is_discarded_is_in_the_way_of_nothing() {
+        let header = Header {
+            len: 1,
+            kind: Kind::Reply,
+            correlation: 1,
+        };
+        let mut reader = FrameReader::new(BODY_MAX);
+        reader.space()[..HEADER].copy_from_slice(&header.to_bytes());
+        reader.filled(HEADER);
+        reader.discard();
+        assert_eq!((reader.finish(), reader.next()), (Ok(()), Ok(None)));
+        let whole = [&header.to_bytes()[..], b"x"].concat();
+        reader.space()[..whole.len()].copy_from_slice(&whole);
+        reader.filled(whole.len());
+        assert_eq!(reader.next(), Ok(Some((header, &b"x"[..]))));
     }
 }

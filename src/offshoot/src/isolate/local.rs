@@ -21,7 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
-use crate::credit::{Lane, Owed};
+use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
@@ -101,6 +101,10 @@ pub(crate) struct Local {
     lanes: RefCell<Lanes>,
     /// Senders that wait for credit of which a little has come back.
     owed: RefCell<Vec<Owed>>,
+    /// Credit that goes back when there is enough of it to be worth it.
+    spent: RefCell<Vec<Taken>>,
+    /// Credit for which its own senders wait.
+    awaited_credit: RefCell<Vec<Awaited>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -180,6 +184,8 @@ impl Local {
             running: Cell::new(0),
             lanes: RefCell::default(),
             owed: RefCell::default(),
+            spent: RefCell::default(),
+            awaited_credit: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
             state_type: Cell::new(None),
@@ -417,7 +423,9 @@ impl Local {
         }
         let mut any = false;
         for _ in 0..BUDGET.min(self.gate.get()) {
-            let Some(message) = self.mail.borrow_mut().pop_front() else {
+            let next = self.mail.borrow_mut().pop_front();
+            // What has come meanwhile is as good as what came before: a turn for each would cost more than it.
+            let Some(message) = next.or_else(|| self.next_mail()) else {
                 break;
             };
             any = true;
@@ -431,6 +439,13 @@ impl Local {
             }
         }
         any
+    }
+
+    fn next_mail(&self) -> Option<Message> {
+        let mut batch = self.shared.inbox.take_all();
+        let first = batch.next()?;
+        self.mail.borrow_mut().extend(batch);
+        Some(first)
     }
 
     /// Starts what a message asks for.
@@ -558,7 +573,7 @@ impl Local {
         if lanes.len() == lanes.capacity() {
             lanes.retain(|_, (life, _)| life.exit().is_none() && Arc::strong_count(life) > 1);
         }
-        let lane = target.new_lane();
+        let lane = target.new_lane(true);
         lanes.insert(address, (target.life.clone(), lane.clone()));
         lane
     }
@@ -568,9 +583,35 @@ impl Local {
         self.owed.borrow_mut().push(owed);
     }
 
+    /// Gives credit back, in time together with other: at the latest before the isolate sleeps.
+    pub(crate) fn spend(&self, taken: Taken) {
+        let mut spent = self.spent.borrow_mut();
+        spent.push(taken);
+        if spent.len() >= TOGETHER as usize {
+            Taken::give_back(&mut spent);
+        }
+    }
+
     fn pay(&self) {
+        Taken::give_back(&mut self.spent.borrow_mut());
         let owed = std::mem::take(&mut *self.owed.borrow_mut());
         owed.into_iter().for_each(Owed::pay);
+    }
+
+    /// Looks after this credit before it sleeps.
+    pub(crate) fn await_credit(&self, awaited: Awaited) {
+        self.awaited_credit.borrow_mut().push(awaited);
+    }
+
+    /// All who were woken have run: passes over those who were given their turn for credit and did not look.
+    fn pass_credit_on(&self) {
+        if self.awaited_credit.borrow().is_empty() {
+            return;
+        }
+        // Taken out, since wakers run code that may come back here.
+        let mut awaited = std::mem::take(&mut *self.awaited_credit.borrow_mut());
+        awaited.retain(Awaited::pass_on);
+        self.awaited_credit.borrow_mut().append(&mut awaited);
     }
 
     // ---- nurseries ----
@@ -850,6 +891,11 @@ impl Local {
         }
         if !busy {
             self.pay();
+            self.pass_credit_on();
+            // One of its own may have been woken by that.
+            if !self.queue.borrow().is_empty() {
+                return;
+            }
             self.shared.set_busy(false);
         }
         if let Some(process) = self.borrow_link(busy) {
@@ -864,7 +910,8 @@ impl Local {
             // It has just looked, and what it does because of that needs no second look at once.
             Some(_) if busy && self.busy_turns.get() == 1 => {}
             Some(reactor) => {
-                let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
+                let asleep =
+                    !busy && self.uplink_sleeps() && self.shared.parker.prepare(Sleep::Poll);
                 let timeout = if asleep {
                     deadline.map(left)
                 } else {
@@ -965,8 +1012,20 @@ impl Local {
         }
     }
 
+    /// Says to the owner of this process that its link's reader sleeps. False if there is something to be read.
+    fn uplink_sleeps(&self) -> bool {
+        self.uplink.get().is_none_or(Uplink::may_sleep)
+    }
+
     /// Sleeps until bytes of this process have come, or there may be something else to do.
     fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+        if !self.uplink_sleeps() {
+            return;
+        }
+        if !process.link.may_sleep() {
+            process.read_link(self.shared.life.identity().id);
+            return;
+        }
         if !self.shared.parker.prepare(Sleep::Poll) {
             return;
         }
@@ -986,6 +1045,7 @@ impl Local {
             [true, true]
         });
         if link {
+            process.link.rung();
             process.read_link(self.shared.life.identity().id);
         }
         if other {

@@ -8,11 +8,12 @@ use crate::carry::{self, Carried};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
 use crate::isolate::shared::{Route, Shared, Target};
+use crate::janitor::GrantedDir;
 use crate::life::Life;
 use crate::nursery::Core;
 use crate::runtime::ChildSettings;
 use crate::scope::{ScopeWatch, cancelled_error};
-use crate::spec::{Isolate, Stdio};
+use crate::spec::{Descendants, Isolate, Stdio};
 use crate::time;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::oneshot;
@@ -24,7 +25,7 @@ use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -168,22 +169,21 @@ async fn try_spawn(
         .map_err(|error| failed("forkserver", name, error, ""))?;
     crate::budget::process().map_err(|why| failed("descriptors", name, why, ""))?;
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
-    let (fds, outputs) =
-        open_fds(isolate).map_err(|(what, error)| failed(&what, name, error, ""))?;
+    let (fds, outputs) = open_fds(isolate, settings.confined)
+        .map_err(|(what, error)| failed(&what, name, error, ""))?;
     let outfit = outfit(isolate, &fds);
-    // One that cannot be put on is refused by the forkserver, which says why.
-    let can_be_had = || outfit.plain().and_then(|outfit| outfit.check()).is_ok();
-    let blank = match this.reserve && can_be_had() {
+    // One that cannot be put on is refused by the forkserver, which says why; and it has to know of grants before the process does anything.
+    let by_hand =
+        || fds.grants.is_none() && outfit.plain().and_then(|outfit| outfit.check()).is_ok();
+    let blank = match this.reserve && by_hand() {
         true => warden.take_blank(),
         false => None,
     };
     let (ours, source) = match blank {
         Some(blank) => {
             let taken = blank.taken();
-            let Blank {
-                pid, pidfd, link, ..
-            } = blank;
-            (link, Source::Reserve(taken, pid, pidfd))
+            let Blank { child, link, .. } = blank;
+            (link, Source::Reserve(taken, child))
         }
         None => {
             let (ours, theirs) = crate::fault::check("pair", name)
@@ -250,9 +250,9 @@ async fn try_spawn(
     };
 
     let ask = match source {
-        Source::Reserve(taken, pid, pidfd) => {
+        Source::Reserve(taken, (pid, pidfd, descendants)) => {
             process.set_server(taken.server);
-            process.set_spawned(pid, pidfd);
+            process.set_spawned(pid, pidfd, descendants);
             crate::fault::point("give", name);
             Ask::Claim(taken, Some(fds.all()))
         }
@@ -311,13 +311,16 @@ async fn try_spawn(
         warden.never_was(&process, error.clone());
         return Err(error);
     }
+    let ring = isolate.process.ring.unwrap_or(settings.ring);
+    if ring > 0
+        && let Err(error) = link.offer_ring(ring)
+    {
+        tracing::warn!(isolate = name, %error, "a link is without its ring");
+    }
     let taken = match ask {
         Ask::Claim(taken, _) => {
             crate::fault::point("claim", name);
-            // It may have begun, and is killed.
-            warden
-                .claim(&process, taken)
-                .map_err(|error| failed("request", name, error, ""))?;
+            warden.claim(&process, taken);
             true
         }
         Ask::Fork(theirs, fds) => {
@@ -376,7 +379,7 @@ async fn try_spawn(
 /// Where a process comes from.
 enum Source {
     /// One that waits.
-    Reserve(Taken, i32, Pidfd),
+    Reserve(Taken, (i32, Pidfd, Descendants)),
     /// A new one, whose end of the link this is.
     Fork(OwnedFd),
 }
@@ -400,6 +403,10 @@ fn outfit(isolate: &Isolate, fds: &SpawnFds) -> Outfit {
             .collect(),
         directory: fds.directory.is_some(),
         stdio: fds.stdio.each_ref().map(Option::is_some),
+        grants: fds
+            .grants
+            .as_ref()
+            .map(|grants| u8::try_from(grants.len()).unwrap_or(u8::MAX)),
     }
 }
 
@@ -407,7 +414,7 @@ fn outfit(isolate: &Isolate, fds: &SpawnFds) -> Outfit {
 pub(crate) type Outputs = [Option<PipeReader>; 2];
 
 /// Opens what the process gets beside its link.
-fn open_fds(isolate: &Isolate) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
+fn open_fds(isolate: &Isolate, confined: bool) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
     let null = |write: bool| -> Result<OwnedFd, (String, io::Error)> {
         let file = File::options().read(!write).write(write).open("/dev/null");
         file.map(OwnedFd::from)
@@ -440,12 +447,21 @@ fn open_fds(isolate: &Isolate) -> Result<(SpawnFds, Outputs), (String, io::Error
                 }
             }
         };
+    let none = confined.then(Vec::new);
+    let grants = process.grants.as_ref().or(none.as_ref());
+    let grant = |path: &PathBuf| {
+        GrantedDir::open(path)
+            .map_err(|error| (format!("granted directory `{}`", path.display()), error))
+    };
+    let grants = grants.map(|grants| grants.iter().map(grant).collect::<Result<Vec<_>, _>>());
+    let grants = grants.transpose()?;
     let (stdout, out) = output(process.stdout)?;
     let (stderr, err) = output(process.stderr)?;
     Ok((
         SpawnFds {
             directory,
             stdio: [stdin, stdout, stderr],
+            grants,
         },
         [out, err],
     ))

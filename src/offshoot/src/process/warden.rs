@@ -7,15 +7,17 @@
 use super::child::hex;
 use super::inlet::{self, Reading};
 use super::link::{Beside, Parcel, Read, read_frames};
-use super::protocol::{self, Event, Request};
+use super::protocol::{self, Event, Refusal, Request};
 use super::{Process, decode_body};
-use crate::janitor::TreeDir;
+use crate::janitor::{GrantedDir, TreeDir};
 use crate::mark::Mark;
 use crate::runtime::Runtime;
+use crate::spec::Descendants;
 use crate::{Error, ErrorKind, Result};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
 use offshoot_mailbox::oneshot;
+use offshoot_sys::event::Timer;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, socket, spawn};
@@ -33,6 +35,7 @@ use std::time::Duration;
 const WAKE: Token = Token(0);
 const CONTROL: Token = Token(1);
 const SERVER: Token = Token(2);
+const SOON: Token = Token(3);
 /// Tokens of process `n` are `FIRST + 4n` for its link, then its pidfd and its two pipes.
 const FIRST: usize = 4;
 
@@ -54,6 +57,8 @@ const ANSWER: u64 = 1_000_000_000;
 const ENROL: u64 = 5_000_000_000;
 /// How long a process has to die whose link has ended.
 const LINK_ENDED: u64 = 200_000_000;
+/// How long the thread leaves alone what is not urgent: a process that has just been started, and whoever waits for it, need the processors.
+const NOT_URGENT: Duration = Duration::from_micros(300);
 /// How long a process has to be gone that has said how it ended: its pool, its last frames and its
 /// standard output, which may be a full pipe, must not keep its owner waiting for ever.
 const SAID_ITS_END: u64 = 8_000_000_000;
@@ -62,6 +67,7 @@ const SAID_ITS_END: u64 = 8_000_000_000;
 pub(crate) struct SpawnFds {
     pub(crate) directory: Option<OwnedFd>,
     pub(crate) stdio: [Option<OwnedFd>; 3],
+    pub(crate) grants: Option<Vec<GrantedDir>>,
 }
 
 impl SpawnFds {
@@ -77,8 +83,7 @@ pub(crate) struct Blank {
     number: u64,
     /// The forkserver that forked it.
     server: u32,
-    pub(crate) pid: i32,
-    pub(crate) pidfd: Pidfd,
+    pub(crate) child: (i32, Pidfd, Descendants),
     pub(crate) link: OwnedFd,
 }
 
@@ -91,14 +96,17 @@ pub(crate) struct Taken {
 
 impl Blank {
     /// Without its descriptors, for want of room in this process, there is none: it sees the end of its link.
-    fn new((number, server): (u64, u32), pid: i32, fds: Vec<OwnedFd>) -> Option<Blank> {
+    fn new(
+        (number, server): (u64, u32),
+        (pid, cgroup): (i32, bool),
+        fds: Vec<OwnedFd>,
+    ) -> Option<Blank> {
         let mut fds = fds.into_iter();
         let (link, pidfd) = (fds.next()?, fds.next()?);
         Some(Blank {
             number,
             server,
-            pid,
-            pidfd: Pidfd::from_fd(pidfd),
+            child: (pid, Pidfd::from_fd(pidfd), descendants(cgroup)),
             link,
         })
     }
@@ -176,6 +184,10 @@ pub(crate) struct Warden {
     server: Mutex<Option<Server>>,
     /// Those that wait for us, the oldest first.
     hand: Mutex<VecDeque<Blank>>,
+    /// Those that we have made ours and the forkserver has not heard of yet, and which processes they are.
+    claims: Mutex<Vec<(Taken, u64)>>,
+    /// Wakes the thread a little later.
+    soon: Timer,
     /// New ones, which the thread takes over.
     arrived: Mutex<Vec<Arc<Process>>>,
     enrolling: Mutex<Vec<Enrolling>>,
@@ -198,6 +210,12 @@ impl Warden {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waker = mio::Waker::new(&registry, WAKE)?;
+        let soon = Timer::new()?;
+        registry.register(
+            &mut SourceFd(&soon.as_fd().as_raw_fd()),
+            SOON,
+            Interest::READABLE,
+        )?;
         if let Some(control) = &control {
             registry.register(
                 &mut SourceFd(&control.as_raw_fd()),
@@ -211,6 +229,8 @@ impl Warden {
             waker,
             server: Mutex::new(control.map(|control| Server::new(control, None, 0))),
             hand: Mutex::default(),
+            claims: Mutex::default(),
+            soon,
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
             queued: Mutex::default(),
@@ -256,7 +276,7 @@ impl Warden {
             lent.len() == 1
         };
         if first {
-            self.wake();
+            self.soon.set(NOT_URGENT);
         }
     }
 
@@ -291,7 +311,8 @@ impl Warden {
         };
         let dir = runtime.tree_dir()?;
         let reserve = runtime.settings.reserve.processes;
-        *server = Some(start_server(&dir, reserve, &self.registry)?);
+        let cgroups = runtime.settings.descendants == Descendants::Cgroup;
+        *server = Some(start_server(&dir, (reserve, cgroups), &self.registry)?);
         Ok(())
     }
 
@@ -336,7 +357,7 @@ impl Warden {
             let first = self.hand.lock().pop_front();
             let blank = first.or_else(|| self.next_blank())?;
             // One that is dead has not been heard of yet, or is about to be.
-            if !blank.pidfd.is_dead() {
+            if !blank.child.1.is_dead() {
                 return Some(blank);
             }
         }
@@ -352,8 +373,8 @@ impl Warden {
             protocol::receive::<Event>(&server.control, &mut server.buffer)
         {
             match event {
-                Event::Blank { blank, pid } => {
-                    if let Some(blank) = Blank::new((blank, server.number), pid, fds) {
+                Event::Blank { blank, pid, cgroup } => {
+                    if let Some(blank) = Blank::new((blank, server.number), (pid, cgroup), fds) {
                         return Some(blank);
                     }
                 }
@@ -363,16 +384,31 @@ impl Warden {
         None
     }
 
-    /// Tells the forkserver that one of those that waited for us is this process.
-    pub(crate) fn claim(&self, process: &Process, taken: Taken) -> io::Result<()> {
-        let request = Request::Claim {
-            blank: taken.number,
-            request: process.request,
+    /// One of those that waited for us is this process, which the forkserver hears soon, and before anything else that it is asked.
+    pub(crate) fn claim(&self, process: &Process, taken: Taken) {
+        let first = {
+            let mut claims = self.claims.lock();
+            claims.push((taken, process.request));
+            claims.len() == 1
         };
-        self.send(&request, &[], |server| match server.number {
-            number if number == taken.server => Ok(()),
-            _ => Err(io::Error::other("the forkserver that forked it has ended")),
-        })
+        if first {
+            self.soon.set(NOT_URGENT);
+        }
+    }
+
+    /// Says what has been claimed, as far as that goes.
+    fn send_claims(&self, server: &Server) -> io::Result<()> {
+        let mut claims = self.claims.lock();
+        while let Some((taken, request)) = claims.first().copied() {
+            // Of one that has ended nothing is left that it could be told.
+            if taken.server == server.number {
+                let blank = taken.number;
+                let claim = Request::Claim { blank, request };
+                protocol::send(&server.control, &claim, &[])?;
+            }
+            claims.remove(0);
+        }
+        Ok(())
     }
 
     /// Asks for a process that is watched.
@@ -391,11 +427,9 @@ impl Warden {
             .chain(&fds.directory)
             .chain(fds.stdio.iter().flatten())
             .map(AsFd::as_fd)
+            .chain(fds.grants.iter().flatten().map(AsFd::as_fd))
             .collect();
-        self.send(&request, &all, |server| {
-            process.set_server(server.number);
-            Ok(())
-        })
+        self.send(&request, &all, |server| process.set_server(server.number))
     }
 
     /// A process that is watched never was: the thread is to forget it.
@@ -409,14 +443,16 @@ impl Warden {
         &self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
-        before: impl Fn(&Server) -> io::Result<()>,
+        before: impl Fn(&Server),
     ) -> io::Result<()> {
         let deadline = clock::now() + 1_000_000_000;
         loop {
             let sent = match &*self.server.lock() {
                 None => Err(io::Error::other("the tree's forkserver has ended")),
                 Some(server) => {
-                    before(server).and_then(|()| protocol::send(&server.control, request, fds))
+                    before(server);
+                    self.send_claims(server)
+                        .and_then(|()| protocol::send(&server.control, request, fds))
                 }
             };
             match sent {
@@ -436,18 +472,26 @@ impl Warden {
 
     /// Asks the forkserver for this process's bind table, or to let its sweep touch `directory`.
     pub(crate) fn enroll(&self, directory: Option<BorrowedFd<'_>>) -> Result<(u64, Vec<OwnedFd>)> {
+        let grant = directory.is_some();
+        self.ask(&Request::Enroll { grant }, directory)
+    }
+
+    /// Lets a process that was asked for here have addresses in `directory`.
+    pub(crate) fn grant(&self, request: u64, directory: Option<BorrowedFd<'_>>) -> Result<()> {
+        self.ask(&Request::Grant { request }, directory).map(drop)
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        directory: Option<BorrowedFd<'_>>,
+    ) -> Result<(u64, Vec<OwnedFd>)> {
         let (sender, receiver) = oneshot::channel();
         {
             // Answers come in the order of the requests, which this lock makes that of the senders.
             let mut enrolling = self.enrolling.lock();
             let fds: Vec<BorrowedFd<'_>> = directory.into_iter().collect();
-            self.send(
-                &Request::Enroll {
-                    grant: !fds.is_empty(),
-                },
-                &fds,
-                |_| Ok(()),
-            )?;
+            self.send(request, &fds, |_| {})?;
             enrolling.push(sender);
         }
         let failed = |message: &str| Err(Error::new(ErrorKind::Io(None), message));
@@ -508,7 +552,11 @@ fn wait_for<T>(
 }
 
 /// Starts the forkserver and waits until it serves.
-fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Server> {
+fn start_server(
+    tree: &TreeDir,
+    (reserve, cgroups): (u32, bool),
+    registry: &Registry,
+) -> Result<Server> {
     let failed = |stage: &str, error: &dyn std::fmt::Display| {
         Error::new(
             ErrorKind::Spawn("forkserver".to_owned()),
@@ -535,6 +583,7 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
     let hello = Request::Hello {
         build_id: image::build_id().to_vec(),
         reserve,
+        cgroups,
     };
     protocol::send(&ours, &hello, &fds).map_err(|error| abort(failed("first request", &error)))?;
     let served = socket::wait_readable(&ours, Some(SERVER_START))
@@ -588,6 +637,14 @@ struct Loop {
     next_tick: Option<u64>,
 }
 
+/// How it is told what a process has started.
+fn descendants(cgroup: bool) -> Descendants {
+    match cgroup {
+        true => Descendants::Cgroup,
+        false => Descendants::Subreaper,
+    }
+}
+
 fn link_token(request: u64) -> Token {
     Token(FIRST + 4 * usize::try_from(request).unwrap_or(usize::MAX / 8))
 }
@@ -609,10 +666,12 @@ impl Loop {
             // Taken first: a request arrives before it is given up.
             let given_up = std::mem::take(&mut *self.warden.given_up.lock());
             self.take_arrived();
+            self.say_claims();
             let mut control = false;
             for event in events.iter() {
                 match event.token() {
                     WAKE => {}
+                    SOON => drop(self.warden.soon.drain()),
                     CONTROL => control = true,
                     SERVER => self.server_ended("it died"),
                     Token(token) => {
@@ -710,6 +769,26 @@ impl Loop {
         }
     }
 
+    /// Tells the forkserver what has been claimed since.
+    fn say_claims(&self) {
+        if self.warden.claims.lock().is_empty() {
+            return;
+        }
+        let said = match &*self.warden.server.lock() {
+            Some(server) => self.warden.send_claims(server),
+            // They ended with it.
+            None => {
+                self.warden.claims.lock().clear();
+                Ok(())
+            }
+        };
+        match said {
+            Err(error) if socket::may_pass(&error) => self.warden.soon.set(NOT_URGENT),
+            // It has gone, which is seen elsewhere.
+            Err(_) | Ok(()) => {}
+        }
+    }
+
     /// Writes what is queued as far as that goes, and watches for room while something is left.
     fn write_queued(&self, request: u64) {
         let Some(watched) = self.watched.get(&request) else {
@@ -728,6 +807,8 @@ impl Loop {
             return;
         }
         let process = watched.process.clone();
+        // An event may have been a bell. To look once too often costs a system call.
+        process.link.rung();
         let read = {
             let mut reading = process.inlet.reading();
             let Reading { reader, wrong } = &mut *reading;
@@ -742,8 +823,8 @@ impl Loop {
             watched.due = Some((clock::now() + SAID_ITS_END, Due::Dead));
         }
         match read {
-            Read::Drained => {}
-            Read::More => {
+            Read::Drained if process.link.may_sleep() => {}
+            Read::Drained | Read::More => {
                 self.more.insert(request);
             }
             Read::Ended => {
@@ -758,6 +839,10 @@ impl Loop {
                 process.fail_start(error.clone());
                 process.kill(&format!("it broke the protocol: {error}"));
             }
+        }
+        // What came may have been word of room in the ring.
+        if process.link.has_ring() && process.link.has_queued() {
+            self.write_queued(request);
         }
     }
 
@@ -916,9 +1001,9 @@ impl Loop {
     fn take_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Welcome => {}
-            Event::Blank { blank, pid } => {
+            Event::Blank { blank, pid, cgroup } => {
                 if let Some(server) = &*self.warden.server.lock()
-                    && let Some(blank) = Blank::new((blank, server.number), pid, fds)
+                    && let Some(blank) = Blank::new((blank, server.number), (pid, cgroup), fds)
                 {
                     self.warden.hand.lock().push_back(blank);
                 }
@@ -927,7 +1012,11 @@ impl Loop {
                 let mut hand = self.warden.hand.lock();
                 hand.retain(|waiting| waiting.number != blank);
             }
-            Event::Spawned { request, pid } => {
+            Event::Spawned {
+                request,
+                pid,
+                cgroup,
+            } => {
                 self.take_arrived();
                 let Some(pidfd) = fds.into_iter().next().map(Pidfd::from_fd) else {
                     // It came, and this process had no room for it. The new process sees the end of
@@ -960,7 +1049,7 @@ impl Loop {
                 {
                     watched.due = None;
                 }
-                process.set_spawned(pid, pidfd);
+                process.set_spawned(pid, pidfd, descendants(cgroup));
                 // It may have died before it was watched.
                 self.died(request);
             }
@@ -1011,10 +1100,11 @@ impl Loop {
                 };
                 let result = match error {
                     None => Ok((key, fds)),
-                    Some(error) => Err(Error::new(
-                        ErrorKind::Io(None),
-                        format!("cannot make a bind table: {error}"),
-                    )),
+                    Some(Refusal { why, errno }) => {
+                        let source = errno.map(io::Error::from_raw_os_error);
+                        let source = source.unwrap_or_else(|| io::Error::other(why.clone()));
+                        Err(Error::io(why, source))
+                    }
                 };
                 let _ = sender.send(result);
             }
@@ -1049,7 +1139,7 @@ impl Loop {
         let Some(pidfd) = server.pidfd else { return };
         // Nobody has begun to use them.
         for blank in std::mem::take(&mut *self.warden.hand.lock()) {
-            let _ = blank.pidfd.kill();
+            let _ = blank.child.1.kill();
         }
         // All that it was asked for is watched, or was put there before it was asked.
         self.take_arrived();
