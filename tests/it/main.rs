@@ -8,6 +8,7 @@ mod dropping;
 mod ending;
 mod errors;
 mod faults;
+mod granted;
 mod interface;
 mod io;
 mod lean;

@@ -83,7 +83,14 @@ threads! {
         let guard = Guard::new().settle(SHORT);
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("left-thread".into());
-        let thread = thread.spawn(move || stopped.recv().unwrap_or_default()).expect("a thread");
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = thread.spawn(move || {
+            begin.send(()).expect("somebody waits");
+            stopped.recv().unwrap_or_default();
+        });
+        let thread = thread.expect("a thread");
+        // It gives itself its name, when it first runs.
+        begun.recv().expect("it runs");
         let file = File::open("/dev/zero").expect("a file");
         let path = dir().join("s");
         let socket = std::os::unix::net::UnixListener::bind(&path).expect("a socket");

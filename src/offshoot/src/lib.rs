@@ -97,7 +97,7 @@ pub use portal::{Cancelling, Ended, LocalPortal, Portal, Rejected, Reply, Tell};
 #[doc(hidden)]
 pub use runtime::dump_all;
 pub use runtime::{Builder, Handle, Running, main, run};
-pub use spec::{Bounds, Isolate, Isolation, Limit, Sigint, Stdio};
+pub use spec::{Bounds, Descendants, Isolate, Isolation, Limit, Sigint, Stdio};
 pub use time::{Current, Sleep, cancelled, checkpoint, current, sleep, timeout, try_current};
 
 /// A result whose error is ours unless it says otherwise.

@@ -18,7 +18,7 @@ use crate::narrow::Allowed;
 use crate::process::porter::{Hold, Porter};
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
-use crate::spec::{Bounds, Isolation, Sigint};
+use crate::spec::{Bounds, Descendants, Isolation, Sigint};
 use crate::spin::{self, Spin};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, Result, TreeId};
 use dashmap::DashMap;
@@ -52,6 +52,11 @@ pub(crate) struct Settings {
     /// For how long whoever runs out of work looks for more before it sleeps.
     pub(crate) spin: Duration,
     pub(crate) frame_max: usize,
+    pub(crate) descendants: Descendants,
+    /// Process isolates have addresses only where they were granted.
+    pub(crate) confined: bool,
+    /// The bytes of the ring of a link each way; 0 for none.
+    pub(crate) ring: usize,
     pub(crate) on_start: Option<Entry>,
 }
 
@@ -470,6 +475,8 @@ impl Runtime {
     /// Kills what the processes of a forkserver had started, which is dead itself.
     pub(crate) fn end_strays(&self, server: u32) {
         if let Some(dir) = self.tree_dir.lock().clone() {
+            let ended = dir.end_cgroups(Some(server));
+            tracing::debug!(?ended, "ended the control groups of a forkserver");
             crate::reap::kill_strays(dir.path(), server);
         }
     }
@@ -524,6 +531,9 @@ pub struct Builder {
     reserve_processes: Option<u32>,
     spin: Duration,
     frame_max: usize,
+    descendants: Descendants,
+    confined: bool,
+    ring: Option<usize>,
     on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
     signals: bool,
     clock: Option<crate::testing::Clock>,
@@ -550,6 +560,9 @@ impl Builder {
             reserve_processes: None,
             spin: spin::WINDOW,
             frame_max: frame::BODY_MAX,
+            descendants: Descendants::default(),
+            confined: false,
+            ring: None,
             on_start: None,
             signals: false,
             clock: None,
@@ -662,6 +675,32 @@ impl Builder {
         self
     }
 
+    /// Sets how surely what process isolates start themselves is to end with them. By default
+    /// [`Descendants::Subreaper`], which needs nothing and costs nothing.
+    ///
+    /// [`Descendants::Cgroup`] has each process made in a control group of its own, where this process may make groups (version 2 is
+    /// mounted, and its own group is root's or delegated to it; Linux 5.14), and what was asked for as default where it may not:
+    /// [`Portal::descendants`](crate::Portal::descendants) tells which it is. It costs each process that is forked the making of a group, and
+    /// a move into it, for which the kernel may wait for milliseconds; one from the reserve has that behind it.
+    pub fn descendants(mut self, wanted: Descendants) -> Builder {
+        self.descendants = wanted;
+        self
+    }
+
+    /// Lets process isolates have addresses only where [`Isolate::grant`](crate::Isolate::grant) says; off by default.
+    pub fn confined(mut self, on: bool) -> Builder {
+        self.confined = on;
+        self
+    }
+
+    /// Gives the link of each process isolate that does not say it a ring of so many bytes each way; see
+    /// [`Isolate::ring`](crate::Isolate::ring). Zero for none. Goes before the environment variable `OFFSHOOT_RING`, and that before the
+    /// default of none.
+    pub fn ring(mut self, bytes: usize) -> Builder {
+        self.ring = Some(bytes);
+        self
+    }
+
     /// Has `hook` run in every process of the tree, the root's included, before its first isolate.
     ///
     /// The program's `main` never runs in a process isolate: this is the place for a tracing
@@ -748,11 +787,14 @@ impl Builder {
             stack: self.stack,
             lean: self.lean,
             reserve: Reserves {
-                threads: reserve(self.reserve_threads, RESERVE_THREADS)?.unwrap_or(4),
-                processes: reserve(self.reserve_processes, RESERVE_PROCESSES)?.unwrap_or(2),
+                threads: number(self.reserve_threads, RESERVE_THREADS)?.unwrap_or(4),
+                processes: number(self.reserve_processes, RESERVE_PROCESSES)?.unwrap_or(2),
             },
             spin: self.spin,
             frame_max: self.frame_max,
+            descendants: self.descendants,
+            confined: self.confined,
+            ring: number(self.ring, RING)?.unwrap_or(0),
             on_start,
         })
     }
@@ -854,7 +896,7 @@ impl Builder {
 
     /// Fills the reserves that somebody has asked for, off the caller's path.
     fn fill_reserves(&self, runtime: &Arc<Runtime>) {
-        let asked_for = |built, variable| reserve(built, variable).ok().flatten();
+        let asked_for = |built, variable| number(built, variable).ok().flatten();
         if asked_for(self.reserve_threads, RESERVE_THREADS).is_some() {
             runtime.reserve.want();
             runtime.reserve.refill();
@@ -873,13 +915,14 @@ impl Builder {
 
 const RESERVE_THREADS: &str = "OFFSHOOT_RESERVE_THREADS";
 const RESERVE_PROCESSES: &str = "OFFSHOOT_RESERVE_PROCESSES";
+const RING: &str = "OFFSHOOT_RING";
 
-/// The size of a reserve, if anybody has set it.
-fn reserve(built: Option<u32>, variable: &str) -> Result<Option<u32>> {
+/// A number, if anybody has set it: the size of a reserve or of a ring.
+fn number<N: std::str::FromStr>(built: Option<N>, variable: &str) -> Result<Option<N>> {
     match (built, std::env::var(variable)) {
         (Some(size), _) => Ok(Some(size)),
         (None, Err(VarError::NotPresent)) => Ok(None),
-        (None, Ok(text)) if text.trim().parse::<u32>().is_ok() => Ok(text.trim().parse().ok()),
+        (None, Ok(text)) if text.trim().parse::<N>().is_ok() => Ok(text.trim().parse().ok()),
         (None, text) => {
             let text = text.unwrap_or_else(|error| error.to_string());
             let message = format!(

@@ -86,6 +86,21 @@ pub enum Sigint {
     Own,
 }
 
+/// How surely what a process isolate has started itself (a `Command`, a daemon that forked twice) ends with it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[non_exhaustive]
+pub enum Descendants {
+    /// What is in its process group, and what bears the mark of its tree in the environment, ends with it. A program that was started
+    /// with an emptied environment and has become a daemon ends with the tree's last process isolate.
+    #[default]
+    Subreaper,
+    /// It is in a control group of its own, from before its first instruction on: all that it has started ends with it, whatever
+    /// that has done to get away.
+    Cgroup,
+}
+
 /// A limit on what a process isolate may use, as `setrlimit` counts it.
 pub use offshoot_sys::fork::Limit;
 
@@ -131,7 +146,13 @@ pub(crate) struct ProcessOptions {
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
     pub(crate) sigint: Sigint,
+    /// The only directories in which it may have addresses, if that is limited.
+    pub(crate) grants: Option<Vec<PathBuf>>,
+    pub(crate) ring: Option<usize>,
 }
+
+/// How many directories can be granted at a spawn.
+pub(crate) const GRANTS_MAX: usize = 8;
 
 impl Isolate {
     /// An isolate of this name, with the tree's default isolation and bounds.
@@ -300,9 +321,41 @@ impl Isolate {
         self
     }
 
+    /// Gives the link between a process isolate and its owner a ring in shared memory, of `bytes` each way: for bulk data, which then take
+    /// no way through the kernel, and for answers within a microsecond, where both sides are awake. Zero for none, whatever
+    /// [`Builder::ring`](crate::Builder::ring) says.
+    ///
+    /// Between 4 KiB and 1 GiB, rounded up to a power of two; 1 MiB is good for most. Whatever is longer than the ring goes through it in
+    /// parts. The memory has no name, belongs to the two processes alone and is gone with them; its pages are taken when they are used. No
+    /// effect on a thread, nor on portals that other processes were given, which have sockets of their own. Where a process cannot map it, the
+    /// link stays without one.
+    pub fn ring(mut self, bytes: usize) -> Isolate {
+        self.process.ring = Some(bytes);
+        self
+    }
+
     /// Sets what a process isolate does with signals that ask it to end.
     pub fn sigint(mut self, sigint: Sigint) -> Isolate {
         self.process.sigint = sigint;
+        self
+    }
+
+    /// Lets a process isolate have addresses in this directory and those below it, and, with all that were granted, in no other: Unix
+    /// sockets that it binds, files, pid files and shared memory (`/dev/shm`) that it makes or registers by this library. May be called up
+    /// to eight times; opened at the spawn, in this process. [`Portal::grant`](crate::Portal::grant) adds one later.
+    ///
+    /// Without it a process may have addresses wherever its owner may, which is everywhere unless somebody above is limited: so
+    /// that it can do what a thread can. With it, what its bind table says is honoured by nobody beyond, whatever it writes there.
+    /// What it spawns can be granted no more than it has. It is no sandbox: the process may make files by other means, which nobody sweeps.
+    pub fn grant(mut self, directory: impl AsRef<Path>) -> Isolate {
+        let grants = self.process.grants.get_or_insert_default();
+        grants.push(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Lets a process isolate have no addresses but where [`grant`](Isolate::grant) says: without one, nowhere.
+    pub fn confined(mut self) -> Isolate {
+        self.process.grants.get_or_insert_default();
         self
     }
 
@@ -326,6 +379,15 @@ impl Isolate {
                 ),
             ));
         }
+        let grants = self.process.grants.as_ref().map_or(0, Vec::len);
+        if grants > GRANTS_MAX {
+            let message = format!(
+                "isolate `{}` is granted {grants} directories, and at a spawn {GRANTS_MAX} can be: grant one that holds several, or add the others \
+                 by `Portal::grant`",
+                self.name
+            );
+            return Err(Error::new(ErrorKind::Misuse, message));
+        }
         Ok(())
     }
 
@@ -341,6 +403,7 @@ impl Isolate {
             (process.stdout != Stdio::Inherit, "stdout"),
             (process.stderr != Stdio::Inherit, "stderr"),
             (process.sigint != Sigint::Parent, "sigint"),
+            (process.grants.is_some(), "grant"),
         ];
         match set.into_iter().find(|(set, _)| *set) {
             None => Ok(()),

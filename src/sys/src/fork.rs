@@ -25,6 +25,8 @@ pub struct Prelude {
     pub expected_parent: i32,
     /// Descriptors that stay open, besides 0, 1 and 2.
     pub keep: Vec<RawFd>,
+    /// The [door](crate::cgroup::Cgroup::door) of the control group that the child enters.
+    pub cgroup: Option<OwnedFd>,
     /// What the child is given of its own.
     pub outfit: Outfit,
     /// Whether the child sets every signal to its default action. Without it, it has the actions of this process, which must have no handler
@@ -55,6 +57,7 @@ impl Default for Prelude {
         Self {
             expected_parent: process::id(),
             keep: Vec::new(),
+            cgroup: None,
             outfit: Outfit::default(),
             reset_signals: true,
             new_session_group: false,
@@ -140,7 +143,7 @@ pub enum Limit {
 ///
 /// # What the child does first
 /// 1. It asks for SIGKILL at the end of its parent, and checks that the parent is still `expected_parent`.
-/// 2. It becomes the leader of its own process group, if `new_session_group`.
+/// 2. It enters `cgroup`, and becomes the leader of its own process group, if `new_session_group`.
 /// 3. It [resets the actions of all signals](reset_signal_actions), if `reset_signals`. (All signals are blocked from
 ///    before the fork, so that no handler of the parent's runs in the child.) Then it unblocks all.
 /// 4. It puts the outfit's `stdio` in place.
@@ -255,6 +258,11 @@ impl Prepared {
             umask, cwd, stdio, ..
         } = prelude.outfit;
         process::die_with_parent(prelude.expected_parent).map_err(at("parent"))?; // 1
+        if let Some(door) = &prelude.cgroup {
+            crate::cgroup::enter(door).map_err(at("control group"))?; // 2
+        }
+        // Closed by step 6.
+        std::mem::forget(prelude.cgroup);
         if prelude.new_session_group {
             // SAFETY: takes no pointer.
             checked(unsafe { libc::setpgid(0, 0) }).map_err(at("process group"))?; // 2

@@ -351,6 +351,9 @@ unsafe fn close_by_listing(gaps: &[(u32, u32)]) -> io::Result<()> {
     Ok(())
 }
 
+/// The number of the error that says that something is not allowed.
+pub const NOT_PERMITTED: i32 = libc::EACCES;
+
 /// The error of a process that may open no more descriptors.
 pub fn out_of_descriptors() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)

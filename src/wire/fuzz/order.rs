@@ -30,7 +30,7 @@ pub fn order(data: &[u8]) {
             let (body, tail) = tail.split_at(usize::from(len).min(tail.len()));
             rest = tail;
             // An unknown kind is another target's concern.
-            let Some(kind) = Kind::from_number(kind % 40) else {
+            let Some(kind) = Kind::from_number(kind % 43) else {
                 continue;
             };
             let header = Header {
@@ -94,7 +94,15 @@ fn look(kind: Kind, body: &[u8]) {
 fn listed(from: From, passed: &[Header]) {
     let count = |kind| passed.iter().filter(|header| header.kind == kind).count();
     let place = |kind| passed.iter().position(|header| header.kind == kind);
-    for kind in [Kind::Boot, Kind::Ready, Kind::Refused, Kind::Ended] {
+    for kind in [
+        Kind::Boot,
+        Kind::Ready,
+        Kind::Refused,
+        Kind::Ended,
+        Kind::Offer,
+        Kind::Accept,
+        Kind::Switch,
+    ] {
         assert!(count(kind) <= 1, "{kind:?} came twice");
     }
     let kinds: Vec<Kind> = passed.iter().map(|header| header.kind).collect();
@@ -108,11 +116,21 @@ fn listed(from: From, passed: &[Header]) {
             [] | [Kind::Ready, ..] | [Kind::Refused]
         )),
         From::Holder | From::Isolate => {
-            assert!(place(Kind::Boot).is_none() && place(Kind::Ready).is_none());
+            assert!(
+                place(Kind::Boot).is_none()
+                    && place(Kind::Ready).is_none()
+                    && place(Kind::Offer).is_none()
+            );
         }
     }
     if let Some(ended) = place(Kind::Ended) {
-        let late = [Kind::Credit, Kind::Started, Kind::CancelAck, Kind::Close];
+        let late = [
+            Kind::Accept,
+            Kind::Credit,
+            Kind::Started,
+            Kind::CancelAck,
+            Kind::Close,
+        ];
         assert!(!kinds[ended..].iter().any(|kind| late.contains(kind)));
     }
     for pair in passed.windows(2) {
@@ -135,6 +153,9 @@ fn listed(from: From, passed: &[Header]) {
     };
     assert!(!kinds.iter().any(|kind| wrong.contains(kind)));
     let empty = [
+        Kind::Offer,
+        Kind::Accept,
+        Kind::Switch,
         Kind::Drop,
         Kind::Close,
         Kind::CancelAck,

@@ -3,7 +3,9 @@
 //! ```text
 //!                    first            then, in any order                                       last
 //! owner  → child     Boot             Call Ask Tell Drop Cancel Close Open Introduce · stream
+//!                                     Offer, Switch
 //! child  → owner     Ready | Refused  Reply Failure Credit CancelAck Started · stream          Ended, Refused
+//!                                     Accept
 //! holder → isolate                    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! isolate → holder                    Reply Failure Credit CancelAck Started Close · stream    Ended
 //! ```
@@ -15,7 +17,8 @@
 //!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
 //!   Boot Call Ask Tell Open Reply Started Item. Nothing comes between the two.
-//! - Drop, Close, CancelAck, End, Deaf and HaltSeen have no body.
+//! - Offer, Accept and Switch come once each; that the one answers the other is looked at by who has made them.
+//! - Drop, Close, CancelAck, End, Deaf, HaltSeen, Offer, Accept and Switch have no body.
 //!
 //! What breaks the order costs its sender the connection, and nobody else anything.
 
@@ -90,6 +93,8 @@ pub struct Order {
     stage: Stage,
     /// An Enclosed of this correlation has come, whose frame has not.
     enclosed: Option<u64>,
+    /// What of a ring has been said: Offer or Accept, Switch.
+    ring: [bool; 2],
 }
 
 impl Order {
@@ -103,6 +108,7 @@ impl Order {
             from,
             stage,
             enclosed: None,
+            ring: [false; 2],
         }
     }
 
@@ -128,6 +134,16 @@ impl Order {
             return Err(Disorder::NotEnclosed(kind, correlation, enclosed));
         }
         let stage = self.after(kind)?;
+        let once = match kind {
+            Kind::Offer | Kind::Accept => Some(0),
+            Kind::Switch => Some(1),
+            _ => None,
+        };
+        if let Some(once) = once
+            && std::mem::replace(&mut self.ring[once], true)
+        {
+            return Err(Disorder::TooLate(kind));
+        }
         self.stage = stage;
         self.enclosed = (kind == Kind::Enclosed).then_some(correlation);
         Ok(())
@@ -150,6 +166,7 @@ impl Order {
                 Kind::Ended | Kind::Credit | Kind::Started | Kind::CancelAck | Kind::Close => {
                     Err(Disorder::TooLate(kind))
                 }
+                Kind::Accept => Err(Disorder::TooLate(kind)),
                 _ => Ok(Stage::Ended),
             },
         }
@@ -160,8 +177,8 @@ fn may_send(from: From, kind: Kind) -> bool {
     use Kind::*;
     let asks = matches!(from, From::Owner | From::Holder);
     match kind {
-        Boot => from == From::Owner,
-        Ready | Refused => from == From::Child,
+        Boot | Offer | Switch => from == From::Owner,
+        Ready | Refused | Accept => from == From::Child,
         Call | Ask | Tell | Drop | Cancel | Open | Introduce => asks,
         Close => from != From::Child,
         Reply | Failure | Credit | CancelAck | Ended | Started => !asks,
@@ -171,7 +188,10 @@ fn may_send(from: From, kind: Kind) -> bool {
 
 fn has_body(kind: Kind) -> bool {
     use Kind::*;
-    !matches!(kind, Drop | Close | CancelAck | End | Deaf | HaltSeen)
+    !matches!(
+        kind,
+        Drop | Close | CancelAck | End | Deaf | HaltSeen | Offer | Accept | Switch
+    )
 }
 
 fn carries(kind: Kind) -> bool {

@@ -22,7 +22,7 @@ use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
 use crate::chain::Waits;
-use crate::credit::{Awaited, Lane, Owed};
+use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
@@ -101,6 +101,8 @@ pub(crate) struct Local {
     lanes: RefCell<Lanes>,
     /// Senders that wait for credit of which a little has come back.
     owed: RefCell<Vec<Owed>>,
+    /// Credit that goes back when there is enough of it to be worth it.
+    spent: RefCell<Vec<Taken>>,
     /// Credit for which its own senders wait.
     awaited_credit: RefCell<Vec<Awaited>>,
     mail: RefCell<VecDeque<Message>>,
@@ -184,6 +186,7 @@ impl Local {
             running: Cell::new(0),
             lanes: RefCell::default(),
             owed: RefCell::default(),
+            spent: RefCell::default(),
             awaited_credit: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
@@ -422,7 +425,9 @@ impl Local {
         }
         let mut any = false;
         for _ in 0..BUDGET.min(self.gate.get()) {
-            let Some(message) = self.mail.borrow_mut().pop_front() else {
+            let next = self.mail.borrow_mut().pop_front();
+            // What has come meanwhile is as good as what came before: a turn for each would cost more than it.
+            let Some(message) = next.or_else(|| self.next_mail()) else {
                 break;
             };
             any = true;
@@ -436,6 +441,13 @@ impl Local {
             }
         }
         any
+    }
+
+    fn next_mail(&self) -> Option<Message> {
+        let mut batch = self.shared.inbox.take_all();
+        let first = batch.next()?;
+        self.mail.borrow_mut().extend(batch);
+        Some(first)
     }
 
     /// Starts what a message asks for.
@@ -587,7 +599,17 @@ impl Local {
         self.owed.borrow_mut().push(owed);
     }
 
+    /// Gives credit back, in time together with other: at the latest before the isolate sleeps.
+    pub(crate) fn spend(&self, taken: Taken) {
+        let mut spent = self.spent.borrow_mut();
+        spent.push(taken);
+        if spent.len() >= TOGETHER as usize {
+            Taken::give_back(&mut spent);
+        }
+    }
+
     fn pay(&self) {
+        Taken::give_back(&mut self.spent.borrow_mut());
         let owed = std::mem::take(&mut *self.owed.borrow_mut());
         owed.into_iter().for_each(Owed::pay);
     }
@@ -904,7 +926,8 @@ impl Local {
             // It has just looked, and what it does because of that needs no second look at once.
             Some(_) if busy && self.busy_turns.get() == 1 => {}
             Some(reactor) => {
-                let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
+                let asleep =
+                    !busy && self.uplink_sleeps() && self.shared.parker.prepare(Sleep::Poll);
                 let timeout = if asleep {
                     deadline.map(left)
                 } else {
@@ -991,8 +1014,20 @@ impl Local {
         }
     }
 
+    /// Says to the owner of this process that its link's reader sleeps. False if there is something to be read.
+    fn uplink_sleeps(&self) -> bool {
+        self.uplink.get().is_none_or(Uplink::may_sleep)
+    }
+
     /// Sleeps until bytes of this process have come, or there may be something else to do.
     fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+        if !self.uplink_sleeps() {
+            return;
+        }
+        if !process.link.may_sleep() {
+            process.read_link(self.shared.life.identity().id);
+            return;
+        }
         if !self.shared.parker.prepare(Sleep::Poll) {
             return;
         }
@@ -1012,6 +1047,7 @@ impl Local {
             [true, true]
         });
         if link {
+            process.link.rung();
             process.read_link(self.shared.life.identity().id);
         }
         if other {

@@ -6,6 +6,7 @@
 //!     lock                    flock, held by the root and, through the same open file, by the forkserver
 //!     table-<key>             the bind table of one process
 //!     grants-<key>            the directories outside that its owner lets a sweep of that table touch
+//!     cgroup-<n>              the control group of the n-th forkserver, if it has one
 //!     <key>/                  its private directory: names that are not yet public, and addresses that need no place of their own
 //!   .new-<16 hex digits>/     a tree that is being born, or died in it
 //! ```
@@ -365,6 +366,15 @@ impl TreeDir {
     /// As [`remove`](Self::remove), in this manner. What that leaves keeps the directory.
     pub(crate) fn remove_so(&self, manner: &Manner<'_>) -> Swept {
         let mut swept = Swept::default();
+        // First those who could bind something more.
+        for group in self.cgroups(None) {
+            if !manner.processes && group.is_populated() {
+                swept.leave(group.path(), Why::NotAsked);
+            }
+        }
+        if !manner.dry && manner.processes {
+            swept.add(self.end_cgroups(None));
+        }
         for key in self.keys(&mut swept) {
             swept.add(self.sweep_so(key, manner));
         }
@@ -594,6 +604,20 @@ impl GrantedDir {
     /// Whether both are the same directory, by whatever path they were opened.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.identity.is_same(&other.identity)
+    }
+
+    /// Whether it is `other`, or lies beneath it, without a symbolic link on the way.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        if self.is_same(other) {
+            return true;
+        }
+        let Ok(below) = self.path.strip_prefix(&other.path) else {
+            return false;
+        };
+        // What lies there now, whoever has moved things about since.
+        fsx::open_beneath(other.as_fd(), below, Access::Hold)
+            .and_then(|found| fsx::identity(found.as_fd()))
+            .is_ok_and(|found| found.is_same(&self.identity))
     }
 
     pub(super) fn device(&self) -> u64 {

@@ -32,6 +32,7 @@
 //!
 //! Not here: killing and reaping processes. A sweep of a process expects that it is dead.
 
+pub(crate) mod cgroups;
 mod dir;
 mod sweep;
 mod table;

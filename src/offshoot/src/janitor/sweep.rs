@@ -31,6 +31,8 @@ pub(crate) struct Manner<'a> {
     pub files: bool,
     /// Whether it takes shared memory.
     pub memory: bool,
+    /// Whether it ends what still runs in the tree's control groups.
+    pub processes: bool,
     /// Whether some process has this object mapped or open; asked of shared memory only.
     pub in_use: Option<&'a dyn Fn(&Identity) -> bool>,
     /// Whether the process that wrote a table (by its id and start) still needs what is in it.
@@ -43,6 +45,7 @@ impl Default for Manner<'_> {
             dry: false,
             files: true,
             memory: true,
+            processes: true,
             in_use: None,
             needs: None,
         }

@@ -1764,3 +1764,65 @@ fn killed_at_any_moment_with_addresses_on_another_file_system() {
         0x0bad_cafe_0bad_cafe,
     );
 }
+
+/// What a dead tree has left running in its control groups is ended by the next start, and they are removed; whatever else a tree's file names
+/// is left alone.
+#[test]
+fn the_control_groups_of_a_dead_tree_are_emptied_and_removed() {
+    use offshoot_sys::cgroup::Cgroup;
+    if let Err(error) = Cgroup::own() {
+        eprintln!("no control groups here: {error}");
+        return;
+    }
+    let temporary = TempDir::new().unwrap();
+    let base = temporary.path().join("base");
+    let tree = TreeDir::create(Some(&base)).unwrap();
+    let group = tree.make_cgroup(3).unwrap();
+    let inner = group.make("1").unwrap();
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && echo begun && exec sleep 1000",
+        inner.path().display()
+    );
+    let mut stray = Command::new("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(stray.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(
+        (
+            line.as_str(),
+            tree.cgroups(None).len(),
+            tree.cgroups(Some(1)).len()
+        ),
+        ("begun\n", 1, 0)
+    );
+    // A lie: the group of somebody else.
+    let other = Cgroup::own()
+        .unwrap()
+        .make(&format!("offshoot-other-{}", std::process::id()))
+        .unwrap();
+    std::fs::write(
+        tree.path().join("cgroup-4"),
+        other.path().as_os_str().as_encoded_bytes(),
+    )
+    .unwrap();
+    std::fs::write(tree.path().join("cgroup-5"), "/tmp").unwrap();
+    assert_eq!(tree.cgroups(None).len(), 1);
+    let path = tree.path().to_owned();
+    // Not while it lives.
+    sweep_dead_trees(Some(&base)).unwrap();
+    assert!(inner.is_populated());
+    drop(tree);
+    let report = sweep_dead_trees(Some(&base)).unwrap();
+    assert!(
+        report.swept.removed.contains(&group.path().to_owned()),
+        "{report:?}"
+    );
+    assert!(!group.path().exists() && !path.exists() && other.path().exists());
+    assert!(!stray.wait().unwrap().success());
+    other.remove().unwrap();
+}

@@ -183,6 +183,7 @@ pub(crate) fn begin_life(
 fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
     let link = Link::new(link, BODY_MAX);
     link.reads_from(order::From::Owner);
+    link.open_to_ring();
     let Warm {
         reactor,
         mut reader,
@@ -498,8 +499,17 @@ impl Uplink {
     /// Reads what has come and writes what is queued. True if anything came.
     pub(crate) fn pump(&self, local: &Rc<Local>) -> bool {
         self.take_signals(local);
+        if self.link.has_ring() && self.readiness.is_readable() {
+            // Bells: for what is in the ring, or for room in it. They are taken when the ring has been read.
+            self.readiness.clear_readable();
+            self.link.rung();
+            if self.link.has_queued() {
+                self.link.flush();
+            }
+        }
         self.write_queued(local);
-        if self.ended.get() || !self.readiness.is_readable() {
+        let more = self.readiness.is_readable() || self.link.has_more();
+        if self.ended.get() || !more {
             return false;
         }
         // Only borrowed already if what came runs a destructor or a decoder that waits, blocking.
@@ -667,7 +677,7 @@ impl Uplink {
                 decode(arguments, Some(answer()), None).map(Message::State)
             }
             (Kind::Tell, Ok(Run::Method(decode))) => {
-                let permit = Permit::Remote(self.link.clone(), invoke.lane);
+                let permit = Permit::remote(&self.link, invoke.lane);
                 decode(arguments, None, Some(permit)).map(Message::State)
             }
             (kind, run) => {
@@ -728,5 +738,10 @@ impl Uplink {
 
     pub(crate) fn before_sleep(&self) {
         self.link.flush_credit();
+    }
+
+    /// False if something has come by the ring, and it must not sleep.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.ended.get() || self.link.may_sleep()
     }
 }

@@ -9,10 +9,11 @@
 
 use super::child;
 use super::protocol::{self, Event, Request};
-use crate::janitor::{GrantedDir, ProcessKey, TreeDir};
+use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
 use crate::mark::Mark;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
@@ -50,7 +51,10 @@ struct Peer {
     /// The child that asks; none for the root.
     child: Option<usize>,
     key: Option<ProcessKey>,
+    /// What the sweep of its table may touch.
     grants: Vec<GrantedDir>,
+    /// What of that its owner allows; anything, if there is none.
+    allowed: Option<Vec<GrantedDir>>,
 }
 
 struct Child {
@@ -58,6 +62,8 @@ struct Child {
     pidfd: Pidfd,
     /// By which its mark names it, and that of whatever it starts.
     number: u32,
+    /// In which it is with all that it starts.
+    cgroup: Option<Cgroup>,
     /// None of one that waits in reserve.
     claim: Option<Claim>,
     /// It has ended so, but something that it owned has not.
@@ -79,6 +85,8 @@ struct Server {
     children: BTreeMap<usize, Child>,
     next: usize,
     tree: Option<TreeDir>,
+    /// In which those of the children are made.
+    cgroup: Option<Cgroup>,
     /// How many children are to wait in reserve, and which do, the newest last.
     reserve: usize,
     blanks: Vec<usize>,
@@ -143,6 +151,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         children: BTreeMap::new(),
         next: 1,
         tree: None,
+        cgroup: None,
         reserve: 0,
         blanks: Vec::new(),
         mark,
@@ -203,6 +212,7 @@ impl Server {
             child,
             key: None,
             grants: Vec::new(),
+            allowed: None,
         };
         self.peers.insert(token, peer);
         Ok(token)
@@ -291,7 +301,11 @@ impl Server {
 
     fn handle(&mut self, token: usize, request: Request, mut fds: Vec<OwnedFd>) {
         match request {
-            Request::Hello { build_id, reserve } => {
+            Request::Hello {
+                build_id,
+                reserve,
+                cgroups,
+            } => {
                 let is_root = self
                     .peers
                     .get(&token)
@@ -309,6 +323,9 @@ impl Server {
                             eprintln!("offshoot: the forkserver has no tree directory: {error}")
                         }
                     }
+                }
+                if cgroups {
+                    self.find_cgroup();
                 }
                 self.send(token, &Event::Welcome, Vec::new());
                 self.reserve = usize::try_from(reserve).unwrap_or(0);
@@ -330,7 +347,13 @@ impl Server {
                 };
                 match self.spawn(claim, outfit, fds) {
                     Ok((pid, pidfd)) => {
-                        self.send(token, &Event::Spawned { request, pid }, vec![pidfd])
+                        let child = self.children.values().find(|child| child.pid == pid);
+                        let event = Event::Spawned {
+                            request,
+                            pid,
+                            cgroup: child.is_some_and(|child| child.cgroup.is_some()),
+                        };
+                        self.send(token, &event, vec![pidfd])
                     }
                     Err(error) => {
                         let errno = error.raw_os_error();
@@ -358,12 +381,16 @@ impl Server {
                     Err(error) => (
                         Event::Enrolled {
                             key: 0,
-                            error: Some(error.to_string()),
+                            error: Some(error.into()),
                         },
                         Vec::new(),
                     ),
                 };
                 self.send(token, &event, fds);
+            }
+            Request::Grant { request } => {
+                let error = self.grant(token, request, fds).err().map(Into::into);
+                self.send(token, &Event::Enrolled { key: 0, error }, Vec::new());
             }
         }
     }
@@ -373,13 +400,95 @@ impl Server {
         &mut self,
         claim: Claim,
         outfit: protocol::Outfit,
-        fds: Vec<OwnedFd>,
+        mut fds: Vec<OwnedFd>,
     ) -> io::Result<(i32, OwnedFd)> {
         crate::fault::check("fork", &outfit.name)?;
         if fds.is_empty() {
             // They came, and there was no room for them.
             return Err(process::out_of_descriptors());
         }
+        let allowed = self.allowed(claim.owner, outfit.grants, &mut fds)?;
+        let (pid, pidfd) = self.make(claim, outfit, fds)?;
+        let child = self.children.values().find(|child| child.pid == pid);
+        if let Some(peer) = child.and_then(|child| self.peers.get_mut(&child.peer)) {
+            peer.allowed = allowed;
+        }
+        Ok((pid, pidfd))
+    }
+
+    /// Where a process that is asked for may have addresses: of so many directories, the last of what came, or where its owner may.
+    fn allowed(
+        &self,
+        owner: usize,
+        grants: Option<u8>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> io::Result<Option<Vec<GrantedDir>>> {
+        let of_owner = self
+            .peers
+            .get(&owner)
+            .and_then(|peer| peer.allowed.as_deref());
+        let Some(number) = grants else {
+            return Ok(of_owner.map(<[GrantedDir]>::to_vec));
+        };
+        let missing = || io::Error::other("a spawn request lacks descriptors");
+        let from = fds
+            .len()
+            .checked_sub(usize::from(number))
+            .ok_or_else(missing)?;
+        let granted = fds.split_off(from).into_iter().map(GrantedDir::from_fd);
+        let granted = granted.collect::<io::Result<Vec<_>>>()?;
+        granted
+            .iter()
+            .try_for_each(|grant| check_grant(grant, of_owner))?;
+        Ok(Some(granted))
+    }
+
+    /// An owner lets a process of its own have addresses in one more directory.
+    fn grant(&mut self, owner: usize, request: u64, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let fd = fds
+            .into_iter()
+            .next()
+            .ok_or_else(process::out_of_descriptors)?;
+        let grant = GrantedDir::from_fd(fd)?;
+        check_grant(
+            &grant,
+            self.peers
+                .get(&owner)
+                .and_then(|peer| peer.allowed.as_deref()),
+        )?;
+        let is_it = |child: &&Child| {
+            child
+                .claim
+                .is_some_and(|claim| claim.owner == owner && claim.request == request)
+        };
+        let child = self.children.values().find(is_it).map(|child| child.peer);
+        let peer = child.and_then(|peer| self.peers.get_mut(&peer));
+        let gone = || io::Error::other("the process has ended");
+        if let Some(allowed) = &mut peer.ok_or_else(gone)?.allowed
+            && !allowed.iter().any(|known| known.is_same(&grant))
+        {
+            allowed.push(grant);
+        }
+        Ok(())
+    }
+
+    /// Makes the group in which those of the processes are, if that can be had.
+    fn find_cgroup(&mut self) {
+        let server = self.mark.server;
+        let made = crate::fault::check("cgroup", "").and_then(|()| match &self.tree {
+            Some(tree) => tree.make_cgroup(server),
+            None => Err(io::Error::other("the tree has no directory")),
+        });
+        // It is no failure: the level shows on each portal.
+        self.cgroup = made.ok();
+    }
+
+    fn make(
+        &mut self,
+        claim: Claim,
+        outfit: protocol::Outfit,
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<(i32, OwnedFd)> {
         if let Some(adopted) = self.adopt(claim, &outfit, &fds)? {
             return Ok(adopted);
         }
@@ -453,7 +562,12 @@ impl Server {
             outfit.limits.push((fork::Limit::OpenFiles, soft, hard));
         }
         let (ours, theirs) = socket::packet_pair()?;
+        self.forked += 1;
+        let cgroup = self.cgroup.as_ref();
+        let cgroup = cgroup.map(|all| all.make(&self.forked.to_string()));
+        let cgroup = Abandoned(cgroup.transpose()?);
         let prelude = Prelude {
+            cgroup: cgroup.0.as_ref().map(Cgroup::door).transpose()?,
             expected_parent: process::id(),
             keep: keep.iter().copied().chain([theirs.as_raw_fd()]).collect(),
             outfit,
@@ -461,7 +575,6 @@ impl Server {
             reset_signals: false,
             new_session_group: true,
         };
-        self.forked += 1;
         let (number, marked) = (self.forked, Mark::number(self.mark.server, self.forked));
         let (pid, pidfd) = fork::fork_child_told(prelude, move |prelude| {
             mark::set(marked);
@@ -486,6 +599,7 @@ impl Server {
                         pid,
                         pidfd,
                         number,
+                        cgroup: cgroup.keep(),
                         claim,
                         ended: None,
                         peer,
@@ -524,7 +638,11 @@ impl Server {
             .peers
             .get_mut(&token)
             .ok_or_else(|| io::Error::other("the asking process has gone"))?;
-        if let Some(grant) = grant?
+        let grant = grant?;
+        if let Some(grant) = &grant {
+            check_grant(grant, peer.allowed.as_deref())?;
+        }
+        if let Some(grant) = grant
             && !peer.grants.iter().any(|known| known.is_same(&grant))
         {
             peer.grants.push(grant);
@@ -609,6 +727,7 @@ impl Server {
                 return;
             }
             let (peer, claim) = (child.peer, child.claim);
+            self.empty_cgroup(token);
             crate::fault::point("sweep", "");
             if let (Some(tree), Some(key)) =
                 (&self.tree, self.peers.get(&peer).and_then(|peer| peer.key))
@@ -638,6 +757,22 @@ impl Server {
             self.send(owner, &event, Vec::new());
             // The owner may have waited only for this one.
             next = self.peers.get(&owner).and_then(|peer| peer.child);
+        }
+    }
+
+    /// Ends all that a dead child has started and that is still in its control group.
+    fn empty_cgroup(&mut self, token: usize) {
+        let child = self.children.get_mut(&token);
+        let (Some(group), Some(tree)) = (child.and_then(|child| child.cgroup.take()), &self.tree)
+        else {
+            return;
+        };
+        if let Err(error) = cgroups::end(&group, tree.path()) {
+            // Tried once more when the tree ends.
+            eprintln!(
+                "offshoot: the forkserver cannot remove {}: {error}",
+                group.path().display()
+            );
         }
     }
 
@@ -757,6 +892,49 @@ impl Server {
     }
 }
 
+/// A control group whose process is not there yet: removed if it never will be.
+struct Abandoned(Option<Cgroup>);
+
+impl Abandoned {
+    fn keep(mut self) -> Option<Cgroup> {
+        self.0.take()
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(group) = &self.0 {
+            // What it cannot remove now goes with the tree.
+            let _ = group.remove();
+        }
+    }
+}
+
+/// Whether a directory lies where its process may have addresses.
+fn check_grant(grant: &GrantedDir, allowed: Option<&[GrantedDir]>) -> io::Result<()> {
+    let Some(allowed) = allowed else {
+        return Ok(());
+    };
+    if allowed.iter().any(|allowed| grant.is_within(allowed)) {
+        return Ok(());
+    }
+    let granted: Vec<String> = allowed
+        .iter()
+        .map(|dir| dir.path().display().to_string())
+        .collect();
+    let message = format!(
+        "the directory {} was not granted to this isolate, which may have addresses in {}; its owner can add it by \
+         `Isolate::grant` or `Portal::grant`",
+        grant.path().display(),
+        if granted.is_empty() {
+            "none".to_owned()
+        } else {
+            granted.join(", ")
+        }
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+}
+
 impl Child {
     fn is_owned_by(&self, peer: usize) -> bool {
         self.claim.is_some_and(|claim| claim.owner == peer)
@@ -798,6 +976,7 @@ mod tests {
             child: None,
             key: None,
             grants: Vec::new(),
+            allowed: None,
         };
         peer.queue.push_back((b"first".to_vec(), Vec::new()));
         // Longer than any packet may be.

@@ -7,9 +7,10 @@
 
 use super::account::Account;
 use super::introduce;
+use super::ring::Ring;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{self, Lane, Permit};
+use crate::credit::{self, Lane, Taken};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::isolate::local::Local;
@@ -19,13 +20,14 @@ use crate::runtime::Runtime;
 use crate::testing::cut::{Cut, Direction};
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
-use offshoot_sys::socket;
+use offshoot_sys::ring::Writer;
+use offshoot_sys::socket::{self, Received};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
 };
 use offshoot_wire::order::{self, Order};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -95,7 +97,7 @@ pub(crate) struct Beside {
 pub(crate) struct Pending {
     pub(crate) sender: oneshot::Sender<Result<Parcel>>,
     /// Held until the answer is here.
-    pub(crate) permit: Permit,
+    pub(crate) permit: Taken,
 }
 
 /// Whether a caller at the other end still waits.
@@ -134,6 +136,16 @@ struct Out {
     closed: bool,
     /// Senders that wait for room.
     waiting: Vec<Waker>,
+    way: Way,
+}
+
+/// By what one sends.
+#[derive(Default)]
+pub(super) struct Way {
+    /// The ring, once there is one.
+    pub(super) ring: Option<Writer>,
+    /// So many bytes that are queued go by the socket before.
+    pub(super) by_socket: usize,
 }
 
 /// What whoever reads a link keeps between two frames.
@@ -190,6 +202,8 @@ pub(crate) struct Link {
     came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
     /// What has come of frames, and what belongs to the next.
     inward: Mutex<Inward>,
+    /// What may take the place of the socket.
+    pub(super) ring: Ring,
 }
 
 impl Link {
@@ -215,6 +229,7 @@ impl Link {
             between: OnceLock::new(),
             came: Mutex::default(),
             inward: Mutex::default(),
+            ring: Ring::default(),
         })
     }
 
@@ -311,7 +326,7 @@ impl Link {
     ///
     /// # Errors
     /// That it is cut.
-    fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+    pub(super) fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
         match self.cut.get() {
             None => Ok(bytes),
             Some(cut) => match cut.room(direction, bytes) {
@@ -322,7 +337,7 @@ impl Link {
     }
 
     /// These bytes have passed.
-    fn passed(&self, direction: Direction, bytes: &[u8]) {
+    pub(super) fn passed(&self, direction: Direction, bytes: &[u8]) {
         if let Some(cut) = self.cut.get()
             && cut.passed(direction, bytes)
         {
@@ -442,8 +457,31 @@ impl Link {
         Ok(())
     }
 
+    /// Sends a frame without a body, with descriptors.
+    pub(super) fn send_with(&self, kind: Kind, fds: Vec<OwnedFd>) -> Result<()> {
+        let mut frame = self.frame(kind, 0, |_| Ok(()))?;
+        frame.groups = grouped(fds);
+        self.write(frame);
+        Ok(())
+    }
+
+    /// Sends this frame, without a body, as the last by the socket.
+    pub(super) fn switch_to_ring(&self, kind: Kind, writer: Writer) {
+        let Ok(frame) = self.frame(kind, 0, |_| Ok(())) else {
+            return;
+        };
+        let out = self.out.lock();
+        self.put(out, &frame.bytes, frame.groups, |out| {
+            out.way = Way {
+                ring: Some(writer),
+                by_socket: out.queued.len() - out.start,
+            };
+        });
+        buffers::give_back(frame.bytes);
+    }
+
     /// Writes as much as goes; how many bytes that were.
-    fn push(&self, bytes: &[u8], groups: &mut VecDeque<Group>) -> io::Result<usize> {
+    fn push(&self, way: &mut Way, bytes: &[u8], groups: &mut VecDeque<Group>) -> io::Result<usize> {
         let mut at = 0;
         while at < bytes.len() {
             let along = groups.front().filter(|(place, _)| *place == at);
@@ -451,8 +489,28 @@ impl Link {
                 .iter()
                 .map(|(place, _)| *place)
                 .find(|place| *place > at);
-            let part = &bytes[at..next.unwrap_or(bytes.len()).min(bytes.len())];
-            let part = self.admit(Direction::ToIsolate, part)?;
+            let end = next.unwrap_or(bytes.len()).min(bytes.len());
+            if let Some(writer) = way.ring() {
+                if let Some((_, fds)) = along {
+                    match self.send_beside_ring(fds) {
+                        Ok(()) => drop(groups.pop_front()),
+                        Err(error) if socket::may_pass(&error) => break,
+                        Err(error) => return Err(error),
+                    }
+                    continue;
+                }
+                let n = self.write_to_ring(writer, &bytes[at..end])?;
+                at += n;
+                if at < end {
+                    break;
+                }
+                continue;
+            }
+            let end = match way.by_socket {
+                0 => end,
+                left => end.min(at + left),
+            };
+            let part = self.admit(Direction::ToIsolate, &bytes[at..end])?;
             let sent = match along {
                 None => socket::send(&self.fd, part),
                 Some((_, fds)) => {
@@ -466,6 +524,7 @@ impl Link {
                         groups.pop_front();
                     }
                     at += n;
+                    way.by_socket = way.by_socket.saturating_sub(n);
                     self.passed(Direction::ToIsolate, &part[..n]);
                 }
                 Err(error) if socket::may_pass(&error) => break,
@@ -482,38 +541,52 @@ impl Link {
         buffers::give_back(bytes);
     }
 
-    fn write_bytes(&self, mut bytes: &[u8], mut groups: VecDeque<Group>) {
-        let mut out = self.out.lock();
+    fn write_bytes(&self, bytes: &[u8], groups: VecDeque<Group>) {
+        self.put(self.out.lock(), bytes, groups, |_| {});
+    }
+
+    /// Writes or queues; `then` sees the queue behind these bytes.
+    fn put(
+        &self,
+        mut guard: MutexGuard<'_, Out>,
+        mut bytes: &[u8],
+        mut groups: VecDeque<Group>,
+        then: impl FnOnce(&mut Out),
+    ) {
+        let out = &mut *guard;
         if out.closed {
             // Whoever waits for an answer is told by the end of the process.
             return;
         }
         let mut written = 0;
         if out.start == out.queued.len() {
-            match self.push(bytes, &mut groups) {
+            match self.push(&mut out.way, bytes, &mut groups) {
                 Ok(n) => written = n,
                 Err(error) => {
-                    let waiting = Link::close_out(&mut out, &error);
-                    drop(out);
+                    let waiting = Link::close_out(out, &error);
+                    drop(guard);
                     waiting.into_iter().for_each(Waker::wake);
                     return;
                 }
             }
         }
         bytes = &bytes[written..];
-        if bytes.is_empty() {
-            return;
-        }
         let first = out.queued.is_empty();
-        let behind = out.queued.len();
-        let queued = groups.into_iter();
-        out.groups
-            .extend(queued.map(|(place, fds)| (behind + place - written, fds)));
-        out.queued.extend_from_slice(bytes);
-        self.has_queued.store(true, Ordering::Release);
-        drop(out);
+        if !bytes.is_empty() {
+            let behind = out.queued.len();
+            let queued = groups.into_iter();
+            out.groups
+                .extend(queued.map(|(place, fds)| (behind + place - written, fds)));
+            out.queued.extend_from_slice(bytes);
+            self.has_queued.store(true, Ordering::Release);
+        }
+        then(out);
+        drop(guard);
         // Otherwise it is known already, and what is left is written when there is room.
-        if first && let Some(tell) = self.on_queued.get() {
+        if !bytes.is_empty()
+            && first
+            && let Some(tell) = self.on_queued.get()
+        {
             tell();
         }
     }
@@ -548,19 +621,20 @@ impl Link {
 
     /// Writes what is queued, as far as that goes. True if nothing is left.
     pub(crate) fn flush(&self) -> bool {
-        let mut out = self.out.lock();
+        let mut guard = self.out.lock();
+        let out = &mut *guard;
         let start = out.start;
         let mut groups: VecDeque<Group> = std::mem::take(&mut out.groups);
         groups.iter_mut().for_each(|(place, _)| *place -= start);
-        match self.push(&out.queued[start..], &mut groups) {
+        match self.push(&mut out.way, &out.queued[start..], &mut groups) {
             Ok(n) => {
                 groups.iter_mut().for_each(|(place, _)| *place += start);
                 out.groups = groups;
                 out.start += n;
             }
             Err(error) => {
-                let waiting = Link::close_out(&mut out, &error);
-                drop(out);
+                let waiting = Link::close_out(out, &error);
+                drop(guard);
                 waiting.into_iter().for_each(Waker::wake);
                 return true;
             }
@@ -585,7 +659,7 @@ impl Link {
         };
         let empty = out.queued.is_empty();
         self.has_queued.store(!empty, Ordering::Release);
-        drop(out);
+        drop(guard);
         waiting.into_iter().for_each(Waker::wake);
         empty
     }
@@ -601,6 +675,7 @@ impl Link {
                 .min(std::time::Duration::from_millis(10));
             // Readability is all that can be waited for here; the short bound makes up for that.
             let _ = socket::wait_readable(&self.fd, Some(left));
+            self.take_last_bells();
         }
     }
 
@@ -871,27 +946,50 @@ impl Link {
 
     /// Reads what has come, and keeps the descriptors that came with it.
     pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<(usize, bool)> {
-        let received = socket::recv_with_fds(&self.fd, space)?;
-        let fds = received.fds_lost || !received.fds.is_empty();
-        if fds {
-            let mut came = self.came.lock();
-            if came.len() >= GROUPS_MAX {
-                return Err(io::Error::other("descriptors came that no frame speaks of"));
+        let (len, more) = match self.receive_by_ring(space) {
+            // Nobody is told again of what is in a ring, so it is read until there is nothing.
+            Some(received) => (received?, true),
+            None => {
+                let received = socket::recv_with_fds(&self.fd, space)?;
+                let fds = received.fds_lost || !received.fds.is_empty();
+                if fds && self.groups_came() >= GROUPS_MAX {
+                    return Err(io::Error::other("descriptors came that no frame speaks of"));
+                }
+                let len = received.len;
+                (len, self.keep_came(received))
             }
-            came.push_back((!received.fds_lost).then_some(received.fds));
-        }
+        };
         // Nothing more of a link that is cut: its end.
-        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..received.len]) else {
-            return Ok((0, fds));
+        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..len]) else {
+            return Ok((0, more));
         };
         self.passed(Direction::FromIsolate, admitted);
         // What is kept back has been read, too.
-        let passed = fds || admitted.len() < received.len;
+        let passed = more || admitted.len() < len;
         Ok((admitted.len(), passed))
+    }
+
+    /// Keeps the descriptors that came; whether any did.
+    pub(super) fn keep_came(&self, received: Received) -> bool {
+        let any = received.fds_lost || !received.fds.is_empty();
+        if any {
+            let group = (!received.fds_lost).then_some(received.fds);
+            self.came.lock().push_back(group);
+        }
+        any
+    }
+
+    /// How many groups of descriptors are there of which no frame has spoken.
+    pub(super) fn groups_came(&self) -> usize {
+        self.came.lock().len()
     }
 
     /// Between two frames: closes what came and belongs to none of those before.
     fn drop_came(&self) {
+        if self.has_ring() {
+            // There they come before the frames that speak of them.
+            return;
+        }
         let came = std::mem::take(&mut *self.came.lock());
         if !came.is_empty() {
             tracing::debug!("descriptors came that no frame speaks of");
@@ -902,6 +1000,8 @@ impl Link {
     pub(crate) fn take_came(&self, count: usize) -> Result<Option<Vec<OwnedFd>>> {
         let mut all = Vec::with_capacity(count);
         let mut lost = false;
+        let groups = count.div_ceil(socket::PACKET_FDS_MAX);
+        while self.groups_came() < groups && self.take_bell_for_descriptors() {}
         let mut came = self.came.lock();
         for start in (0..count).step_by(socket::PACKET_FDS_MAX) {
             let here = (count - start).min(socket::PACKET_FDS_MAX);
@@ -1167,7 +1267,7 @@ pub(crate) fn read_once(
         Ok((0, _)) => return Read::Ended,
         Ok((n, _)) => reader.filled(n),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
-        Err(_) => return Read::Ended,
+        Err(error) => return ended(&error),
     }
     match take_frames(link, reader, &mut take) {
         Ok(()) => Read::Drained,
@@ -1189,9 +1289,30 @@ fn take_frames(
                 }
                 return Ok(());
             }
-            Ok(Some((header, body))) => take(header, body)?,
+            Ok(Some((header, body))) => match header.kind {
+                Kind::Offer | Kind::Accept | Kind::Switch => {
+                    link.in_order(header)?;
+                    if link.take_ring_frame(header.kind, body)? {
+                        // Only bells are behind it.
+                        reader.discard();
+                    }
+                }
+                _ => take(header, body)?,
+            },
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }
+    }
+}
+
+/// How a link has ended that cannot be read any more.
+fn ended(error: &io::Error) -> Read {
+    match error.kind() {
+        // What is in a ring cannot be true.
+        io::ErrorKind::InvalidData => {
+            Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()))
+        }
+        // A reset connection has ended like a closed one.
+        _ => Read::Ended,
     }
 }
 
@@ -1207,7 +1328,7 @@ pub(crate) fn read_frames(
         if let Err(error) = take_frames(link, reader, &mut take) {
             return Read::Wrong(error);
         }
-        if drained {
+        if drained && !link.has_more() {
             return Read::Drained;
         }
         let space = reader.space();
@@ -1221,8 +1342,7 @@ pub(crate) fn read_frames(
                 reader.filled(n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
-            // A reset connection has ended like a closed one.
-            Err(_) => return Read::Ended,
+            Err(error) => return ended(&error),
         }
     }
     Read::More

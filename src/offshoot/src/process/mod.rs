@@ -1,7 +1,7 @@
 //! An isolate that is a process, as its owner sees it.
 //!
 //! `forkserver` is the process that forks; `spawn` asks it; `child` is what the new process runs;
-//! `link` is the socket between an owner and its child, `inlet` says who reads it; `warden` is the thread of an owner that
+//! `link` is the socket between an owner and its child, `ring` what may take its place, `inlet` says who reads it; `warden` is the thread of an owner that
 //! reads all of its links and watches all of its processes, so that a blocked isolate holds up
 //! neither a reply to another one nor a kill.
 
@@ -13,6 +13,7 @@ pub(crate) mod introduce;
 pub(crate) mod link;
 pub(crate) mod porter;
 pub(crate) mod protocol;
+pub(crate) mod ring;
 mod served;
 pub(crate) mod spawn;
 pub(crate) mod warden;
@@ -20,7 +21,7 @@ pub(crate) mod warden;
 use crate::family::{Status, Upward};
 use crate::isolate::shared::Control;
 use crate::life::{Life, News};
-use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Result};
+use crate::{Cancel, Canceller, Descendants, Error, ErrorKind, Exit, Result};
 use inlet::Inlet;
 use link::Link;
 use offshoot_mailbox::oneshot;
@@ -49,6 +50,7 @@ pub(crate) struct Process {
     server: AtomicU32,
     status: Arc<Status>,
     pidfd: OnceLock<Pidfd>,
+    descendants: OnceLock<Descendants>,
     state: Mutex<State>,
     output: Mutex<Output>,
 }
@@ -105,6 +107,7 @@ impl Process {
             server: AtomicU32::new(NO_SERVER),
             status,
             pidfd: OnceLock::new(),
+            descendants: OnceLock::new(),
             state: Mutex::new(state),
             output: Mutex::new(Output {
                 pipes,
@@ -200,8 +203,14 @@ impl Process {
         self.state.lock().over
     }
 
+    /// How surely what it starts ends with it.
+    pub(crate) fn descendants(&self) -> Option<Descendants> {
+        self.descendants.get().copied()
+    }
+
     /// The forkserver has forked it.
-    pub(crate) fn set_spawned(&self, pid: i32, pidfd: Pidfd) {
+    pub(crate) fn set_spawned(&self, pid: i32, pidfd: Pidfd, descendants: Descendants) {
+        let _ = self.descendants.set(descendants);
         self.life.set_pid(pid);
         // One request is answered once; a second answer would be the forkserver's bug.
         let _ = self.pidfd.set(pidfd);

@@ -2,7 +2,7 @@
 
 use crate::{Error, ErrorKind, Result};
 use offshoot_sys::fork::{self, Limit};
-use offshoot_sys::socket;
+use offshoot_sys::{process, socket};
 use offshoot_wire::codec;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io;
@@ -16,12 +16,18 @@ pub(crate) const RESERVE: &str = "offshoot-reserve";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// The root's first: the tree's directory and its lock follow as descriptors. So many children
-    /// are to wait in reserve.
-    Hello { build_id: Vec<u8>, reserve: u32 },
+    /// are to wait in reserve, and each process is to have a control group where there are any.
+    Hello {
+        build_id: Vec<u8>,
+        reserve: u32,
+        cgroups: bool,
+    },
     /// Fork. Descriptors: the link, then as the outfit says.
     Spawn { request: u64, outfit: Outfit },
-    /// Make a bind table for the asking process, or extend its grants; the directory follows.
+    /// Make a bind table for the asking process, or extend what its sweep may touch; the directory follows.
     Enroll { grant: bool },
+    /// Let a process that the asking one has spawned have addresses in the directory that follows.
+    Grant { request: u64 },
 }
 
 /// What a process is given at its start, as it crosses; its descriptors follow beside it. By itself
@@ -35,6 +41,8 @@ pub(crate) struct Outfit {
     pub(crate) directory: bool,
     /// Which of its standard descriptors follow.
     pub(crate) stdio: [bool; 3],
+    /// The only directories in which it may have addresses: so many follow, last. With none here, wherever the asking process may.
+    pub(crate) grants: Option<u8>,
 }
 
 impl Outfit {
@@ -87,7 +95,11 @@ pub(crate) enum Event {
     /// It serves.
     Welcome,
     /// It is forked; its pidfd follows.
-    Spawned { request: u64, pid: i32 },
+    Spawned {
+        request: u64,
+        pid: i32,
+        cgroup: bool,
+    },
     /// It is not forked.
     Failed {
         request: u64,
@@ -102,7 +114,27 @@ pub(crate) enum Event {
         core: bool,
     },
     /// The bind table and the private directory follow, if this was the first time.
-    Enrolled { key: u64, error: Option<String> },
+    /// The answer to a `Grant`, too.
+    Enrolled { key: u64, error: Option<Refusal> },
+}
+
+/// Why there is no bind table, or not for that directory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) why: String,
+    pub(crate) errno: Option<i32>,
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        Refusal {
+            why: error.to_string(),
+            errno: error
+                .raw_os_error()
+                .or(denied.then_some(process::NOT_PERMITTED)),
+        }
+    }
 }
 
 /// The limits by the numbers that cross.

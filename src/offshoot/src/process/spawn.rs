@@ -7,6 +7,7 @@ use crate::carry::{self, Carried};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
 use crate::isolate::shared::{Route, Shared, Target};
+use crate::janitor::GrantedDir;
 use crate::life::Life;
 use crate::nursery::Core;
 use crate::runtime::ChildSettings;
@@ -23,7 +24,7 @@ use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -143,8 +144,8 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     let (ours, theirs) = crate::fault::check("pair", name)
         .and_then(|()| socket::stream_pair())
         .map_err(|error| failed("socket pair", name, &error, fds_hint).with_source(error))?;
-    let (fds, outputs) =
-        open_fds(isolate, theirs).map_err(|(what, error)| failed(&what, name, error, ""))?;
+    let (fds, outputs) = open_fds(isolate, settings.confined, theirs)
+        .map_err(|(what, error)| failed(&what, name, error, ""))?;
 
     let origin = core.origin_of_child(name, 0);
     let life = Arc::new(Life::new(origin.clone()).spawned_at(isolate.spawned_at));
@@ -244,6 +245,12 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         process.never_was(error.clone());
         return Err(error);
     }
+    let ring = isolate.process.ring.unwrap_or(settings.ring);
+    if ring > 0
+        && let Err(error) = link.offer_ring(ring)
+    {
+        tracing::warn!(isolate = name, %error, "a link is without its ring");
+    }
     let asked =
         crate::fault::check("request", name).and_then(|()| warden.spawn(&process, isolate, fds));
     if let Err(error) = asked {
@@ -291,7 +298,11 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
 pub(crate) type Outputs = [Option<PipeReader>; 2];
 
 /// Opens what the process gets beside its link.
-fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
+fn open_fds(
+    isolate: &Isolate,
+    confined: bool,
+    link: OwnedFd,
+) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
     let null = |write: bool| -> Result<OwnedFd, (String, io::Error)> {
         let file = File::options().read(!write).write(write).open("/dev/null");
         file.map(OwnedFd::from)
@@ -324,6 +335,14 @@ fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<(SpawnFds, Outputs), (St
                 }
             }
         };
+    let none = confined.then(Vec::new);
+    let grants = process.grants.as_ref().or(none.as_ref());
+    let grant = |path: &PathBuf| {
+        GrantedDir::open(path)
+            .map_err(|error| (format!("granted directory `{}`", path.display()), error))
+    };
+    let grants = grants.map(|grants| grants.iter().map(grant).collect::<Result<Vec<_>, _>>());
+    let grants = grants.transpose()?;
     let (stdout, out) = output(process.stdout)?;
     let (stderr, err) = output(process.stderr)?;
     Ok((
@@ -331,6 +350,7 @@ fn open_fds(isolate: &Isolate, link: OwnedFd) -> Result<(SpawnFds, Outputs), (St
             link,
             directory,
             stdio: [stdin, stdout, stderr],
+            grants,
         },
         [out, err],
     ))

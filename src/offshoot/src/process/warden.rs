@@ -7,12 +7,12 @@
 use super::child::hex;
 use super::inlet::{self, Reading};
 use super::link::{Beside, Parcel, Read, read_frames};
-use super::protocol::{self, Event, Request};
+use super::protocol::{self, Event, Refusal, Request};
 use super::{Process, decode_body};
-use crate::janitor::TreeDir;
+use crate::janitor::{GrantedDir, TreeDir};
 use crate::mark::Mark;
 use crate::runtime::Runtime;
-use crate::spec::Isolate;
+use crate::spec::{Descendants, Isolate};
 use crate::{Error, ErrorKind, Result};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
@@ -64,6 +64,7 @@ pub(crate) struct SpawnFds {
     pub(crate) link: OwnedFd,
     pub(crate) directory: Option<OwnedFd>,
     pub(crate) stdio: [Option<OwnedFd>; 3],
+    pub(crate) grants: Option<Vec<GrantedDir>>,
 }
 
 /// The forkserver, as far as this process has to do with it.
@@ -224,7 +225,8 @@ impl Warden {
         };
         let dir = runtime.tree_dir()?;
         let reserve = runtime.settings.reserve.processes;
-        *server = Some(start_server(&dir, reserve, &self.registry)?);
+        let cgroups = runtime.settings.descendants == Descendants::Cgroup;
+        *server = Some(start_server(&dir, (reserve, cgroups), &self.registry)?);
         Ok(())
     }
 
@@ -249,12 +251,17 @@ impl Warden {
                     .collect(),
                 directory: fds.directory.is_some(),
                 stdio: fds.stdio.each_ref().map(Option::is_some),
+                grants: fds
+                    .grants
+                    .as_ref()
+                    .map(|grants| u8::try_from(grants.len()).unwrap_or(u8::MAX)),
             },
         };
         let all: Vec<BorrowedFd<'_>> = std::iter::once(&fds.link)
             .chain(&fds.directory)
             .chain(fds.stdio.iter().flatten())
             .map(AsFd::as_fd)
+            .chain(fds.grants.iter().flatten().map(AsFd::as_fd))
             .collect();
         let sent = self.send(&request, &all, |server| process.set_server(server.number));
         // In any case: the thread either reads its link or finds that it never was.
@@ -292,18 +299,26 @@ impl Warden {
 
     /// Asks the forkserver for this process's bind table, or to let its sweep touch `directory`.
     pub(crate) fn enroll(&self, directory: Option<BorrowedFd<'_>>) -> Result<(u64, Vec<OwnedFd>)> {
+        let grant = directory.is_some();
+        self.ask(&Request::Enroll { grant }, directory)
+    }
+
+    /// Lets a process that was asked for here have addresses in `directory`.
+    pub(crate) fn grant(&self, request: u64, directory: Option<BorrowedFd<'_>>) -> Result<()> {
+        self.ask(&Request::Grant { request }, directory).map(drop)
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        directory: Option<BorrowedFd<'_>>,
+    ) -> Result<(u64, Vec<OwnedFd>)> {
         let (sender, receiver) = oneshot::channel();
         {
             // Answers come in the order of the requests, which this lock makes that of the senders.
             let mut enrolling = self.enrolling.lock();
             let fds: Vec<BorrowedFd<'_>> = directory.into_iter().collect();
-            self.send(
-                &Request::Enroll {
-                    grant: !fds.is_empty(),
-                },
-                &fds,
-                |_| {},
-            )?;
+            self.send(request, &fds, |_| {})?;
             enrolling.push(sender);
         }
         let failed = |message: &str| Err(Error::new(ErrorKind::Io(None), message));
@@ -364,7 +379,11 @@ fn wait_for<T>(
 }
 
 /// Starts the forkserver and waits until it serves.
-fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Server> {
+fn start_server(
+    tree: &TreeDir,
+    (reserve, cgroups): (u32, bool),
+    registry: &Registry,
+) -> Result<Server> {
     let failed = |stage: &str, error: &dyn std::fmt::Display| {
         Error::new(
             ErrorKind::Spawn("forkserver".to_owned()),
@@ -391,6 +410,7 @@ fn start_server(tree: &TreeDir, reserve: u32, registry: &Registry) -> Result<Ser
     let hello = Request::Hello {
         build_id: image::build_id().to_vec(),
         reserve,
+        cgroups,
     };
     protocol::send(&ours, &hello, &fds).map_err(|error| abort(failed("first request", &error)))?;
     let served = socket::wait_readable(&ours, Some(SERVER_START))
@@ -617,6 +637,8 @@ impl Loop {
             return;
         }
         let process = watched.process.clone();
+        // An event may have been a bell. To look once too often costs a system call.
+        process.link.rung();
         let read = {
             let mut reading = process.inlet.reading();
             let Reading { reader, wrong } = &mut *reading;
@@ -631,8 +653,8 @@ impl Loop {
             watched.due = Some((clock::now() + SAID_ITS_END, Due::Dead));
         }
         match read {
-            Read::Drained => {}
-            Read::More => {
+            Read::Drained if process.link.may_sleep() => {}
+            Read::Drained | Read::More => {
                 self.more.insert(request);
             }
             Read::Ended => {
@@ -647,6 +669,10 @@ impl Loop {
                 process.fail_start(error.clone());
                 process.kill(&format!("it broke the protocol: {error}"));
             }
+        }
+        // What came may have been word of room in the ring.
+        if process.link.has_ring() && process.link.has_queued() {
+            self.write_queued(request);
         }
     }
 
@@ -805,7 +831,11 @@ impl Loop {
     fn take_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Welcome => {}
-            Event::Spawned { request, pid } => {
+            Event::Spawned {
+                request,
+                pid,
+                cgroup,
+            } => {
                 self.take_arrived();
                 let Some(pidfd) = fds.into_iter().next().map(Pidfd::from_fd) else {
                     // It came, and this process had no room for it. The new process sees the end of
@@ -838,7 +868,11 @@ impl Loop {
                 {
                     watched.due = None;
                 }
-                process.set_spawned(pid, pidfd);
+                let descendants = match cgroup {
+                    true => Descendants::Cgroup,
+                    false => Descendants::Subreaper,
+                };
+                process.set_spawned(pid, pidfd, descendants);
                 // It may have died before it was watched.
                 self.died(request);
             }
@@ -888,10 +922,11 @@ impl Loop {
                 };
                 let result = match error {
                     None => Ok((key, fds)),
-                    Some(error) => Err(Error::new(
-                        ErrorKind::Io(None),
-                        format!("cannot make a bind table: {error}"),
-                    )),
+                    Some(Refusal { why, errno }) => {
+                        let source = errno.map(io::Error::from_raw_os_error);
+                        let source = source.unwrap_or_else(|| io::Error::other(why.clone()));
+                        Err(Error::io(why, source))
+                    }
                 };
                 let _ = sender.send(result);
             }

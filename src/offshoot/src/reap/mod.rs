@@ -342,6 +342,7 @@ impl Reaper {
             dry: self.dry,
             files: self.wants(Phase::Sockets),
             memory: self.wants(Phase::SharedMemory),
+            processes: self.wants(Phase::Processes),
             in_use: Some(&in_use),
             needs: Some(&needs),
         };
