@@ -269,8 +269,10 @@ processes! {
             (header(0, 99, 0).to_vec(), "unknown frame kind 99"),
             (version.to_vec(), "frame version 9"),
             (flags.to_vec(), "unknown frame flags"),
-            // Boot is for a child.
-            (header(0, 1, 0).to_vec(), "not for an owner"),
+            // Boot is for a child, which says Ready once, and nothing in an acknowledgement.
+            (header(0, 1, 0).to_vec(), "Boot is not for the child to send"),
+            (header(0, 16, 0).to_vec(), "Ready after the last of its kind"),
+            (frame(21, 0, &[1]), "CancelAck with a body"),
             (frame(ENDED, 0, &[0xff; 20]), "Ended"),
             (frame(CREDIT, 0, &[]), "Credit"),
             (vec![0xa5; 64], "frame"),

@@ -1341,6 +1341,7 @@ fn take_frames(
             }
             Ok(Some((header, body))) => match header.kind {
                 Kind::Offer | Kind::Accept | Kind::Switch => {
+                    link.in_order(header)?;
                     if link.take_ring_frame(header.kind, body)? {
                         // Only bells are behind it.
                         reader.discard();
