@@ -48,6 +48,7 @@ mod endpoint;
 mod family;
 mod fault;
 pub mod fs;
+mod inspect;
 mod isolate;
 mod janitor;
 mod ledger;
@@ -81,6 +82,7 @@ pub use dialogue::{
     Parting, Peer, ResultOf, SendItem, Window,
 };
 pub use endpoint::{Endpoint, Method, Payload};
+pub use inspect::Blocked;
 pub use isolate::inbox::Inbox;
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
