@@ -124,7 +124,7 @@ pub(crate) fn current() -> Chain {
 pub(crate) fn check_current(target: &Target) -> Result<(), Error> {
     let chain = current();
     match (chain, target.route()) {
-        (Some(chain), Route::Thread(shared)) => check(&Some(chain), &shared),
+        (Some(chain), Route::Thread(shared)) => check(&Some(chain), shared),
         _ => Ok(()),
     }
 }

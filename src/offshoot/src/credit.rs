@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
+/// How much is given back at a time, at most: each time takes the line of memory in which it lies away from the
+/// sender's processor.
+pub(crate) const TOGETHER: u32 = 32;
+
 /// A counting semaphore whose waiters are served in the order in which they came.
 ///
 /// Who waits is woken when half of it is available again, or when the receiver has nothing else to do: a wake-up for
@@ -140,10 +144,10 @@ impl Credit {
         self.waiters.load(Ordering::SeqCst) > 0
     }
 
-    /// Gives back one. Whoever waits is woken at once if there is enough by now; otherwise this is true the first
+    /// Gives back `n`. Whoever waits is woken at once if there is enough by now; otherwise this is true the first
     /// time, and [`pay`](Credit::pay) is to be called as soon as there is nothing else to do.
-    fn give_one(&self) -> bool {
-        if !self.give_quietly(1) {
+    fn give_some(&self, n: u32) -> bool {
+        if !self.give_quietly(n) {
             return false;
         }
         if self.available.load(Ordering::Relaxed) >= self.enough {
@@ -221,47 +225,99 @@ pub(crate) enum Kind {
     Call,
 }
 
-/// Credit in use; given back when dropped.
-pub(crate) enum Permit {
-    /// Of a lane in this process; of none, once the other side gives it back.
-    Local(Option<Arc<Lane>>, Kind),
-    /// Of a lane at the other end of a link.
-    Remote(Arc<crate::process::link::Link>, u32),
+/// Of a lane in this process, in use; given back when dropped.
+pub(crate) struct Taken {
+    lane: Arc<Lane>,
+    kind: Kind,
+    count: u32,
 }
 
-impl Permit {
-    /// One of a lane in this process.
-    pub(crate) fn local(lane: Arc<Lane>, kind: Kind) -> Permit {
-        Permit::Local(Some(lane), kind)
+/// Credit in use; given back when dropped.
+pub(crate) enum Permit {
+    Local(Taken),
+    /// Of a lane at the other end of a link.
+    Remote(RemotePermit),
+}
+
+/// One of a lane at the other end of a link.
+pub(crate) struct RemotePermit {
+    link: Arc<crate::process::link::Link>,
+    lane: u32,
+}
+
+impl Taken {
+    /// One that was taken from this.
+    pub(crate) fn of(lane: Arc<Lane>, kind: Kind) -> Taken {
+        Taken {
+            lane,
+            kind,
+            count: 1,
+        }
+    }
+
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
     }
 
     /// Leaves it to the other side of a link to give it back.
     pub(crate) fn hand_over(mut self) {
-        if let Permit::Local(lane, _) = &mut self {
-            *lane = None;
+        self.count = 0;
+    }
+
+    /// Whether its sender hardly notices if it comes back later, together with others.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.lane.credit(self.kind).enough >= 8 * TOGETHER
+    }
+
+    /// Gives all of these back, those of one lane together.
+    pub(crate) fn give_back(all: &mut Vec<Taken>) {
+        while let Some(mut taken) = all.pop() {
+            while let Some(mut other) = all.pop_if(|other| taken.is_like(other)) {
+                taken.count += std::mem::take(&mut other.count);
+            }
+        }
+    }
+
+    fn is_like(&self, other: &Taken) -> bool {
+        Arc::ptr_eq(&self.lane, &other.lane) && self.kind == other.kind
+    }
+}
+
+impl Permit {
+    /// One of a lane at the other end of a link.
+    pub(crate) fn remote(link: &Arc<crate::process::link::Link>, lane: u32) -> Permit {
+        Permit::Remote(RemotePermit {
+            link: link.clone(),
+            lane,
+        })
+    }
+
+    /// Gives it back, in time together with others.
+    pub(crate) fn spend(self, local: &Local) {
+        match self {
+            Permit::Local(taken) if taken.may_wait() => local.spend(taken),
+            Permit::Local(taken) => drop(taken),
+            Permit::Remote(permit) => drop(permit),
         }
     }
 }
 
-impl Drop for Permit {
+impl Drop for Taken {
     fn drop(&mut self) {
-        match self {
-            Permit::Local(lane @ Some(_), kind) => {
-                let (Some(lane), kind) = (lane.take(), *kind) else {
-                    return;
-                };
-                let credit = lane.credit(kind);
-                if !credit.give_one() {
-                    return;
-                }
-                match Local::try_current() {
-                    Some(local) => local.owe(Owed(lane, kind)),
-                    None => credit.pay(),
-                }
-            }
-            Permit::Local(None, _) => {}
-            Permit::Remote(link, lane) => link.return_credit(*lane),
+        let credit = self.lane.credit(self.kind);
+        if self.count == 0 || !credit.give_some(self.count) {
+            return;
         }
+        match Local::try_current() {
+            Some(local) => local.owe(Owed(self.lane.clone(), self.kind)),
+            None => credit.pay(),
+        }
+    }
+}
+
+impl Drop for RemotePermit {
+    fn drop(&mut self) {
+        self.link.return_credit(self.lane);
     }
 }
 
@@ -314,8 +370,8 @@ mod tests {
                 .is_ready()
         };
         assert!(!wait(&mut place));
-        assert!(credit.give_one(), "it owes a wake-up now");
-        assert!(!credit.give_one() && !credit.give_one(), "and knows");
+        assert!(credit.give_some(1), "it owes a wake-up now");
+        assert!(!credit.give_some(1) && !credit.give_some(1), "and knows");
         assert_eq!(woken(), 0);
         credit.pay();
         assert_eq!(woken(), 1);
@@ -323,21 +379,21 @@ mod tests {
         while credit.try_take() {}
         assert!(!wait(&mut place));
         for _ in 0..3 {
-            credit.give_one();
+            credit.give_some(1);
         }
         assert_eq!(woken(), 0);
-        assert!(!credit.give_one());
+        assert!(!credit.give_some(1));
         assert_eq!(woken(), 1, "half of it is there");
         // With nobody there, nothing is owed.
         assert!(wait(&mut place));
-        assert!(!credit.give_one() && woken() == 0);
+        assert!(!credit.give_some(1) && woken() == 0);
     }
 
     #[test]
     fn a_permit_gives_back_what_it_took() {
         let lane = Lane::new(0, 1, 1);
         assert!(lane.calls.try_take());
-        drop(Permit::local(lane.clone(), Kind::Call));
+        drop(Taken::of(lane.clone(), Kind::Call));
         assert!(lane.calls.try_take());
     }
 
@@ -345,7 +401,7 @@ mod tests {
     fn one_that_is_handed_over_gives_back_nothing_and_keeps_nothing() {
         let lane = Lane::new(0, 1, 1);
         assert!(lane.messages.try_take());
-        Permit::local(lane.clone(), Kind::Message).hand_over();
+        Taken::of(lane.clone(), Kind::Message).hand_over();
         assert!(!lane.messages.try_take());
         assert_eq!(
             Arc::strong_count(&lane),

@@ -18,7 +18,7 @@ use crate::answer::RemoteAnswer;
 use crate::credit::Permit;
 use crate::dialogue::{OpenEntryDecode, OpenJob, RemoteOpen};
 use crate::isolate::inbox::Inbox;
-use crate::isolate::job::{CallJob, Job, MethodJob, StateJob};
+use crate::isolate::job::{CallJob, Job, MethodJob, Reply, StateJob};
 use crate::{Dialogue, Endpoint, Error, ErrorKind, Method, Payload, Result};
 use offshoot_sys::image;
 use offshoot_wire::codec;
@@ -200,9 +200,15 @@ where
         // SAFETY: This instance exists only because `Portal::call` was given a value of type `F`,
         // which it asserts to be zero-sized.
         let function = unsafe { conjure::<F>() };
-        Some(Box::new(CallJob::<F, M, RemoteAnswer>::new(
-            function, args, answer, None,
-        )))
+        Some(Box::new(CallJob {
+            function,
+            args,
+            reply: Reply {
+                answer: Some(answer),
+                permit: None,
+            },
+            marker: PhantomData::<fn(M)>,
+        }))
     }
 }
 
@@ -292,9 +298,12 @@ where
         // SAFETY: This instance exists only because `Portal::ask` or `tell` was given a value of
         // type `F`, which they assert to be zero-sized.
         let function = unsafe { conjure::<F>() };
-        Some(Box::new(
-            MethodJob::<S, F, M, RemoteAnswer, CANCELLABLE>::new(function, args, answer, permit),
-        ))
+        Some(Box::new(MethodJob::<S, F, M, _, CANCELLABLE> {
+            method: function,
+            args,
+            reply: Reply { answer, permit },
+            marker: PhantomData,
+        }))
     }
 }
 

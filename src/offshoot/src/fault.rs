@@ -101,11 +101,11 @@ pub(crate) fn check(stage: &str, name: &str) -> io::Result<()> {
 
 /// As [`point`], on the way of every message: the environment is only asked the first time.
 #[cfg(feature = "fault-points")]
-pub(crate) fn frequent_point(stage: &str, name: &str) {
+pub(crate) fn frequent_point<'a>(stage: &str, name: impl FnOnce() -> &'a str) {
     static ANY: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     let built = ANY_BUILT.load(std::sync::atomic::Ordering::Relaxed);
     if built || *ANY.get_or_init(|| std::env::var_os("OFFSHOOT_FAULT").is_some()) {
-        point(stage, name);
+        point(stage, name());
     }
 }
 
@@ -189,7 +189,7 @@ pub(crate) fn point(_: &str, _: &str) {}
 /// Nothing.
 #[cfg(not(feature = "fault-points"))]
 #[inline(always)]
-pub(crate) fn frequent_point(_: &str, _: &str) {}
+pub(crate) fn frequent_point<'a>(_: &str, _: impl FnOnce() -> &'a str) {}
 
 /// Nothing.
 #[cfg(not(feature = "fault-points"))]

@@ -145,7 +145,7 @@ impl File {
         places::at(place, async move {
             let path = path.as_ref();
             let file = on("open", path, |path| fs::File::open(path)).await?;
-            Ok(File::from_std(file, path))
+            Ok(File::of(file, path))
         })
     }
 
@@ -167,18 +167,22 @@ impl File {
                     .open(path)
             })
             .await?;
-            Ok(File::from_std(file, path))
+            Ok(File::of(file, path))
         })
+    }
+
+    fn of(file: fs::File, path: &Path) -> File {
+        File {
+            file: Arc::new(Opened::new(file)),
+            path: path.into(),
+            at: 0,
+        }
     }
 
     /// A file that was opened elsewhere, at its beginning; `path` is what errors call it.
     #[track_caller]
     pub fn from_std(file: fs::File, path: impl AsRef<Path>) -> File {
-        places::run_at(Location::caller(), || File {
-            file: Arc::new(Opened::new(file)),
-            path: path.as_ref().into(),
-            at: 0,
-        })
+        places::run_at(Location::caller(), || File::of(file, path.as_ref()))
     }
 
     async fn on<T: Send + 'static>(

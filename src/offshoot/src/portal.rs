@@ -14,9 +14,9 @@
 use crate::answer::{LocalAnswer, NoAnswer};
 use crate::carry::{self, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{Kind, Lane, Permit, Place};
+use crate::credit::{Kind, Lane, Permit, Place, Taken};
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
-use crate::isolate::job::{CallJob, MethodJob, RunJob, WithJob};
+use crate::isolate::job::{self, CallJob, MethodJob, RunJob, WithJob};
 use crate::isolate::local::Local;
 use crate::isolate::shared::{Message, Route, Target};
 use crate::janitor::GrantedDir;
@@ -158,9 +158,10 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Reply::new(
             self.sending(CallEntry::<F, M>::DESCRIPTOR),
-            Box::new(CallOut {
+            Box::new(CallJob {
                 function,
                 args,
+                reply: job::Reply::NONE,
                 marker: PhantomData,
             }),
         )
@@ -183,9 +184,10 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Reply::new(
             self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
-            Box::new(MethodOut::<S, F, M, false> {
+            Box::new(MethodJob::<S, F, M, _, false> {
                 method,
                 args,
+                reply: job::Reply::NONE,
                 marker: PhantomData,
             }),
         )
@@ -208,9 +210,10 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Reply::new(
             self.sending(MethodEntry::<S, F, M, true>::DESCRIPTOR),
-            Box::new(MethodOut::<S, F, M, true> {
+            Box::new(MethodJob::<S, F, M, _, true> {
                 method,
                 args,
+                reply: job::Reply::NONE,
                 marker: PhantomData,
             }),
         )
@@ -232,14 +235,9 @@ impl<S: 'static> Portal<S> {
         F::Out: Payload,
     {
         captures_nothing!(F);
-        let out = MethodOut::<S, F, M, false> {
-            method,
-            args,
-            marker: PhantomData,
-        };
         Tell {
             sending: self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
-            out: Some(Box::new(out)),
+            out: Some(tell_of::<S, F, M>(method, args)),
         }
     }
 
@@ -286,13 +284,9 @@ impl<S: 'static> Portal<S> {
                 args,
             });
         }
-        let permit = Permit::local(lane.clone(), Kind::Message);
-        let out = Box::new(MethodOut {
-            method,
-            args,
-            marker: PhantomData,
-        });
-        send_tell(&self.target, &lane, out, permit).map_err(|(error, out)| Rejected {
+        let taken = Taken::of(lane, Kind::Message);
+        let out = tell_of::<S, F, M>(method, args);
+        send_tell(&self.target, out, taken).map_err(|(error, out)| Rejected {
             error,
             args: out.args,
         })
@@ -513,7 +507,10 @@ impl<S: 'static> LocalPortal<S> {
     {
         Reply::new(
             Sending::new(&self.portal.target),
-            Box::new(RunOut { function }),
+            Box::new(RunJob {
+                function,
+                reply: job::Reply::NONE,
+            }),
         )
     }
 
@@ -528,8 +525,9 @@ impl<S: 'static> LocalPortal<S> {
     {
         Reply::new(
             Sending::new(&self.portal.target),
-            Box::new(WithOut {
+            Box::new(WithJob::<S, F, _> {
                 function,
+                reply: job::Reply::NONE,
                 marker: PhantomData,
             }),
         )
@@ -554,15 +552,17 @@ impl<A> From<Rejected<A>> for Error {
 // ---- what is to be sent ----
 
 /// A message before it is accepted, its function's type erased.
+///
+/// It is the job that it becomes within the process, so that it is allocated once and stays where it is.
 trait Outgoing<T> {
     /// Against which bound it counts.
     fn kind(&self) -> Kind;
-    /// As a message within the process.
+    /// As a message within the process; `serde` if its values are to go through their encoding.
     fn local(
         self: Box<Self>,
-        sender: oneshot::Sender<Result<T>>,
-        target: &Target,
+        answer: LocalAnswer<T>,
         permit: Permit,
+        serde: bool,
     ) -> Result<Message>;
     /// As a frame: appends the arguments, says what to run.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)>;
@@ -621,13 +621,7 @@ impl<T: Payload> crate::answer::Answer<T> for SerdeAnswer<T> {
     }
 }
 
-struct CallOut<F: Endpoint<M>, M> {
-    function: F,
-    args: F::Args,
-    marker: PhantomData<fn(M)>,
-}
-
-impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for CallOut<F, M>
+impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for CallJob<F, M, LocalAnswer<F::Out>>
 where
     F::Args: Payload,
     F::Out: Payload,
@@ -637,24 +631,21 @@ where
     }
 
     fn local(
-        self: Box<Self>,
-        sender: oneshot::Sender<Result<F::Out>>,
-        target: &Target,
+        mut self: Box<Self>,
+        answer: LocalAnswer<F::Out>,
         permit: Permit,
+        serde: bool,
     ) -> Result<Message> {
-        let CallOut { function, args, .. } = *self;
-        let answer = LocalAnswer::new(sender, target.life.clone());
-        if target.through_serde {
-            let args = through_serde(args, true)?;
-            let job = CallJob::<F, M, _>::new(function, args, SerdeAnswer(answer), Some(permit));
-            return Ok(Message::Job(Box::new(job)));
+        if serde {
+            return Ok(Message::Job(Box::new(CallJob {
+                function: self.function,
+                args: through_serde(self.args, true)?,
+                reply: job::Reply::new(SerdeAnswer(answer), permit),
+                marker: PhantomData::<fn(M)>,
+            })));
         }
-        Ok(Message::Job(Box::new(CallJob::<F, M, _>::new(
-            function,
-            args,
-            answer,
-            Some(permit),
-        ))))
+        self.reply = job::Reply::new(answer, permit);
+        Ok(Message::Job(self))
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
@@ -667,14 +658,8 @@ where
     }
 }
 
-struct MethodOut<S, F: Method<S, M>, M, const CANCELLABLE: bool> {
-    method: F,
-    args: F::Args,
-    marker: PhantomData<fn(S, M)>,
-}
-
 impl<S: 'static, F: Method<S, M>, M: 'static, const CANCELLABLE: bool> Outgoing<F::Out>
-    for MethodOut<S, F, M, CANCELLABLE>
+    for MethodJob<S, F, M, LocalAnswer<F::Out>, CANCELLABLE>
 where
     F::Args: Payload,
     F::Out: Payload,
@@ -684,26 +669,27 @@ where
     }
 
     fn local(
-        self: Box<Self>,
-        sender: oneshot::Sender<Result<F::Out>>,
-        target: &Target,
+        mut self: Box<Self>,
+        answer: LocalAnswer<F::Out>,
         permit: Permit,
+        serde: bool,
     ) -> Result<Message> {
-        let MethodOut { method, args, .. } = *self;
-        let answer = LocalAnswer::new(sender, target.life.clone());
-        if target.through_serde {
-            let args = through_serde(args, true)?;
-            let job = MethodJob::<S, F, M, _, CANCELLABLE>::new(
-                method,
-                args,
-                Some(SerdeAnswer(answer)),
-                Some(permit),
-            );
-            return Ok(Message::State(Box::new(job)));
+        if serde {
+            return Ok(Message::State(Box::new(MethodJob::<
+                S,
+                F,
+                M,
+                _,
+                CANCELLABLE,
+            > {
+                method: self.method,
+                args: through_serde(self.args, true)?,
+                reply: job::Reply::new(SerdeAnswer(answer), permit),
+                marker: PhantomData,
+            })));
         }
-        let job =
-            MethodJob::<S, F, M, _, CANCELLABLE>::new(method, args, Some(answer), Some(permit));
-        Ok(Message::State(Box::new(job)))
+        self.reply = job::Reply::new(answer, permit);
+        Ok(Message::State(self))
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
@@ -719,10 +705,6 @@ where
     }
 }
 
-struct RunOut<F> {
-    function: F,
-}
-
 fn never_crosses<T>(_: &[u8]) -> Result<T> {
     Err(Error::new(
         ErrorKind::Misuse,
@@ -730,7 +712,7 @@ fn never_crosses<T>(_: &[u8]) -> Result<T> {
     ))
 }
 
-impl<F, R> Outgoing<R> for RunOut<F>
+impl<F, R> Outgoing<R> for RunJob<F, LocalAnswer<R>>
 where
     F: AsyncFnOnce() -> R + Send + 'static,
     R: Send + 'static,
@@ -740,17 +722,13 @@ where
     }
 
     fn local(
-        self: Box<Self>,
-        sender: oneshot::Sender<Result<R>>,
-        target: &Target,
+        mut self: Box<Self>,
+        answer: LocalAnswer<R>,
         permit: Permit,
+        _: bool,
     ) -> Result<Message> {
-        let answer = LocalAnswer::new(sender, target.life.clone());
-        Ok(Message::Job(Box::new(RunJob {
-            function: self.function,
-            answer,
-            permit: Some(permit),
-        })))
+        self.reply = job::Reply::new(answer, permit);
+        Ok(Message::Job(self))
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
@@ -762,12 +740,7 @@ where
     }
 }
 
-struct WithOut<S, F> {
-    function: F,
-    marker: PhantomData<fn(S)>,
-}
-
-impl<S: 'static, F, R> Outgoing<R> for WithOut<S, F>
+impl<S: 'static, F, R> Outgoing<R> for WithJob<S, F, LocalAnswer<R>>
 where
     F: AsyncFnOnce(&mut S) -> R + Send + 'static,
     R: Send + 'static,
@@ -777,19 +750,13 @@ where
     }
 
     fn local(
-        self: Box<Self>,
-        sender: oneshot::Sender<Result<R>>,
-        target: &Target,
+        mut self: Box<Self>,
+        answer: LocalAnswer<R>,
         permit: Permit,
+        _: bool,
     ) -> Result<Message> {
-        let answer = LocalAnswer::new(sender, target.life.clone());
-        let job = WithJob::<S, F, _> {
-            function: self.function,
-            answer,
-            permit: Some(permit),
-            marker: PhantomData,
-        };
-        Ok(Message::State(Box::new(job)))
+        self.reply = job::Reply::new(answer, permit);
+        Ok(Message::State(self))
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
@@ -813,11 +780,10 @@ fn current_lane(target: &Target) -> Arc<Lane> {
 /// The wait for credit and for room on the link, and what all sends look at first.
 pub(crate) struct Sending {
     target: Arc<Target>,
-    lane: Option<Arc<Lane>>,
-    place: Place,
-    kind: Kind,
+    /// In which lane it waits, once it does.
+    queued: Option<(Arc<Lane>, Kind, Place)>,
     scope: ScopeWatch,
-    life: Watch,
+    life: Option<Watch>,
     /// Why it may not be sent, if so.
     refused: Option<Error>,
 }
@@ -826,11 +792,9 @@ impl Sending {
     pub(crate) fn new(target: &Arc<Target>) -> Sending {
         Sending {
             target: target.clone(),
-            lane: None,
-            place: Place::default(),
-            kind: Kind::Message,
+            queued: None,
             scope: ScopeWatch::default(),
-            life: Watch::new(target.life.clone()),
+            life: None,
             refused: None,
         }
     }
@@ -839,53 +803,44 @@ impl Sending {
         &self.target
     }
 
-    /// Ready with its end, once the target has ended.
-    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        match self.or_gone::<()>(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(error),
-            _ => Poll::Pending,
+    /// Fails if the scope is cancelled.
+    pub(crate) fn check_scope(&self) -> Result<()> {
+        match self.scope.look() {
+            Some(cancel) => Err(cancelled_error(cancel)),
+            None => Ok(()),
         }
     }
 
-    /// Fails once the scope is cancelled.
-    pub(crate) fn check_scope(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        match self.scope.poll(cx) {
-            Poll::Ready(cancel) => Err(cancelled_error(cancel)),
-            Poll::Pending => Ok(()),
-        }
-    }
-
-    pub(crate) fn poll_permit(
-        &mut self,
-        kind: Kind,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(Arc<Lane>, Permit)>> {
+    /// Credit and room for one message; most have it at once, and wait for nothing.
+    pub(crate) fn poll_permit(&mut self, kind: Kind, cx: &mut Context<'_>) -> Poll<Result<Taken>> {
         if let Some(error) = &self.refused {
             return Poll::Ready(Err(error.clone()));
         }
         if self.target.is_closed() {
             return Poll::Ready(Err(self.target.gone()));
         }
-        self.kind = kind;
-        let lane = self
-            .lane
-            .get_or_insert_with(|| current_lane(&self.target))
-            .clone();
-        if let Some(link) = self.target.route().link()
-            && link.poll_room(cx).is_pending()
-        {
-            return self.or_gone(cx);
+        let queued = self.queued.take();
+        let (lane, kind, mut place) =
+            queued.unwrap_or_else(|| (current_lane(&self.target), kind, Place::default()));
+        let link = self.target.route().link();
+        let room = link.is_none_or(|link| link.poll_room(cx).is_ready());
+        if room && lane.credit(kind).poll_take(cx, &mut place).is_ready() {
+            return Poll::Ready(Ok(Taken::of(lane, kind)));
         }
-        match lane.credit(kind).poll_take(cx, &mut self.place) {
-            Poll::Ready(()) => Poll::Ready(Ok((lane.clone(), Permit::local(lane, kind)))),
-            Poll::Pending => self.or_gone(cx),
-        }
+        self.queued = Some((lane, kind, place));
+        self.poll_in_vain(cx).map(Err)
     }
 
-    /// Pending, unless the target has ended: then nothing is worth waiting for.
-    fn or_gone<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>> {
-        match self.life.poll(cx, |life| life.exit().is_some()) {
-            Poll::Ready(()) => Poll::Ready(Err(self.target.gone())),
+    /// Ready if there is nothing left to wait for: the target has ended, or the scope is cancelled.
+    pub(crate) fn poll_in_vain(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        if let Poll::Ready(cancel) = self.scope.poll(cx) {
+            return Poll::Ready(cancelled_error(cancel));
+        }
+        let life = self
+            .life
+            .get_or_insert_with(|| Watch::new(self.target.life.clone()));
+        match life.poll(cx, |life| life.exit().is_some()) {
+            Poll::Ready(()) => Poll::Ready(self.target.gone()),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -893,20 +848,28 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if let Some(lane) = &self.lane {
-            lane.credit(self.kind).leave(&mut self.place);
+        if let Some((lane, kind, place)) = &mut self.queued {
+            lane.credit(*kind).leave(place);
         }
     }
 }
 
 /// A tell whose function's type is known, and which comes back whole if it is not accepted.
-type TellOut<S, F, M> = Box<MethodOut<S, F, M, false>>;
+type TellOut<S, F, M> = Box<MethodJob<S, F, M, NoAnswer, false>>;
+
+fn tell_of<S: 'static, F: Method<S, M>, M: 'static>(method: F, args: F::Args) -> TellOut<S, F, M> {
+    Box::new(MethodJob {
+        method,
+        args,
+        reply: job::Reply::NONE,
+        marker: PhantomData,
+    })
+}
 
 fn send_tell<S: 'static, F: Method<S, M>, M: 'static>(
-    target: &Arc<Target>,
-    lane: &Arc<Lane>,
+    target: &Target,
     mut out: TellOut<S, F, M>,
-    permit: Permit,
+    taken: Taken,
 ) -> Result<(), (Error, TellOut<S, F, M>)>
 where
     F::Args: Payload,
@@ -923,37 +886,23 @@ where
                     Err(error) => return Err((error, out)),
                 }
             }
-            let MethodOut { method, args, .. } = *out;
-            let job = MethodJob::<S, F, M, NoAnswer, false>::new(method, args, None, Some(permit));
-            match shared.post(Message::State(Box::new(job))) {
-                Ok(()) => {
-                    lane.next_sequence();
-                    Ok(())
-                }
-                Err(message) => {
-                    let args = message.into_args::<S, F, M>();
-                    Err((
-                        target.gone(),
-                        Box::new(MethodOut {
-                            method,
-                            args,
-                            marker: PhantomData,
-                        }),
-                    ))
-                }
-            }
+            taken.lane().next_sequence();
+            out.reply.permit = Some(Permit::Local(taken));
+            let refused = shared.post(Message::State(out));
+            refused.map_err(|message| (target.gone(), message.into_tell()))
         }
         route => {
-            let sent = match route.link() {
-                None => Err(target.gone()),
-                Some(link) => {
-                    link.send_invoke(frame::Kind::Tell, 0, lane, |bytes| Ok(out.encode(bytes)?.1))
-                }
+            let Some(link) = route.link() else {
+                return Err((target.gone(), out));
             };
-            match sent {
+            let encode = |bytes: &mut Vec<u8>| {
+                encode(&out.args, bytes)?;
+                MethodEntry::<S, F, M, false>::DESCRIPTOR.entry()
+            };
+            match link.send_invoke(frame::Kind::Tell, 0, taken.lane(), encode) {
                 Ok(()) => {
                     // Given back by the other side, when the method has begun.
-                    permit.hand_over();
+                    taken.hand_over();
                     Ok(())
                 }
                 Err(error) => Err((error, out)),
@@ -963,17 +912,18 @@ where
 }
 
 impl Message {
-    /// The arguments of a tell that was just made and has come back.
-    fn into_args<S: 'static, F: Method<S, M>, M: 'static>(self) -> F::Args
+    /// A tell that was just made and has come back.
+    fn into_tell<S: 'static, F: Method<S, M>, M: 'static>(self) -> TellOut<S, F, M>
     where
         F::Args: Payload,
         F::Out: Payload,
     {
         if let Message::State(job) = self
-            && let Ok(job) =
+            && let Ok(mut out) =
                 (job as Box<dyn std::any::Any>).downcast::<MethodJob<S, F, M, NoAnswer, false>>()
         {
-            return job.into_args();
+            out.reply = job::Reply::NONE;
+            return out;
         }
         unreachable!("a mailbox gives back the message that it was given")
     }
@@ -981,16 +931,16 @@ impl Message {
 
 /// The erased form of a tell, for [`Tell`].
 trait OutgoingTell {
-    fn send(self: Box<Self>, target: &Arc<Target>, lane: &Arc<Lane>, permit: Permit) -> Result<()>;
+    fn send(self: Box<Self>, target: &Target, taken: Taken) -> Result<()>;
 }
 
-impl<S: 'static, F: Method<S, M>, M: 'static> OutgoingTell for MethodOut<S, F, M, false>
+impl<S: 'static, F: Method<S, M>, M: 'static> OutgoingTell for MethodJob<S, F, M, NoAnswer, false>
 where
     F::Args: Payload,
     F::Out: Payload,
 {
-    fn send(self: Box<Self>, target: &Arc<Target>, lane: &Arc<Lane>, permit: Permit) -> Result<()> {
-        send_tell(target, lane, self, permit).map_err(|(error, _)| error)
+    fn send(self: Box<Self>, target: &Target, taken: Taken) -> Result<()> {
+        send_tell(target, self, taken).map_err(|(error, _)| error)
     }
 }
 
@@ -1006,19 +956,15 @@ impl Future for Tell {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
-        if let Err(error) = this.sending.check_scope(cx) {
+        if let Err(error) = this.sending.check_scope() {
             std::task::ready!(poll_refusal(cx));
             return Poll::Ready(Err(error));
         }
-        let (lane, permit) = match this.sending.poll_permit(Kind::Message, cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Ready(Ok(granted)) => granted,
-        };
+        let taken = std::task::ready!(this.sending.poll_permit(Kind::Message, cx))?;
         let Some(out) = this.out.take() else {
             return Poll::Ready(Err(polled_again()));
         };
-        Poll::Ready(out.send(&this.sending.target, &lane, permit))
+        Poll::Ready(out.send(&this.sending.target, taken))
     }
 }
 
@@ -1092,27 +1038,31 @@ impl<T> Reply<T> {
     }
 
     /// Sends it, with this credit.
-    fn send(&mut self, lane: &Arc<Lane>, permit: Permit) -> Result<State<T>> {
+    fn send(&mut self, taken: Taken) -> Result<State<T>> {
         let State::Unsent(out) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(polled_again());
         };
-        match self.sending.target.route() {
+        let target = &self.sending.target;
+        match target.route() {
             Route::Thread(shared) => {
                 let (sender, receiver) = oneshot::channel();
-                let message = out.local(sender, &self.sending.target, permit)?;
-                lane.next_sequence();
+                let answer = LocalAnswer::new(sender, target.life.clone());
+                taken.lane().next_sequence();
+                let message = out.local(answer, Permit::Local(taken), target.through_serde)?;
                 // One that is refused is dropped, and its answer then says why.
                 drop(shared.post(message));
                 Ok(State::Local(receiver))
             }
             route => {
                 let Some(link) = route.link() else {
-                    return Err(self.sending.target.gone());
+                    return Err(target.gone());
                 };
                 let decode = out.decode();
                 let (sender, receiver) = oneshot::channel();
+                let lane = taken.lane().clone();
+                let permit = taken;
                 let correlation = link.pend(Pending { sender, permit });
-                let sent = link.send_invoke_as(correlation, lane, |bytes| out.encode(bytes));
+                let sent = link.send_invoke_as(correlation, &lane, |bytes| out.encode(bytes));
                 if let Err(error) = sent {
                     link.unpend(correlation);
                     return Err(error);
@@ -1161,7 +1111,7 @@ impl<T> Future for Reply<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let this = self.get_mut();
-        if let Err(error) = this.sending.check_scope(cx) {
+        if let Err(error) = this.sending.check_scope() {
             // An answer that is there already is not thrown away for a cancellation.
             if let State::Local(_) | State::Remote(_) = this.state
                 && let Poll::Ready(result) = this.poll_answer(cx)
@@ -1179,33 +1129,19 @@ impl<T> Future for Reply<T> {
             if kind == Kind::Message {
                 chain::check_current(&this.sending.target)?;
             }
-            let (lane, permit) = match this.sending.poll_permit(kind, cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(granted)) => granted,
-            };
-            match this.send(&lane, permit) {
-                Ok(state) => this.state = state,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+            let taken = std::task::ready!(this.sending.poll_permit(kind, cx))?;
+            this.state = this.send(taken)?;
         }
         if let Poll::Ready(result) = this.poll_answer(cx) {
             this.state = State::Over;
             return Poll::Ready(result);
         }
         // Whoever ends an isolate says so; an abandoned thread will never answer.
-        if this
-            .sending
-            .life
-            .poll(cx, |life| life.exit().is_some())
-            .is_pending()
-        {
-            return Poll::Pending;
-        }
+        let error = std::task::ready!(this.sending.poll_in_vain(cx));
         // What was answered before the end counts.
         let result = match this.poll_answer(cx) {
             Poll::Ready(result) => result,
-            Poll::Pending => Err(this.sending.target.gone()),
+            Poll::Pending => Err(error),
         };
         this.state = State::Over;
         Poll::Ready(result)

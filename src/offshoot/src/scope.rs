@@ -219,13 +219,21 @@ pub(crate) fn poll_refusal(cx: &mut Context<'_>) -> Poll<()> {
 
 /// A place among those who are woken when the scope is cancelled. Gone when dropped.
 ///
-/// It belongs to the scope in which it is first polled.
+/// It belongs to the scope in which it is first polled in vain.
 #[derive(Default)]
 pub(crate) struct ScopeWatch {
     place: Option<(Rc<Scope>, usize)>,
 }
 
 impl ScopeWatch {
+    /// The cancellation if there is one; nobody is woken by it.
+    pub(crate) fn look(&self) -> Option<Cancel> {
+        match &self.place {
+            Some((scope, _)) => scope.cancelled(),
+            None => Scope::current()?.cancelled(),
+        }
+    }
+
     /// Ready with the cancellation once there is one.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cancel> {
         if let Some((scope, key)) = &self.place {

@@ -6,7 +6,7 @@ use super::halves::{Incoming, NextItem, Outgoing, SendItem, Way};
 use super::remote::Remote;
 use super::tie::{Role, Tie, TieWatch};
 use super::{Overflow, Window, here};
-use crate::credit::{Kind, Lane, Permit};
+use crate::credit::{Kind, Permit, Taken};
 use crate::descriptor::{OpenEntry, captures_nothing};
 use crate::isolate::local::Local;
 use crate::isolate::shared::{Message, Route, Target};
@@ -95,8 +95,7 @@ trait Begin<In: Payload, Out: Payload, R: Payload, First> {
     fn begin(
         self: Box<Self>,
         target: &Arc<Target>,
-        lane: &Arc<Lane>,
-        permit: Permit,
+        taken: Taken,
         window: Window,
     ) -> Result<(Link<In, Out, R>, Place<First>)>;
 }
@@ -115,8 +114,7 @@ where
     fn begin(
         self: Box<Self>,
         target: &Arc<Target>,
-        lane: &Arc<Lane>,
-        permit: Permit,
+        taken: Taken,
         window: Window,
     ) -> Result<(Link<F::Out, F::In, F::R>, Place<F::First>)> {
         let OpenOut { function, args, .. } = *self;
@@ -138,8 +136,8 @@ where
                     serde,
                     marker: PhantomData,
                 };
-                let job = OpenJob::<F, M>::local(function, args, ways, &tie, permit);
-                lane.next_sequence();
+                taken.lane().next_sequence();
+                let job = OpenJob::<F, M>::local(function, args, ways, &tie, Permit::Local(taken));
                 // One that is refused is dropped, and its ending then says why.
                 drop(shared.post(Message::Job(Box::new(job))));
                 let link = Link::new(
@@ -156,9 +154,10 @@ where
                     return Err(target.gone());
                 };
                 let id = link.next_correlation();
-                let held = Some((permit, target.clone()));
+                let lane = taken.lane().clone();
+                let held = Some((taken, target.clone()));
                 let remote = Remote::new(link, id, Role::Opener, tie.clone(), window, held);
-                let sent = link.send_open(id, lane, window, |out| {
+                let sent = link.send_open(id, &lane, window, |out| {
                     encode(&args, out)?;
                     OpenEntry::<F, M>::DESCRIPTOR.entry()
                 });
@@ -232,18 +231,18 @@ impl<In: Payload, Out: Payload, R: Payload, First: Payload> Future for Opening<I
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if let Err(error) = this.sending.check_scope(cx) {
+        if let Err(error) = this.sending.check_scope() {
             ready!(poll_refusal(cx));
             // Dropped here, a link cancels the far task.
             this.state = Phase::Over;
             return Poll::Ready(Err(error));
         }
         if let Phase::Unsent(_) = this.state {
-            let (lane, permit) = ready!(this.sending.poll_permit(Kind::Call, cx))?;
+            let taken = ready!(this.sending.poll_permit(Kind::Call, cx))?;
             let Phase::Unsent(out) = std::mem::replace(&mut this.state, Phase::Over) else {
                 return Poll::Ready(Err(polled_again()));
             };
-            let (link, first) = out.begin(this.sending.target(), &lane, permit, this.window)?;
+            let (link, first) = out.begin(this.sending.target(), taken, this.window)?;
             let tie = TieWatch::new(link.outcome.tie());
             this.state = Phase::Sent(Box::new(Sent {
                 link,
@@ -273,7 +272,7 @@ impl<In: Payload, Out: Payload, R: Payload, First: Payload> Future for Opening<I
         let result = match tie.poll(cx, begun) {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let gone = this.sending.poll_gone(cx);
+                let gone = this.sending.poll_in_vain(cx);
                 // What was said before the end counts.
                 match (gone, tie.tie().look(begun)) {
                     (_, Some(result)) => result,

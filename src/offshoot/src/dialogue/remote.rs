@@ -7,7 +7,7 @@
 use super::Overflow;
 use super::channel::{Found, register};
 use super::tie::{Role, Tie};
-use crate::credit::Permit;
+use crate::credit::Taken;
 use crate::isolate::shared::Target;
 use crate::process::link::{Frame, Link, Parcel};
 use crate::{Error, ErrorKind, Payload, Result};
@@ -30,7 +30,7 @@ pub(crate) struct Remote {
     first: Mutex<Option<Parcel>>,
     result: Mutex<Option<Parcel>>,
     /// Of the opener, until it is over: its credit, and what keeps the link open.
-    permit: Mutex<Option<(Permit, Arc<Target>)>>,
+    permit: Mutex<Option<(Taken, Arc<Target>)>>,
 }
 
 struct Flows {
@@ -60,7 +60,7 @@ impl Remote {
         role: Role,
         tie: Arc<Tie>,
         window: Window,
-        permit: Option<(Permit, Arc<Target>)>,
+        permit: Option<(Taken, Arc<Target>)>,
     ) -> Arc<Remote> {
         let remote = Arc::new(Remote {
             link: link.clone(),

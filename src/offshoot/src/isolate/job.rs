@@ -86,28 +86,43 @@ pub(crate) fn panicked(local: &Local, panic: crate::Panic) -> Error {
         .with_id(local.shared.life.failure_id())
 }
 
+/// What is added to a message when it is accepted.
+pub(crate) struct Reply<R> {
+    /// Where the result goes: nowhere, of a `tell`.
+    pub(crate) answer: Option<R>,
+    pub(crate) permit: Option<Permit>,
+}
+
+impl<R> Reply<R> {
+    /// Of one that is not accepted yet.
+    pub(crate) const NONE: Reply<R> = Reply {
+        answer: None,
+        permit: None,
+    };
+
+    pub(crate) fn new(answer: R, permit: Permit) -> Reply<R> {
+        Reply {
+            answer: Some(answer),
+            permit: Some(permit),
+        }
+    }
+}
+
+fn spend(permit: Option<Permit>, local: &Local) {
+    if let Some(permit) = permit {
+        permit.spend(local);
+    }
+}
+
 /// One call of the endpoint `F`.
 pub(crate) struct CallJob<F, M, R>
 where
     F: Endpoint<M>,
 {
-    function: F,
-    args: F::Args,
-    answer: R,
-    permit: Option<Permit>,
-    marker: PhantomData<fn(M)>,
-}
-
-impl<F: Endpoint<M>, M, R> CallJob<F, M, R> {
-    pub(crate) fn new(function: F, args: F::Args, answer: R, permit: Option<Permit>) -> Self {
-        CallJob {
-            function,
-            args,
-            answer,
-            permit,
-            marker: PhantomData,
-        }
-    }
+    pub(crate) function: F,
+    pub(crate) args: F::Args,
+    pub(crate) reply: Reply<R>,
+    pub(crate) marker: PhantomData<fn(M)>,
 }
 
 impl<F, M: 'static, R> Job for CallJob<F, M, R>
@@ -121,13 +136,16 @@ where
         let CallJob {
             function,
             args,
-            answer,
-            permit,
+            reply: Reply { answer, permit },
             ..
         } = *self;
+        let Some(answer) = answer else {
+            debug_assert!(false, "a call without an answer");
+            return;
+        };
         if F::PLAIN {
             local.watched(|| run_call(local, || function.invoke_plain(args).ok(), answer));
-            drop(permit);
+            spend(permit, local);
             return;
         }
         begin_call(
@@ -142,8 +160,7 @@ where
 /// A closure that captures; only within the process.
 pub(crate) struct RunJob<F, R> {
     pub(crate) function: F,
-    pub(crate) answer: R,
-    pub(crate) permit: Option<Permit>,
+    pub(crate) reply: Reply<R>,
 }
 
 impl<F, T: 'static, R> Job for RunJob<F, R>
@@ -152,12 +169,12 @@ where
     R: Answer<T>,
 {
     fn begin(self: Box<Self>, local: &Rc<Local>) {
-        let RunJob {
-            function,
-            answer,
-            permit,
-        } = *self;
-        begin_call(local, function, answer, permit);
+        let RunJob { function, reply } = *self;
+        let Some(answer) = reply.answer else {
+            debug_assert!(false, "a call without an answer");
+            return;
+        };
+        begin_call(local, function, answer, reply.permit);
     }
 }
 
@@ -227,7 +244,7 @@ fn begin_call<T: 'static>(
                 answer.send(Err(panicked(&this, panic)));
             }
         }
-        drop(permit);
+        spend(permit, &this);
     });
 }
 
@@ -236,27 +253,10 @@ pub(crate) struct MethodJob<S, F, M, R, const CANCELLABLE: bool>
 where
     F: Method<S, M>,
 {
-    method: F,
-    args: F::Args,
-    answer: Option<R>,
-    permit: Option<Permit>,
-    marker: PhantomData<fn(S, M)>,
-}
-
-impl<S, F: Method<S, M>, M, R, const CANCELLABLE: bool> MethodJob<S, F, M, R, CANCELLABLE> {
-    pub(crate) fn new(method: F, args: F::Args, answer: Option<R>, permit: Option<Permit>) -> Self {
-        MethodJob {
-            method,
-            args,
-            answer,
-            permit,
-            marker: PhantomData,
-        }
-    }
-
-    pub(crate) fn into_args(self) -> F::Args {
-        self.args
-    }
+    pub(crate) method: F,
+    pub(crate) args: F::Args,
+    pub(crate) reply: Reply<R>,
+    pub(crate) marker: PhantomData<fn(S, M)>,
 }
 
 impl<S: 'static, F, M: 'static, R, const CANCELLABLE: bool> StateJob
@@ -268,7 +268,7 @@ where
     R: Answer<F::Out>,
 {
     fn is_unwanted(&self) -> bool {
-        self.answer.as_ref().is_some_and(Answer::is_unwanted)
+        self.reply.answer.as_ref().is_some_and(Answer::is_unwanted)
     }
 
     fn run_plain(
@@ -282,11 +282,10 @@ where
         let MethodJob {
             method,
             args,
-            answer,
-            permit,
+            reply: Reply { answer, permit },
             ..
         } = *self;
-        drop(permit);
+        spend(permit, local);
         let Some(state) = state.downcast_mut::<S>() else {
             wrong_state::<S, F::Out, R>(local, answer);
             return Ok(());
@@ -308,13 +307,12 @@ where
         let MethodJob {
             method,
             args,
-            answer,
-            permit,
+            reply: Reply { answer, permit },
             ..
         } = *self;
         Box::pin(async move {
             // Begun: the sender may send another one.
-            drop(permit);
+            spend(permit, local);
             let Some(state) = state.downcast_mut::<S>() else {
                 wrong_state::<S, F::Out, R>(local, answer);
                 return;
@@ -327,8 +325,7 @@ where
 /// A closure over the state that captures; only within the process.
 pub(crate) struct WithJob<S, F, R> {
     pub(crate) function: F,
-    pub(crate) answer: R,
-    pub(crate) permit: Option<Permit>,
+    pub(crate) reply: Reply<R>,
     pub(crate) marker: PhantomData<fn(S)>,
 }
 
@@ -338,7 +335,7 @@ where
     R: Answer<T>,
 {
     fn is_unwanted(&self) -> bool {
-        self.answer.is_unwanted()
+        self.reply.answer.as_ref().is_some_and(Answer::is_unwanted)
     }
 
     fn run_plain(self: Box<Self>, _: &mut dyn Any, _: &Rc<Local>) -> Result<(), Box<dyn StateJob>> {
@@ -352,19 +349,18 @@ where
     ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
         let WithJob {
             function,
-            answer,
-            permit,
+            reply: Reply { answer, permit },
             ..
         } = *self;
         Box::pin(async move {
-            drop(permit);
+            spend(permit, local);
             let Some(state) = state.downcast_mut::<S>() else {
-                wrong_state::<S, T, R>(local, Some(answer));
+                wrong_state::<S, T, R>(local, answer);
                 return;
             };
             // Called inside: a closure that is no async one runs the program's code at the call.
             let future = async { function(state).await };
-            run_method::<false, _, _>(local, future, Some(answer)).await;
+            run_method::<false, _, _>(local, future, answer).await;
         })
     }
 }

@@ -21,7 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
-use crate::credit::{Lane, Owed};
+use crate::credit::{Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
@@ -100,6 +100,8 @@ pub(crate) struct Local {
     lanes: RefCell<Lanes>,
     /// Senders that wait for credit of which a little has come back.
     owed: RefCell<Vec<Owed>>,
+    /// Credit that goes back when there is enough of it to be worth it.
+    spent: RefCell<Vec<Taken>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -179,6 +181,7 @@ impl Local {
             running: Cell::new(0),
             lanes: RefCell::default(),
             owed: RefCell::default(),
+            spent: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
             state_type: Cell::new(None),
@@ -416,7 +419,9 @@ impl Local {
         }
         let mut any = false;
         for _ in 0..BUDGET.min(self.gate.get()) {
-            let Some(message) = self.mail.borrow_mut().pop_front() else {
+            let next = self.mail.borrow_mut().pop_front();
+            // What has come meanwhile is as good as what came before: a turn for each would cost more than it.
+            let Some(message) = next.or_else(|| self.next_mail()) else {
                 break;
             };
             any = true;
@@ -430,6 +435,13 @@ impl Local {
             }
         }
         any
+    }
+
+    fn next_mail(&self) -> Option<Message> {
+        let mut batch = self.shared.inbox.take_all();
+        let first = batch.next()?;
+        self.mail.borrow_mut().extend(batch);
+        Some(first)
     }
 
     /// Starts what a message asks for.
@@ -567,7 +579,17 @@ impl Local {
         self.owed.borrow_mut().push(owed);
     }
 
+    /// Gives credit back, in time together with other: at the latest before the isolate sleeps.
+    pub(crate) fn spend(&self, taken: Taken) {
+        let mut spent = self.spent.borrow_mut();
+        spent.push(taken);
+        if spent.len() >= TOGETHER as usize {
+            Taken::give_back(&mut spent);
+        }
+    }
+
     fn pay(&self) {
+        Taken::give_back(&mut self.spent.borrow_mut());
         let owed = std::mem::take(&mut *self.owed.borrow_mut());
         owed.into_iter().for_each(Owed::pay);
     }

@@ -15,11 +15,11 @@ use crate::time::nanos;
 use crate::{Cancel, Error};
 use async_task::Runnable;
 use crossbeam::queue::SegQueue;
-use offshoot_mailbox::{Parker, Queue, Wake};
+use offshoot_mailbox::{Parker, Pushed, Queue, Wake};
 use offshoot_sys::socket::Revocable;
 use offshoot_sys::{clock, event::EventFd, futex, thread};
 use offshoot_wire::frame::{CancelOrder, Kind};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -161,9 +161,12 @@ impl Shared {
 
     /// Puts a message into the mailbox; gives it back if the isolate accepts nothing more.
     pub(crate) fn post(&self, message: Message) -> Result<(), Message> {
-        self.inbox.push(message)?;
-        crate::fault::frequent_point("wake", self.life.identity().name());
-        self.wake();
+        let pushed = self.inbox.push(message)?;
+        crate::fault::frequent_point("wake", || self.life.identity().name());
+        // Who pushed the first wakes it, unless that one is held up: then it still sleeps.
+        if pushed == Pushed::First || self.parker.is_asleep() {
+            self.wake();
+        }
         Ok(())
     }
 
@@ -370,11 +373,11 @@ impl Route {
     }
 }
 
-/// What a portal points to: an indirection, so that the isolate behind it can move.
+/// What a portal points to: an indirection, so that portals do not depend on where the isolate is.
 pub(crate) struct Target {
     pub(crate) life: Arc<Life>,
     pub(crate) runtime: Arc<Runtime>,
-    route: RwLock<Route>,
+    route: Route,
     /// Bounds of a lane: messages, calls.
     limits: (u32, u32),
     /// Payloads are encoded and decoded though the isolate is a thread.
@@ -396,13 +399,13 @@ impl Target {
         let target = Arc::new(Target {
             life,
             runtime,
-            route: RwLock::new(route),
+            route,
             limits,
             through_serde,
             foreign: OnceLock::new(),
             known: AtomicBool::new(false),
         });
-        match &*target.route.read() {
+        match &target.route {
             Route::Thread(shared) => *shared.target.lock() = Arc::downgrade(&target),
             Route::Process(_) => target.runtime.know(&target),
             Route::Introduced(_) | Route::Gone => {}
@@ -425,21 +428,20 @@ impl Target {
         self.limits
     }
 
-    pub(crate) fn route(&self) -> Route {
-        self.route.read().clone()
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
     }
 
-    pub(crate) fn thread(&self) -> Option<Arc<Shared>> {
-        match &*self.route.read() {
-            Route::Thread(shared) => Some(shared.clone()),
+    pub(crate) fn thread(&self) -> Option<&Arc<Shared>> {
+        match &self.route {
+            Route::Thread(shared) => Some(shared),
             Route::Process(_) | Route::Introduced(_) | Route::Gone => None,
         }
     }
 
     /// A lane for a sender that has none yet.
     pub(crate) fn new_lane(&self) -> Arc<Lane> {
-        let route = self.route.read();
-        let link = route.link();
+        let link = self.route.link();
         // Its number is of the link, which may outlive this.
         let number = link.map_or(0, |link| link.next_lane());
         let lane = Lane::new(number, self.limits.0, self.limits.1);
@@ -455,7 +457,7 @@ impl Target {
     }
 
     pub(crate) fn send_order(&self, order: CancelOrder) {
-        match &*self.route.read() {
+        match &self.route {
             Route::Thread(shared) => shared.tell(Control::Cancel(order)),
             Route::Process(process) => process.send_order(&order),
             // Only its owner takes it down.
@@ -464,7 +466,7 @@ impl Target {
     }
 
     pub(crate) fn send_close(&self) {
-        match &*self.route.read() {
+        match &self.route {
             Route::Thread(shared) => shared.tell(Control::Close),
             Route::Process(process) => process.link.send_close(),
             Route::Introduced(_) | Route::Gone => {}
@@ -473,7 +475,7 @@ impl Target {
 
     /// Asks its owner to take it down by the ladder, whoever asks.
     pub(crate) fn cancel(&self, cancel: &Cancel) {
-        match self.route() {
+        match &self.route {
             Route::Thread(shared) => shared.cancel(cancel),
             Route::Process(process) => process.upward.cancel(cancel),
             Route::Introduced(by) => {
@@ -498,7 +500,7 @@ impl Target {
     #[cfg(feature = "fault-points")]
     pub(crate) fn refuses(&self) -> bool {
         self.life.exit().is_some()
-            && match &*self.route.read() {
+            && match &self.route {
                 Route::Thread(shared) => shared.inbox.is_closed(),
                 _ => true,
             }

@@ -686,7 +686,7 @@ impl Uplink {
                 decode(arguments, Some(answer()), None).map(Message::State)
             }
             (Kind::Tell, Ok(Run::Method(decode))) => {
-                let permit = Permit::Remote(self.link.clone(), invoke.lane);
+                let permit = Permit::remote(&self.link, invoke.lane);
                 decode(arguments, None, Some(permit)).map(Message::State)
             }
             (kind, run) => {

@@ -8,7 +8,7 @@
 use super::introduce;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{Lane, Permit};
+use crate::credit::{Lane, Taken};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::isolate::local::Local;
@@ -93,7 +93,7 @@ pub(crate) struct Beside {
 pub(crate) struct Pending {
     pub(crate) sender: oneshot::Sender<Result<Parcel>>,
     /// Held until the answer is here.
-    pub(crate) permit: Permit,
+    pub(crate) permit: Taken,
 }
 
 /// Whether a caller at the other end still waits.

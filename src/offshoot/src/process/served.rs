@@ -208,7 +208,7 @@ impl Served {
                 what: Asked {
                     decode,
                     answer: None,
-                    permit: Some(Permit::Remote(link.clone(), invoke.lane)),
+                    permit: Some(Permit::remote(link, invoke.lane)),
                 },
             })),
             (Kind::Open, Run::Open(decode)) => {
