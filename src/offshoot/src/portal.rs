@@ -429,7 +429,7 @@ impl<S: 'static> Portal<S> {
     /// If the future is dropped, the directory may have been granted.
     pub async fn grant(&self, directory: impl AsRef<Path>) -> Result<()> {
         let path = directory.as_ref().to_owned();
-        let route = self.target.route();
+        let route = self.target.route().clone();
         let runtime = self.target.runtime.clone();
         let granted = unblock(move || {
             let directory = GrantedDir::open(&path).map_err(|error| {

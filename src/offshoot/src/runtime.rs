@@ -890,6 +890,10 @@ impl Builder {
             [] => None,
             _ => Some(Signals::install(&handled)?),
         };
+        #[cfg(panic = "abort")]
+        tracing::warn!(
+            "built with `panic = \"abort\"`: a panic in a thread isolate ends the whole program; use process isolates, or unwind"
+        );
         let runtime = Runtime::new(TreeId(random()?), settings, Place::Root)?;
         let clock = self.clock.as_ref();
         let clock = clock
