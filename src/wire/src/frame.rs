@@ -10,20 +10,10 @@
 //! followed by the encoded arguments, so that the arguments are copied once on each side; in [`Kind::Open`] the
 //! [`Window`](crate::dialogue::Window) stands between the two.
 //!
-//! The order that is legal on one link:
-//!
-//! ```text
-//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce, once Offer, and Switch after Accept
-//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, once Accept after Offer, last Ended
-//! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
-//!                 before any of Boot Call Ask Tell Open Reply Started Item, with its correlation: Enclosed
-//! ```
-//!
-//! On the socket between the holder of a portal and the isolate that it was introduced to, the holder sends what an
-//! owner does, but for Boot and Close, and the other side what a child does, but for Ready and Refused. Descriptors
-//! go along with the first bytes of Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
-//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of these, before
-//! the frame that speaks of them.
+//! The order that is legal on one connection is that of its [`Order`](crate::order::Order). Descriptors go along with
+//! the first bytes of Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
+//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of
+//! these, before the frame that speaks of them.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -540,8 +530,8 @@ pub struct Introduce {
     pub holder: Origin,
     /// What may be called through it.
     pub allowed: Allowed,
-    /// How many messages one sender may have under way.
-    pub messages: u32,
+    /// How many messages and calls one sender may have under way.
+    pub limits: (u32, u32),
 }
 
 /// What may be called through a portal.

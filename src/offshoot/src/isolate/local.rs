@@ -21,6 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
+use crate::chain::Waits;
 use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
@@ -135,15 +136,17 @@ struct DropCaught<'a, F> {
     future: Pin<&'a mut Option<F>>,
 }
 
-/// The time in which a method has the state.
+/// The time in which a method has the state, or in which something else keeps the isolate from serving.
 pub(crate) struct Turn<'a> {
     shared: &'a Shared,
     pub(crate) number: u64,
+    /// What had it before.
+    before: u64,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.shared.serving.store(0, Ordering::Release);
+        self.shared.serving.store(self.before, Ordering::Release);
     }
 }
 
@@ -553,11 +556,25 @@ impl Local {
     pub(crate) fn begin_turn(&self) -> Turn<'_> {
         let number = self.last_turn.get() + 1;
         self.last_turn.set(number);
-        self.shared.serving.store(number, Ordering::Release);
+        let before = self.shared.serving.swap(number, Ordering::AcqRel);
         Turn {
             shared: &self.shared,
             number,
+            before,
         }
+    }
+
+    /// Nothing is served from here on, but what the main function of a blocking isolate itself receives.
+    fn begin_main_turn(&self) {
+        let number = self.last_turn.get() + 1;
+        self.last_turn.set(number);
+        self.shared.serving.store(number, Ordering::Release);
+        self.root_scope.set_waits(Waits::new(number, None));
+    }
+
+    fn end_main_turn(&self) {
+        self.shared.serving.store(0, Ordering::Release);
+        self.root_scope.clear_waits();
     }
 
     /// The lane from this isolate to that one.
@@ -1080,9 +1097,11 @@ impl Local {
         self.blocking_main.set(true);
         self.gate.set(0);
         let mut inbox = Inbox::new(self.clone());
+        self.begin_main_turn();
         let result = self
             .root_scope
             .enter(|| std::panic::catch_unwind(AssertUnwindSafe(|| main(&mut inbox))));
+        self.end_main_turn();
         self.blocking_main.set(false);
         match result {
             Err(payload) => self.fail(Exit::Panicked(panics::take(payload))),
@@ -1119,10 +1138,12 @@ impl Local {
     /// Lets one message begin that a blocking isolate receives; false once none can come any more.
     pub(crate) fn open_gate(&self) {
         self.gate.set(1);
+        self.end_main_turn();
     }
 
     /// Shuts it again; true if a message went through.
     pub(crate) fn shut_gate(&self) -> bool {
+        self.begin_main_turn();
         self.gate.replace(0) == 0
     }
 

@@ -37,6 +37,7 @@ use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Introduce, Invoke, Kind, Ready,
 };
+use offshoot_wire::order;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
@@ -182,6 +183,7 @@ pub(crate) fn begin_life(
 fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
     let link = Link::new(link, BODY_MAX);
     link.open_to_ring();
+    link.reads_from(order::From::Owner);
     let Warm {
         reactor,
         mut reader,
@@ -290,28 +292,14 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
     let deadline = clock::now() + u64::try_from(BOOT_BOUND.as_nanos()).unwrap_or(u64::MAX);
     loop {
         match reader.next() {
-            Ok(Some((
-                Header {
-                    kind: Kind::Boot, ..
-                },
-                body,
-            ))) => return Ok(Some((decode_body(Kind::Boot, body)?, enclosed))),
-            Ok(Some((
-                Header {
-                    kind: Kind::Enclosed,
-                    ..
-                },
-                body,
-            ))) if enclosed.is_none() => {
+            Ok(Some((header, body))) => {
+                link.in_order(header)?;
+                if header.kind == Kind::Boot {
+                    return Ok(Some((decode_body(Kind::Boot, body)?, enclosed)));
+                }
+                // What comes beside it, which needs the runtime that it tells of. It may be there already.
                 enclosed = Some(body.to_vec());
-                // The frame that it goes with may be there already.
                 continue;
-            }
-            Ok(Some((header, _))) => {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("the first frame is {:?} instead of Boot", header.kind),
-                ));
             }
             Ok(None) => {}
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
@@ -372,7 +360,7 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Link) -> Result<Pre
     let carried = match enclosed {
         None => Vec::new(),
         Some(body) => {
-            link.enclose(0, &body)?;
+            link.take_enclosed(0, &body)?;
             link.take_all_beside().carried
         }
     };

@@ -5,11 +5,12 @@
 //! again. The queue is bounded by the senders' credit, and senders also wait while it is longer
 //! than [`HIGH`].
 
+use super::account::Account;
 use super::introduce;
 use super::ring::Ring;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{Lane, Taken};
+use crate::credit::{self, Lane, Taken};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::isolate::local::Local;
@@ -25,6 +26,7 @@ use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
 };
+use offshoot_wire::order::{self, Order};
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -146,6 +148,25 @@ pub(super) struct Way {
     pub(super) by_socket: usize,
 }
 
+/// What whoever reads a link keeps between two frames.
+#[derive(Default)]
+struct Inward {
+    /// None where nobody has said who sends.
+    order: Option<Order>,
+    beside: Option<(u64, Beside)>,
+}
+
+impl Inward {
+    fn receive(&mut self, header: Header) -> Result<()> {
+        match &mut self.order {
+            None => Ok(()),
+            Some(order) => order
+                .receive(header)
+                .map_err(|disorder| Error::new(ErrorKind::Protocol, disorder.to_string())),
+        }
+    }
+}
+
 /// The runtime of this process, and who is at the other end.
 type Between = (Weak<Runtime>, Box<dyn Fn() -> Origin + Send + Sync>);
 
@@ -169,6 +190,8 @@ pub(crate) struct Link {
     next_lane: AtomicU32,
     /// Callers at the other end, by correlation.
     expected: Mutex<HashMap<u64, Arc<Wanted>>>,
+    /// What the other side has under way here, where it is not trusted to keep to its credit.
+    account: OnceLock<Account>,
     /// Credit that is to be returned, by lane.
     credit: Mutex<HashMap<u32, u32>>,
     /// How much of it is gathered before it is returned without being asked.
@@ -177,8 +200,8 @@ pub(crate) struct Link {
     between: OnceLock<Between>,
     /// Descriptors that have come, of one byte each; none where they were lost.
     came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
-    /// What belongs to the next frame.
-    beside: Mutex<Option<(u64, Beside)>>,
+    /// What has come of frames, and what belongs to the next.
+    inward: Mutex<Inward>,
     /// What may take the place of the socket.
     pub(super) ring: Ring,
 }
@@ -200,11 +223,12 @@ impl Link {
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(0),
             expected: Mutex::default(),
+            account: OnceLock::new(),
             credit: Mutex::default(),
             credit_batch: AtomicU32::new(CREDIT_BATCH),
             between: OnceLock::new(),
             came: Mutex::default(),
-            beside: Mutex::default(),
+            inward: Mutex::default(),
             ring: Ring::default(),
         })
     }
@@ -219,6 +243,11 @@ impl Link {
         debug_assert!(set.is_ok(), "a link is between two");
     }
 
+    /// Says who sends what is read here: what comes out of its order is refused from now on.
+    pub(crate) fn reads_from(&self, from: order::From) {
+        self.inward.lock().order = Some(Order::new(from));
+    }
+
     /// Who is at the other end, where that is known.
     pub(crate) fn far(&self) -> Option<Origin> {
         self.between.get().map(|(_, far)| far())
@@ -230,10 +259,42 @@ impl Link {
             .and_then(|(runtime, _)| runtime.upgrade())
     }
 
-    /// Returns credit in smaller parts where senders may have less under way.
-    pub(crate) fn set_messages(&self, messages: u32) {
-        let batch = CREDIT_BATCH.min(messages / 4).max(1);
+    /// Holds the other side to this credit, messages and calls of each of its isolates. Returns it in smaller parts
+    /// where that is less.
+    pub(crate) fn hold_to(&self, limits: (u32, u32)) {
+        let batch = CREDIT_BATCH.min(limits.0 / 4).max(1);
         self.credit_batch.store(batch, Ordering::Relaxed);
+        let set = self.account.set(Account::new(limits)).is_ok();
+        debug_assert!(set, "a link has one account");
+    }
+
+    /// To what the other side is held.
+    pub(crate) fn held_to(&self) -> Option<(u32, u32)> {
+        self.account.get().map(Account::limits)
+    }
+
+    /// Notes what the other side has sent.
+    ///
+    /// # Errors
+    /// It had no credit for it: the connection is to be ended.
+    pub(crate) fn charge(
+        &self,
+        lane: u32,
+        kind: credit::Kind,
+        correlation: Option<u64>,
+    ) -> Result<()> {
+        match self.account.get() {
+            Some(account) => account.charge(lane, kind, correlation),
+            None => Ok(()),
+        }
+    }
+
+    /// The one of this number is about to be answered: before that is written, as the other side may then send
+    /// another one.
+    pub(crate) fn settle(&self, correlation: u64) {
+        if let Some(account) = self.account.get() {
+            account.settle(correlation);
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -676,6 +737,7 @@ impl Link {
     }
 
     pub(crate) fn send_reply<T: Payload>(&self, correlation: u64, value: &T) {
+        self.settle(correlation);
         let sent = self.send(Kind::Reply, correlation, |out| {
             codec::encode_into(value, out).map_err(|error| {
                 let name = std::any::type_name::<T>();
@@ -697,6 +759,7 @@ impl Link {
     }
 
     pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
+        self.settle(correlation);
         self.write(self.failure(correlation, error));
     }
 
@@ -956,6 +1019,22 @@ impl Link {
 
     /// Takes what comes beside the next frame.
     pub(crate) fn enclose(&self, correlation: u64, body: &[u8]) -> Result<()> {
+        let header = Header {
+            len: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            kind: Kind::Enclosed,
+            correlation,
+        };
+        self.in_order(header)?;
+        self.take_enclosed(correlation, body)
+    }
+
+    /// Fails if a frame may not come now: the connection is to be ended.
+    pub(crate) fn in_order(&self, header: Header) -> Result<()> {
+        self.inward.lock().receive(header)
+    }
+
+    /// As [`enclose`](Link::enclose), for a frame whose order was looked at before.
+    pub(crate) fn take_enclosed(&self, correlation: u64, body: &[u8]) -> Result<()> {
         let enclosed: Enclosed = super::decode_body(Kind::Enclosed, body)?;
         let sockets = enclosed.portals.iter().filter(|one| one.socket).count();
         if enclosed.portals.len() > carry::MOST || enclosed.waits.len() > chain::CROSSING {
@@ -976,7 +1055,7 @@ impl Link {
             carried: carried.collect(),
             chain: chain::crossed(enclosed.waits),
         };
-        match self.beside.lock().replace((correlation, beside)) {
+        match self.inward.lock().beside.replace((correlation, beside)) {
             None => Ok(()),
             Some(_) => {
                 let what = "something comes beside a frame that does not come";
@@ -987,13 +1066,18 @@ impl Link {
 
     /// What came beside the frame that was the first.
     pub(crate) fn take_all_beside(&self) -> Beside {
-        let beside = self.beside.lock().take();
+        let beside = self.inward.lock().beside.take();
         beside.map(|(_, beside)| beside).unwrap_or_default()
     }
 
     /// What came beside this frame.
+    ///
+    /// # Errors
+    /// The frame is out of order, or what came is not of it: the connection is to be ended.
     pub(crate) fn take_beside(&self, header: Header) -> Result<Beside> {
-        match self.beside.lock().take() {
+        let mut inward = self.inward.lock();
+        inward.receive(header)?;
+        match inward.beside.take() {
             None => Ok(Beside::default()),
             Some((correlation, beside)) if correlation == header.correlation => Ok(beside),
             Some(_) => {
@@ -1059,6 +1143,9 @@ impl Link {
 
     /// A message of this lane has been begun.
     pub(crate) fn return_credit(&self, lane: u32) {
+        if let Some(account) = self.account.get() {
+            account.begun(lane);
+        }
         let due = {
             let mut credit = self.credit.lock();
             let gathered = credit.entry(lane).or_default();

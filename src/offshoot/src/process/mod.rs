@@ -5,6 +5,7 @@
 //! reads all of its links and watches all of its processes, so that a blocked isolate holds up
 //! neither a reply to another one nor a kill.
 
+mod account;
 pub(crate) mod child;
 pub(crate) mod forkserver;
 pub(crate) mod inlet;
