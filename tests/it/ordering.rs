@@ -327,6 +327,60 @@ both! {
         .await?;
     }
 
+    async fn one_that_is_kept_unpolled_holds_up_nobody(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let p = nursery.start(Isolate::named("p").mailbox(1).calls_max(1), Log).await?;
+            let first = send(p.call(until_go, ())).await;
+            p.tell(Log::wait, "go".to_owned()).await?;
+            held("waiting").await?;
+            p.tell(Log::see, 1).await?;
+            // Each is polled once, has its place, and is then kept.
+            let (mut called, mut told) = (p.call(see_there, 5), p.tell(Log::see, 6));
+            let (mut again, mut asked) = (p.call(see_there, 7), p.ask(Log::see, 8));
+            poll_fn(|cx| {
+                assert!(Pin::new(&mut called).poll(cx).is_pending());
+                assert!(Pin::new(&mut told).poll(cx).is_pending());
+                assert!(Pin::new(&mut again).poll(cx).is_pending());
+                assert!(Pin::new(&mut asked).poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            mark("go");
+            first.answer().await?;
+            let bound = Duration::from_secs(5);
+            offshoot::timeout(bound, p.call(see_there, 2)).await??;
+            offshoot::timeout(bound, p.tell(Log::see, 3)).await??;
+            offshoot::timeout(bound, p.ask(Log::see, 4)).await??;
+            // They are none the worse for it.
+            called.await?;
+            told.await?;
+            again.await?;
+            asked.await?;
+            let mut seen = p.call(seen, ()).await?;
+            seen.sort_unstable();
+            assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7, 8]);
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn one_that_blocks_its_isolate_waits_for_none_that_it_blocks(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let p = nursery.spawn(Isolate::named("p").calls_max(1)).await?;
+            let first = send(p.call(until_go, ())).await;
+            let behind = send(p.call(see_there, 1)).await;
+            assert!(behind.is_waiting());
+            mark("go");
+            // On the isolate's own thread: nothing else of it can take its turn.
+            assert_eq!(p.call_blocking(see_there, 2)?, 2);
+            first.answer().await?;
+            behind.answer().await?;
+            assert_eq!(p.call(seen, ()).await?, [2, 1]);
+            Ok(())
+        })
+        .await?;
+    }
+
     async fn calls_are_bounded_too(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn(Isolate::named("p").calls_max(3)).await?;

@@ -6,7 +6,7 @@
 //! thereby bounded by its senders' lanes and needs no bound of its own.
 
 use crate::isolate::local::Local;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -26,21 +26,66 @@ pub(crate) const TOGETHER: u32 = 32;
 /// Who waits first counts itself among the waiting and then looks whether something is available; who gives back
 /// first makes it available and then looks whether anybody waits. All four are sequentially consistent, so that one
 /// of the two sees the other.
+///
+/// # Why nobody waits for one that does not look
+///
+/// A future that was polled once and is kept, neither polled nor dropped, has a place. All places of a lane are of one
+/// isolate, and before it sleeps whoever was woken in it has been polled: one that was woken and has not looked by
+/// then is passed over ([`pass_on`](Credit::pass_on)) until it does. Of a lane of senders that are no isolates nobody
+/// knows when they sleep: there all are woken, and whoever looks takes.
 pub(crate) struct Credit {
     available: AtomicU32,
-    /// How many wait, which tells all others to queue up behind them.
+    /// How many wait and are not passed over, which tells all others to queue up behind them.
     waiters: AtomicU32,
     /// When there is so much, it is worth a wake-up.
     enough: u32,
+    /// In order; not for senders that are no isolates.
+    fair: bool,
     /// Somebody waits though something is available, and the receiver knows that it owes a wake-up.
     owed: AtomicBool,
+    /// An isolate looks after it before it sleeps.
+    watched: AtomicBool,
     queue: Mutex<Waiting>,
 }
 
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    wakers: VecDeque<(u64, Waker)>,
+    places: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    number: u64,
+    waker: Waker,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Waits to be woken.
+    Waiting,
+    /// Was woken, and has not looked since.
+    Woken,
+    /// Did not look when it was its turn: nobody waits for it until it does.
+    Idle,
+}
+
+impl Waiting {
+    fn find(&mut self, number: u64) -> Option<&mut Waiter> {
+        self.places.iter_mut().find(|one| one.number == number)
+    }
+
+    fn first(&mut self) -> Option<&mut Waiter> {
+        let mut places = self.places.iter_mut();
+        places.find(|one| one.stage != Stage::Idle)
+    }
+
+    /// Removes a place; false if it was passed over.
+    fn remove(&mut self, number: u64) -> bool {
+        let at = self.places.iter().position(|one| one.number == number);
+        let removed = at.and_then(|at| self.places.remove(at));
+        removed.is_some_and(|one| one.stage != Stage::Idle)
+    }
 }
 
 /// A place in the queue for credit. Gone when dropped.
@@ -48,19 +93,21 @@ struct Waiting {
 pub(crate) struct Place(Option<u64>);
 
 impl Credit {
-    fn new(available: u32) -> Credit {
+    fn new(available: u32, fair: bool) -> Credit {
         Credit {
             available: AtomicU32::new(available),
             waiters: AtomicU32::new(0),
             enough: available.div_ceil(2),
+            fair,
             owed: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             queue: Mutex::default(),
         }
     }
 
     /// Takes one if there is one and nobody waits for it.
     pub(crate) fn try_take(&self) -> bool {
-        self.waiters.load(Ordering::SeqCst) == 0 && self.take()
+        (!self.fair || self.waiters.load(Ordering::SeqCst) == 0) && self.take()
     }
 
     fn take(&self) -> bool {
@@ -70,62 +117,106 @@ impl Credit {
             .is_ok()
     }
 
-    /// Takes one when it is this waiter's turn.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, place: &mut Place) -> Poll<()> {
+    /// Takes one when it is this waiter's turn. One that is `urgent`, since it holds up all others of its isolate
+    /// until it has one, goes before them.
+    pub(crate) fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        place: &mut Place,
+        urgent: bool,
+    ) -> Poll<()> {
         if place.0.is_none() && self.try_take() {
             return Poll::Ready(());
         }
         let mut queue = self.queue.lock();
-        let mine = match place.0 {
-            Some(mine) => {
-                let mut all = queue.wakers.iter_mut();
-                if let Some((_, waker)) = all.find(|(number, _)| *number == mine) {
-                    waker.clone_from(cx.waker());
+        let known = place.0.and_then(|mine| queue.find(mine));
+        let mine = match known {
+            Some(waiter) => {
+                waiter.waker.clone_from(cx.waker());
+                if std::mem::replace(&mut waiter.stage, Stage::Waiting) == Stage::Idle {
+                    self.waiters.fetch_add(1, Ordering::SeqCst);
                 }
-                mine
+                waiter.number
             }
             None => {
-                let mine = queue.next;
+                let number = queue.next;
                 queue.next += 1;
-                queue.wakers.push_back((mine, cx.waker().clone()));
-                place.0 = Some(mine);
+                let waiter = Waiter {
+                    number,
+                    waker: cx.waker().clone(),
+                    stage: Stage::Waiting,
+                };
+                if urgent {
+                    queue.places.push_front(waiter);
+                } else {
+                    queue.places.push_back(waiter);
+                }
+                place.0 = Some(number);
                 self.waiters.fetch_add(1, Ordering::SeqCst);
-                mine
+                number
             }
         };
-        let first = queue.wakers.front().map(|(number, _)| *number);
-        if first != Some(mine) || !self.take() {
+        let first = !self.fair || queue.first().is_some_and(|one| one.number == mine);
+        if !first || !self.take() {
             return Poll::Pending;
         }
         place.0 = None;
-        queue.wakers.pop_front();
+        queue.remove(mine);
         self.waiters.fetch_sub(1, Ordering::SeqCst);
         // There may be more than one, and the next was not woken for it.
-        let next = self.next_waker(&queue);
-        drop(queue);
-        if let Some(next) = next {
-            next.wake();
-        }
+        self.wake_in(queue);
         Poll::Ready(())
     }
 
-    fn next_waker(&self, queue: &Waiting) -> Option<Waker> {
-        let available = self.available.load(Ordering::SeqCst) > 0;
-        let first = queue.wakers.front();
-        first.filter(|_| available).map(|(_, waker)| waker.clone())
+    /// Wakes whoever is next, if something is available.
+    fn wake_in(&self, mut queue: MutexGuard<'_, Waiting>) {
+        if self.available.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let take = |one: &mut Waiter| {
+            (one.stage == Stage::Waiting).then(|| {
+                one.stage = Stage::Woken;
+                one.waker.clone()
+            })
+        };
+        if self.fair {
+            // One that was woken already wakes the next when it has taken its own.
+            let next = queue.first().and_then(take);
+            drop(queue);
+            if let Some(next) = next {
+                next.wake();
+            }
+        } else {
+            let all: Vec<Waker> = queue.places.iter_mut().filter_map(take).collect();
+            drop(queue);
+            all.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Gives up a place; whoever is next may have to be woken in its stead.
     pub(crate) fn leave(&self, place: &mut Place) {
         let Some(mine) = place.0.take() else { return };
         let mut queue = self.queue.lock();
-        queue.wakers.retain(|(number, _)| *number != mine);
-        self.waiters.fetch_sub(1, Ordering::SeqCst);
-        let next = self.next_waker(&queue);
-        drop(queue);
-        if let Some(next) = next {
-            next.wake();
+        if queue.remove(mine) {
+            self.waiters.fetch_sub(1, Ordering::SeqCst);
         }
+        self.wake_in(queue);
+    }
+
+    /// Passes over those that were woken and have not looked, now that all that was woken has run. True while there is
+    /// anybody to look after.
+    fn pass_on(&self) -> bool {
+        let mut queue = self.queue.lock();
+        for one in &mut queue.places {
+            if one.stage == Stage::Woken {
+                one.stage = Stage::Idle;
+                self.waiters.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        let anybody = queue.first().is_some();
+        self.watched.store(anybody, Ordering::Relaxed);
+        self.wake_in(queue);
+        anybody
     }
 
     /// Gives back `n`, and wakes whoever waits for it.
@@ -166,10 +257,31 @@ impl Credit {
     }
 
     fn wake(&self) {
-        let next = self.next_waker(&self.queue.lock());
-        if let Some(next) = next {
-            next.wake();
-        }
+        self.wake_in(self.queue.lock());
+    }
+}
+
+/// Credit for which somebody waits in an isolate, which looks after it before it sleeps.
+pub(crate) struct Awaited(Arc<Lane>, Kind);
+
+impl Awaited {
+    /// One, unless somebody looks after it already.
+    pub(crate) fn new(lane: &Arc<Lane>, kind: Kind) -> Option<Awaited> {
+        let first = !lane.credit(kind).watched.swap(true, Ordering::Relaxed);
+        first.then(|| Awaited(lane.clone(), kind))
+    }
+
+    /// The one that waits is no isolate's: nobody looks after it, until one of an isolate waits.
+    pub(crate) fn nobody(self) {
+        self.0
+            .credit(self.1)
+            .watched
+            .store(false, Ordering::Relaxed);
+    }
+
+    /// Passes over whoever does not look. True while there is anybody to look after.
+    pub(crate) fn pass_on(&self) -> bool {
+        self.0.credit(self.1).pass_on()
     }
 }
 
@@ -194,11 +306,12 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(number: u32, messages: u32, calls: u32) -> Arc<Lane> {
+    /// Of an isolate, or of all senders that are none.
+    pub(crate) fn new(number: u32, (messages, calls): (u32, u32), isolate: bool) -> Arc<Lane> {
         Arc::new(Lane {
             number,
-            messages: Credit::new(messages),
-            calls: Credit::new(calls),
+            messages: Credit::new(messages, isolate),
+            calls: Credit::new(calls, isolate),
             sequence: AtomicU64::new(0),
         })
     }
@@ -327,13 +440,13 @@ mod tests {
 
     fn poll(credit: &Credit, place: &mut Place) -> bool {
         credit
-            .poll_take(&mut Context::from_waker(Waker::noop()), place)
+            .poll_take(&mut Context::from_waker(Waker::noop()), place, false)
             .is_ready()
     }
 
     #[test]
     fn waiters_are_served_in_order_and_one_that_leaves_hands_on_its_turn() {
-        let credit = Credit::new(1);
+        let credit = Credit::new(1, true);
         let (mut a, mut b, mut c) = (Place::default(), Place::default(), Place::default());
         assert!(poll(&credit, &mut a));
         assert!(!poll(&credit, &mut b));
@@ -349,6 +462,57 @@ mod tests {
     }
 
     #[test]
+    fn one_that_does_not_look_when_it_is_its_turn_is_passed_over_until_it_does() {
+        let credit = Credit::new(1, true);
+        assert!(credit.try_take());
+        let (mut a, mut b, mut c) = (Place::default(), Place::default(), Place::default());
+        assert!(!poll(&credit, &mut a) && !poll(&credit, &mut b) && !poll(&credit, &mut c));
+        credit.give(1);
+        assert!(!poll(&credit, &mut b), "a was not asked to look for long");
+        assert!(credit.pass_on());
+        assert!(poll(&credit, &mut b), "a is asleep");
+        credit.give(1);
+        assert!(poll(&credit, &mut c));
+        assert!(!credit.pass_on(), "nobody is left but a");
+        credit.give(1);
+        assert!(credit.try_take(), "a newcomer does not wait for a either");
+        let mut d = Place::default();
+        assert!(!poll(&credit, &mut a) && !poll(&credit, &mut d));
+        credit.give(1);
+        assert!(!poll(&credit, &mut d), "a has its place again");
+        assert!(poll(&credit, &mut a));
+        credit.leave(&mut d);
+        credit.give(1);
+        assert!(credit.try_take());
+    }
+
+    #[test]
+    fn one_that_holds_up_the_others_goes_first() {
+        let credit = Credit::new(1, true);
+        assert!(credit.try_take());
+        let (mut a, mut b) = (Place::default(), Place::default());
+        assert!(!poll(&credit, &mut a));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(credit.poll_take(&mut cx, &mut b, true).is_pending());
+        credit.give(1);
+        assert!(!poll(&credit, &mut a));
+        assert!(credit.poll_take(&mut cx, &mut b, true).is_ready());
+    }
+
+    #[test]
+    fn of_senders_that_are_no_isolates_whoever_looks_takes() {
+        let credit = Credit::new(1, false);
+        assert!(credit.try_take());
+        let (mut a, mut b) = (Place::default(), Place::default());
+        assert!(!poll(&credit, &mut a) && !poll(&credit, &mut b));
+        credit.give(1);
+        assert!(poll(&credit, &mut b));
+        credit.give(1);
+        assert!(credit.try_take());
+        credit.leave(&mut a);
+    }
+
+    #[test]
     fn who_waits_is_woken_for_half_of_it_or_when_the_receiver_has_nothing_else_to_do() {
         struct Count(AtomicU32);
         impl std::task::Wake for Count {
@@ -359,14 +523,14 @@ mod tests {
         let count = Arc::new(Count(AtomicU32::new(0)));
         let waker = Waker::from(count.clone());
         let woken = || count.0.swap(0, Ordering::SeqCst);
-        let credit = Credit::new(8);
+        let credit = Credit::new(8, true);
         for _ in 0..8 {
             assert!(credit.try_take());
         }
         let mut place = Place::default();
         let wait = |place: &mut Place| {
             credit
-                .poll_take(&mut Context::from_waker(&waker), place)
+                .poll_take(&mut Context::from_waker(&waker), place, false)
                 .is_ready()
         };
         assert!(!wait(&mut place));
@@ -391,7 +555,7 @@ mod tests {
 
     #[test]
     fn a_permit_gives_back_what_it_took() {
-        let lane = Lane::new(0, 1, 1);
+        let lane = Lane::new(0, (1, 1), true);
         assert!(lane.calls.try_take());
         drop(Taken::of(lane.clone(), Kind::Call));
         assert!(lane.calls.try_take());
@@ -399,7 +563,7 @@ mod tests {
 
     #[test]
     fn one_that_is_handed_over_gives_back_nothing_and_keeps_nothing() {
-        let lane = Lane::new(0, 1, 1);
+        let lane = Lane::new(0, (1, 1), true);
         assert!(lane.messages.try_take());
         Taken::of(lane.clone(), Kind::Message).hand_over();
         assert!(!lane.messages.try_take());

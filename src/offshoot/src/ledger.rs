@@ -4,17 +4,18 @@
 //! `fault-points` this is nothing at all. The numbers are those of the list of what must hold after every fault (docs/faults.md).
 
 #[cfg(feature = "fault-points")]
-pub use on::verdict;
-#[cfg(feature = "fault-points")]
 pub(crate) use on::{
-    began, forgotten, link_ended, not_spawned, of_child, reported, returned, taken_over,
+    began, capture, forgotten, link_ended, not_spawned, of_child, reported, returned, taken_over,
 };
+#[cfg(feature = "fault-points")]
+pub use on::{captured, verdict};
 
 #[cfg(feature = "fault-points")]
 mod on {
     use crate::{Error, ErrorKind, Exit, IsolateId, Origin};
     use parking_lot::Mutex;
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     /// How late a spawn may say that it was too late: the catalogue's 100 ms, and what a busy machine adds.
@@ -110,6 +111,18 @@ mod on {
             wrong.extend(alive.into_values().map(|(path, ..)| text(path)));
             wrong
         }
+    }
+
+    static CAPTURED: AtomicBool = AtomicBool::new(false);
+
+    /// A stack is captured, which costs memory that stays.
+    pub(crate) fn capture() {
+        CAPTURED.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any stack was captured in this process.
+    pub fn captured() -> bool {
+        CAPTURED.load(Ordering::Relaxed)
     }
 
     /// An isolate has an owner, from here on until it is reported.

@@ -86,7 +86,7 @@ pub use inspect::Blocked;
 pub use isolate::inbox::Inbox;
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
-pub use ledger::verdict;
+pub use ledger::{captured, verdict};
 pub use narrow::Narrow;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
 pub use offshoot_wire::{

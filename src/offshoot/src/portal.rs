@@ -13,8 +13,8 @@
 
 use crate::answer::{LocalAnswer, NoAnswer};
 use crate::carry::{self, Carried};
-use crate::chain::{self, Chain};
-use crate::credit::{Kind, Lane, Permit, Place, Taken};
+use crate::chain::{self, Chain, Waits};
+use crate::credit::{Awaited, Kind, Lane, Permit, Place, Taken};
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
 use crate::isolate::job::{self, CallJob, MethodJob, RunJob, WithJob};
 use crate::isolate::local::Local;
@@ -23,7 +23,7 @@ use crate::janitor::GrantedDir;
 use crate::life::Watch;
 use crate::narrow::Allowed;
 use crate::process::link::{Link, Parcel, Pending};
-use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
+use crate::scope::{Scope, ScopeWatch, cancelled_error, poll_refusal};
 use crate::testing::cut::{After, Cut, Direction};
 use crate::{
     Cancel, Canceller, Descendants, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method,
@@ -32,6 +32,7 @@ use crate::{
 use offshoot_mailbox::oneshot;
 use offshoot_wire::codec;
 use offshoot_wire::frame::{self, Entry};
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::AsFd;
@@ -429,17 +430,16 @@ impl<S: 'static> Portal<S> {
     /// If the future is dropped, the directory may have been granted.
     pub async fn grant(&self, directory: impl AsRef<Path>) -> Result<()> {
         let path = directory.as_ref().to_owned();
-        let route = self.target.route().clone();
-        let runtime = self.target.runtime.clone();
+        let target = self.target.clone();
         let granted = unblock(move || {
             let directory = GrantedDir::open(&path).map_err(|error| {
                 let message = format!("cannot open the directory {}: {error}", path.display());
                 Error::io(message, error)
             })?;
-            match route {
+            match target.route() {
                 Route::Process(process) => {
                     let fd = Some(directory.as_fd());
-                    runtime.warden()?.grant(process.request, fd)
+                    target.runtime.warden()?.grant(process.request, fd)
                 }
                 Route::Thread(_) => Ok(()),
                 Route::Introduced(_) | Route::Gone => Err(Error::new(
@@ -823,9 +823,17 @@ impl Sending {
         let (lane, kind, mut place) =
             queued.unwrap_or_else(|| (current_lane(&self.target), kind, Place::default()));
         let link = self.target.route().link();
-        let room = link.is_none_or(|link| link.poll_room(cx).is_ready());
-        if room && lane.credit(kind).poll_take(cx, &mut place).is_ready() {
-            return Poll::Ready(Ok(Taken::of(lane, kind)));
+        if link.is_none_or(|link| link.poll_room(cx).is_ready()) {
+            let credit = lane.credit(kind);
+            if credit.poll_take(cx, &mut place, PARKED.get()).is_ready() {
+                return Poll::Ready(Ok(Taken::of(lane, kind)));
+            }
+            if let Some(awaited) = Awaited::new(&lane, kind) {
+                match Local::try_current() {
+                    Some(local) => local.await_credit(awaited),
+                    None => awaited.nobody(),
+                }
+            }
         }
         self.queued = Some((lane, kind, place));
         self.poll_in_vain(cx).map(Err)
@@ -960,7 +968,14 @@ impl Future for Tell {
             std::task::ready!(poll_refusal(cx));
             return Poll::Ready(Err(error));
         }
-        let taken = std::task::ready!(this.sending.poll_permit(Kind::Message, cx))?;
+        let taken = match this.sending.poll_permit(Kind::Message, cx) {
+            // Room comes when its target has begun what is there, and never if that waits for this.
+            Poll::Pending => match chain::check_current(&this.sending.target) {
+                Ok(()) => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            },
+            Poll::Ready(taken) => taken?,
+        };
         let Some(out) = this.out.take() else {
             return Poll::Ready(Err(polled_again()));
         };
@@ -1225,11 +1240,38 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
+    let _parked = Parked(PARKED.replace(true));
+    let mut poll = || future.as_mut().poll(&mut cx);
+    let Some((local, scope)) = Local::try_current().zip(Scope::current()) else {
+        return park_until(poll);
+    };
+    // The isolate serves nobody until it is over, as if a method had it.
+    let turn = local.begin_turn();
+    let scope = scope.child();
+    scope.set_waits(Waits::new(turn.number, chain::current()));
+    park_until(|| scope.enter(&mut poll))
+}
+
+fn park_until<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
     loop {
-        match future.as_mut().poll(&mut cx) {
+        match poll() {
             Poll::Ready(value) => return value,
             Poll::Pending => std::thread::park(),
         }
+    }
+}
+
+thread_local! {
+    /// Nothing else runs on this thread until what it waits for is there.
+    static PARKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says what was said before, when dropped.
+struct Parked(bool);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        PARKED.set(self.0);
     }
 }
 

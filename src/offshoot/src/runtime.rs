@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) confined: bool,
     /// How long an isolate may keep from its loop unnoticed.
     pub(crate) notice_blocked: Option<Duration>,
+    /// The bytes of the ring of a link each way; 0 for none.
+    pub(crate) ring: usize,
     pub(crate) on_start: Option<Entry>,
 }
 
@@ -568,6 +570,7 @@ pub struct Builder {
     dump_on_signal: bool,
     #[cfg(feature = "fault-points")]
     faults: Option<String>,
+    ring: Option<usize>,
     on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
     signals: bool,
     clock: Option<crate::testing::Clock>,
@@ -600,6 +603,7 @@ impl Builder {
             dump_on_signal: false,
             #[cfg(feature = "fault-points")]
             faults: None,
+            ring: None,
             on_start: None,
             signals: false,
             clock: None,
@@ -757,6 +761,14 @@ impl Builder {
         self
     }
 
+    /// Gives the link of each process isolate that does not say it a ring of so many bytes each way; see
+    /// [`Isolate::ring`](crate::Isolate::ring). Zero for none. Goes before the environment variable `OFFSHOOT_RING`, and that before the
+    /// default of none.
+    pub fn ring(mut self, bytes: usize) -> Builder {
+        self.ring = Some(bytes);
+        self
+    }
+
     /// Has `hook` run in every process of the tree, the root's included, before its first isolate.
     ///
     /// The program's `main` never runs in a process isolate: this is the place for a tracing
@@ -843,14 +855,15 @@ impl Builder {
             stack: self.stack,
             lean: self.lean,
             reserve: Reserves {
-                threads: reserve(self.reserve_threads, RESERVE_THREADS)?.unwrap_or(4),
-                processes: reserve(self.reserve_processes, RESERVE_PROCESSES)?.unwrap_or(2),
+                threads: number(self.reserve_threads, RESERVE_THREADS)?.unwrap_or(4),
+                processes: number(self.reserve_processes, RESERVE_PROCESSES)?.unwrap_or(2),
             },
             spin: self.spin,
             frame_max: self.frame_max,
             descendants: self.descendants,
             confined: self.confined,
             notice_blocked: self.notice_blocked,
+            ring: number(self.ring, RING)?.unwrap_or(0),
             on_start,
         })
     }
@@ -965,7 +978,7 @@ impl Builder {
 
     /// Fills the reserves that somebody has asked for, off the caller's path.
     fn fill_reserves(&self, runtime: &Arc<Runtime>) {
-        let asked_for = |built, variable| reserve(built, variable).ok().flatten();
+        let asked_for = |built, variable| number(built, variable).ok().flatten();
         if asked_for(self.reserve_threads, RESERVE_THREADS).is_some() {
             runtime.reserve.want();
             runtime.reserve.refill();
@@ -984,13 +997,14 @@ impl Builder {
 
 const RESERVE_THREADS: &str = "OFFSHOOT_RESERVE_THREADS";
 const RESERVE_PROCESSES: &str = "OFFSHOOT_RESERVE_PROCESSES";
+const RING: &str = "OFFSHOOT_RING";
 
-/// The size of a reserve, if anybody has set it.
-fn reserve(built: Option<u32>, variable: &str) -> Result<Option<u32>> {
+/// A number, if anybody has set it: the size of a reserve or of a ring.
+fn number<N: std::str::FromStr>(built: Option<N>, variable: &str) -> Result<Option<N>> {
     match (built, std::env::var(variable)) {
         (Some(size), _) => Ok(Some(size)),
         (None, Err(VarError::NotPresent)) => Ok(None),
-        (None, Ok(text)) if text.trim().parse::<u32>().is_ok() => Ok(text.trim().parse().ok()),
+        (None, Ok(text)) if text.trim().parse::<N>().is_ok() => Ok(text.trim().parse().ok()),
         (None, text) => {
             let text = text.unwrap_or_else(|error| error.to_string());
             let message = format!(

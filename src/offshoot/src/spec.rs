@@ -148,6 +148,7 @@ pub(crate) struct ProcessOptions {
     pub(crate) sigint: Sigint,
     /// The only directories in which it may have addresses, if that is limited.
     pub(crate) grants: Option<Vec<PathBuf>>,
+    pub(crate) ring: Option<usize>,
 }
 
 /// How many directories can be granted at a spawn.
@@ -317,6 +318,19 @@ impl Isolate {
     /// Sets the standard error of a process isolate.
     pub fn stderr(mut self, stdio: Stdio) -> Isolate {
         self.process.stderr = stdio;
+        self
+    }
+
+    /// Gives the link between a process isolate and its owner a ring in shared memory, of `bytes` each way: for bulk data, which then take
+    /// no way through the kernel, and for answers within a microsecond, where both sides are awake. Zero for none, whatever
+    /// [`Builder::ring`](crate::Builder::ring) says.
+    ///
+    /// Between 4 KiB and 1 GiB, rounded up to a power of two; 1 MiB is good for most. Whatever is longer than the ring goes through it in
+    /// parts. The memory has no name, belongs to the two processes alone and is gone with them; its pages are taken when they are used. No
+    /// effect on a thread, nor on portals that other processes were given, which have sockets of their own. Where a process cannot map it, the
+    /// link stays without one.
+    pub fn ring(mut self, bytes: usize) -> Isolate {
+        self.process.ring = Some(bytes);
         self
     }
 

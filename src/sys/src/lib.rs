@@ -38,11 +38,15 @@ pub mod map;
 #[cfg(target_os = "linux")]
 pub mod mark;
 #[cfg(target_os = "linux")]
+pub mod memfd;
+#[cfg(target_os = "linux")]
 pub mod pidfd;
 #[cfg(target_os = "linux")]
 pub mod premain;
 #[cfg(target_os = "linux")]
 pub mod process;
+#[cfg(target_os = "linux")]
+pub mod ring;
 #[cfg(target_os = "linux")]
 pub mod socket;
 #[cfg(target_os = "linux")]

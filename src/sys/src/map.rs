@@ -92,6 +92,16 @@ impl SharedMap {
         self.word_u64(offset).store(value, order);
     }
 
+    /// Replaces the aligned double word at byte `offset` if it is `old`; whether it was.
+    ///
+    /// # Panics
+    /// As [`load_u64`](Self::load_u64).
+    pub fn replace_u64(&self, offset: usize, old: u64, new: u64, order: Ordering) -> bool {
+        self.word_u64(offset)
+            .compare_exchange(old, new, order, Ordering::Relaxed)
+            .is_ok()
+    }
+
     /// Writes bytes from `offset` on, each by itself: a reader in another process may see some of them and not yet others.
     ///
     /// # Panics
@@ -178,7 +188,9 @@ mod tests {
         let other = SharedMap::new(file.as_fd(), 4096).unwrap();
         map.write(1, b"hello");
         map.store_u32(8, 0xdead_beef, Ordering::Release);
-        map.store_u64(16, u64::MAX - 1, Ordering::Release);
+        map.store_u64(16, 7, Ordering::Release);
+        assert!(!map.replace_u64(16, 8, 9, Ordering::AcqRel));
+        assert!(map.replace_u64(16, 7, u64::MAX - 1, Ordering::AcqRel));
         let mut bytes = [0; 5];
         other.read(1, &mut bytes);
         assert_eq!(&bytes, b"hello");

@@ -103,7 +103,7 @@ pub fn cut(stream: &[u8], limit: usize, mut size: impl FnMut() -> usize) {
     let mut given = 0;
     while given < stream.len() {
         let space = reader.space();
-        assert!(space.len() >= 64 << 10, "{} bytes are too few", space.len());
+        assert!(space.len() >= 4 << 10, "{} bytes are too few", space.len());
         let n = size().min(space.len()).min(stream.len() - given);
         space[..n].copy_from_slice(&stream[given..given + n]);
         reader.filled(n);

@@ -10,18 +10,10 @@
 //! followed by the encoded arguments, so that the arguments are copied once on each side; in [`Kind::Open`] the
 //! [`Window`](crate::dialogue::Window) stands between the two.
 //!
-//! The order that is legal on one link:
-//!
-//! ```text
-//! owner → child   Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce
-//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, last Ended
-//! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
-//!                 before any of Boot Call Ask Tell Open Reply Started Item, with its correlation: Enclosed
-//! ```
-//!
-//! On the socket between the holder of a portal and the isolate that it was introduced to, the holder sends what an
-//! owner does, but for Boot and Close, and the other side what a child does, but for Ready and Refused. Descriptors
-//! go along with the first bytes of Enclosed and Introduce, 16 with each byte.
+//! The order that is legal on one connection is that of its [`Order`](crate::order::Order). Descriptors go along with
+//! the first bytes of Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
+//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of
+//! these, before the frame that speaks of them.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -101,16 +93,22 @@ pub enum Kind {
     Cut = 38,
     /// What travels beside the next frame, which has the same correlation: an [`Enclosed`].
     Enclosed = 39,
+    /// Owner to child: a ring in shared memory, which comes along as a descriptor, may take the place of the socket. Empty body.
+    Offer = 40,
+    /// Child to owner: what follows of this side is in the ring. Empty body.
+    Accept = 41,
+    /// Owner to child, after Accept: what follows of this side is in the ring. Empty body.
+    Switch = 42,
 }
 
 impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 28] = [
+        const ALL: [Kind; 31] = [
             Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Ready, Refused, Reply,
             Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
-            Cut, Enclosed, Inspect, Inspected, Noticed,
+            Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -209,7 +207,7 @@ impl Header {
 /// side stopped between two frames or inside one.
 ///
 /// A body is a slice of the buffer, valid until the next call; nothing is allocated per frame. The
-/// buffer holds 128 KiB, grows for a frame that needs more and shrinks when that one is done.
+/// buffer holds 4 KiB until a read has filled it and 128 KiB from then on, grows for a frame that needs more and shrinks when that one is done.
 ///
 /// # Examples
 /// ```
@@ -243,9 +241,15 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// A read has filled all that it was offered: what comes is more than a word now and then.
+    busy: bool,
 }
 
-/// What a call of `read` is offered at least: a full pipe or most of a socket's buffer.
+/// What a call of `read` is offered at least, before one has filled that: the pages of a longer buffer would be a third of what the start of
+/// a process takes.
+const FIRST: usize = 4 << 10;
+
+/// What a call of `read` is offered at least from then on: a full pipe or most of a socket's buffer.
 const SPACE: usize = 64 << 10;
 
 /// The usual length of a buffer: two reads, so that a partial frame rarely has to move.
@@ -264,7 +268,8 @@ impl FrameReader {
         }
     }
 
-    /// Where to read into: at least 64 KiB, and at least what the current frame still needs.
+    /// Where to read into: at least what the current frame still needs, and at least 4 KiB, or 64 KiB once as much as was offered has come
+    /// at once.
     ///
     /// Frames that were not yet taken out stay where they are or move; none is lost.
     pub fn space(&mut self) -> &mut [u8] {
@@ -274,8 +279,12 @@ impl FrameReader {
             Ok(Some((_, total))) => total.saturating_sub(have),
             Ok(None) | Err(_) => 0,
         };
-        let want = missing.max(SPACE);
-        let room = (have + want).max(BUFFER);
+        let (least, usual) = match self.busy {
+            true => (SPACE, BUFFER),
+            false => (FIRST, FIRST),
+        };
+        let want = missing.max(least);
+        let room = (have + want).max(usual);
         if self.buffer.len() < have + want || (self.buffer.len() > KEEP && room <= KEEP) {
             // A fresh vector of zeros takes its pages when they are written to: a header that
             // announces a long body costs nothing until the body comes.
@@ -299,6 +308,7 @@ impl FrameReader {
             n <= self.buffer.len() - self.end,
             "more bytes filled than there was space for"
         );
+        self.busy |= n == self.buffer.len() - self.end;
         self.end += n;
     }
 
@@ -326,6 +336,11 @@ impl FrameReader {
                 Ok(None)
             }
         }
+    }
+
+    /// Forgets what has been filled and not been taken out: it is of another stream.
+    pub fn discard(&mut self) {
+        (self.start, self.end) = (0, 0);
     }
 
     /// Tells whether the stream may end here.
@@ -521,8 +536,8 @@ pub struct Introduce {
     pub holder: Origin,
     /// What may be called through it.
     pub allowed: Allowed,
-    /// How many messages one sender may have under way.
-    pub messages: u32,
+    /// How many messages and calls one sender may have under way.
+    pub limits: (u32, u32),
 }
 
 /// What may be called through a portal.
@@ -588,5 +603,23 @@ mod tests {
         assert!(matches!(reader.next(), Ok(Some(_))));
         assert_eq!(reader.next(), Ok(None));
         assert!(reader.buffer.capacity() <= KEEP);
+    }
+
+    #[test]
+    fn what_is_discarded_is_in_the_way_of_nothing() {
+        let header = Header {
+            len: 1,
+            kind: Kind::Reply,
+            correlation: 1,
+        };
+        let mut reader = FrameReader::new(BODY_MAX);
+        reader.space()[..HEADER].copy_from_slice(&header.to_bytes());
+        reader.filled(HEADER);
+        reader.discard();
+        assert_eq!((reader.finish(), reader.next()), (Ok(()), Ok(None)));
+        let whole = [&header.to_bytes()[..], b"x"].concat();
+        reader.space()[..whole.len()].copy_from_slice(&whole);
+        reader.filled(whole.len());
+        assert_eq!(reader.next(), Ok(Some((header, &b"x"[..]))));
     }
 }

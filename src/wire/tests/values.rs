@@ -83,6 +83,7 @@ fn the_numbers_of_the_kinds() {
         Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started,
     ];
     let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut, Enclosed];
+    let ring = [Offer, Accept, Switch];
     assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     assert_eq!(
         child.map(|kind| kind as u8),
@@ -92,12 +93,13 @@ fn the_numbers_of_the_kinds() {
         both.map(|kind| kind as u8),
         [32, 33, 34, 35, 36, 37, 38, 39]
     );
+    assert_eq!(ring.map(|kind| kind as u8), [40, 41, 42]);
     let known: Vec<u8> = (0..=255)
         .filter(|&n| Kind::from_number(n).is_some())
         .collect();
     assert_eq!(
         known,
-        [&owner[..], &child, &both]
+        [&owner[..], &child, &both, &ring]
             .concat()
             .iter()
             .map(|kind| *kind as u8)

@@ -21,7 +21,8 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
-use crate::credit::{Lane, Owed, TOGETHER, Taken};
+use crate::chain::Waits;
+use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
@@ -102,6 +103,8 @@ pub(crate) struct Local {
     owed: RefCell<Vec<Owed>>,
     /// Credit that goes back when there is enough of it to be worth it.
     spent: RefCell<Vec<Taken>>,
+    /// Credit for which its own senders wait.
+    awaited_credit: RefCell<Vec<Awaited>>,
     mail: RefCell<VecDeque<Message>>,
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
@@ -133,15 +136,17 @@ struct DropCaught<'a, F> {
     future: Pin<&'a mut Option<F>>,
 }
 
-/// The time in which a method has the state.
+/// The time in which a method has the state, or in which something else keeps the isolate from serving.
 pub(crate) struct Turn<'a> {
     shared: &'a Shared,
     pub(crate) number: u64,
+    /// What had it before.
+    before: u64,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.shared.serving.store(0, Ordering::Release);
+        self.shared.serving.store(self.before, Ordering::Release);
     }
 }
 
@@ -182,6 +187,7 @@ impl Local {
             lanes: RefCell::default(),
             owed: RefCell::default(),
             spent: RefCell::default(),
+            awaited_credit: RefCell::default(),
             mail: RefCell::default(),
             state: RefCell::new(None),
             state_type: Cell::new(None),
@@ -550,11 +556,25 @@ impl Local {
     pub(crate) fn begin_turn(&self) -> Turn<'_> {
         let number = self.last_turn.get() + 1;
         self.last_turn.set(number);
-        self.shared.serving.store(number, Ordering::Release);
+        let before = self.shared.serving.swap(number, Ordering::AcqRel);
         Turn {
             shared: &self.shared,
             number,
+            before,
         }
+    }
+
+    /// Nothing is served from here on, but what the main function of a blocking isolate itself receives.
+    fn begin_main_turn(&self) {
+        let number = self.last_turn.get() + 1;
+        self.last_turn.set(number);
+        self.shared.serving.store(number, Ordering::Release);
+        self.root_scope.set_waits(Waits::new(number, None));
+    }
+
+    fn end_main_turn(&self) {
+        self.shared.serving.store(0, Ordering::Release);
+        self.root_scope.clear_waits();
     }
 
     /// The lane from this isolate to that one.
@@ -569,7 +589,7 @@ impl Local {
         if lanes.len() == lanes.capacity() {
             lanes.retain(|_, (life, _)| life.exit().is_none() && Arc::strong_count(life) > 1);
         }
-        let lane = target.new_lane();
+        let lane = target.new_lane(true);
         lanes.insert(address, (target.life.clone(), lane.clone()));
         lane
     }
@@ -592,6 +612,22 @@ impl Local {
         Taken::give_back(&mut self.spent.borrow_mut());
         let owed = std::mem::take(&mut *self.owed.borrow_mut());
         owed.into_iter().for_each(Owed::pay);
+    }
+
+    /// Looks after this credit before it sleeps.
+    pub(crate) fn await_credit(&self, awaited: Awaited) {
+        self.awaited_credit.borrow_mut().push(awaited);
+    }
+
+    /// All who were woken have run: passes over those who were given their turn for credit and did not look.
+    fn pass_credit_on(&self) {
+        if self.awaited_credit.borrow().is_empty() {
+            return;
+        }
+        // Taken out, since wakers run code that may come back here.
+        let mut awaited = std::mem::take(&mut *self.awaited_credit.borrow_mut());
+        awaited.retain(Awaited::pass_on);
+        self.awaited_credit.borrow_mut().append(&mut awaited);
     }
 
     // ---- nurseries ----
@@ -871,6 +907,11 @@ impl Local {
         }
         if !busy {
             self.pay();
+            self.pass_credit_on();
+            // One of its own may have been woken by that.
+            if !self.queue.borrow().is_empty() {
+                return;
+            }
             self.shared.set_busy(false);
         }
         if let Some(process) = self.borrow_link(busy) {
@@ -885,7 +926,8 @@ impl Local {
             // It has just looked, and what it does because of that needs no second look at once.
             Some(_) if busy && self.busy_turns.get() == 1 => {}
             Some(reactor) => {
-                let asleep = !busy && self.shared.parker.prepare(Sleep::Poll);
+                let asleep =
+                    !busy && self.uplink_sleeps() && self.shared.parker.prepare(Sleep::Poll);
                 let timeout = if asleep {
                     deadline.map(left)
                 } else {
@@ -972,8 +1014,20 @@ impl Local {
         }
     }
 
+    /// Says to the owner of this process that its link's reader sleeps. False if there is something to be read.
+    fn uplink_sleeps(&self) -> bool {
+        self.uplink.get().is_none_or(Uplink::may_sleep)
+    }
+
     /// Sleeps until bytes of this process have come, or there may be something else to do.
     fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+        if !self.uplink_sleeps() {
+            return;
+        }
+        if !process.link.may_sleep() {
+            process.read_link(self.shared.life.identity().id);
+            return;
+        }
         if !self.shared.parker.prepare(Sleep::Poll) {
             return;
         }
@@ -993,6 +1047,7 @@ impl Local {
             [true, true]
         });
         if link {
+            process.link.rung();
             process.read_link(self.shared.life.identity().id);
         }
         if other {
@@ -1042,9 +1097,11 @@ impl Local {
         self.blocking_main.set(true);
         self.gate.set(0);
         let mut inbox = Inbox::new(self.clone());
+        self.begin_main_turn();
         let result = self
             .root_scope
             .enter(|| std::panic::catch_unwind(AssertUnwindSafe(|| main(&mut inbox))));
+        self.end_main_turn();
         self.blocking_main.set(false);
         match result {
             Err(payload) => self.fail(Exit::Panicked(panics::take(payload))),
@@ -1081,10 +1138,12 @@ impl Local {
     /// Lets one message begin that a blocking isolate receives; false once none can come any more.
     pub(crate) fn open_gate(&self) {
         self.gate.set(1);
+        self.end_main_turn();
     }
 
     /// Shuts it again; true if a message went through.
     pub(crate) fn shut_gate(&self) -> bool {
+        self.begin_main_turn();
         self.gate.replace(0) == 0
     }
 

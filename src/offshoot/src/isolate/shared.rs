@@ -194,6 +194,8 @@ impl Shared {
     pub(crate) fn capture_stack(&self) -> Option<thread::PendingStack> {
         let tid = self.tid.load(Ordering::Acquire);
         let origin = self.life.origin();
+        #[cfg(feature = "fault-points")]
+        crate::ledger::capture();
         (tid != 0).then(|| {
             thread::PendingStack::capture(tid, Duration::from_millis(50), move |stack| {
                 tracing::error!(isolate = %origin, "a thread does not come down:\n{stack}");
@@ -439,12 +441,12 @@ impl Target {
         }
     }
 
-    /// A lane for a sender that has none yet.
-    pub(crate) fn new_lane(&self) -> Arc<Lane> {
+    /// A lane for a sender that has none yet, an isolate or all who are none.
+    pub(crate) fn new_lane(&self, isolate: bool) -> Arc<Lane> {
         let link = self.route.link();
         // Its number is of the link, which may outlive this.
         let number = link.map_or(0, |link| link.next_lane());
-        let lane = Lane::new(number, self.limits.0, self.limits.1);
+        let lane = Lane::new(number, self.limits, isolate);
         if let Some(link) = link {
             link.add_lane(&lane);
         }
@@ -453,7 +455,7 @@ impl Target {
 
     /// The lane of senders that are no isolates.
     pub(crate) fn foreign_lane(&self) -> Arc<Lane> {
-        self.foreign.get_or_init(|| self.new_lane()).clone()
+        self.foreign.get_or_init(|| self.new_lane(false)).clone()
     }
 
     pub(crate) fn send_order(&self, order: CancelOrder) {

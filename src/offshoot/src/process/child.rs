@@ -38,6 +38,7 @@ use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Introduce, Invoke, Kind, Ready,
 };
+use offshoot_wire::order;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
@@ -182,6 +183,8 @@ pub(crate) fn begin_life(
 /// The main function of a forked process.
 fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
     let link = Link::new(link, BODY_MAX);
+    link.open_to_ring();
+    link.reads_from(order::From::Owner);
     let Warm {
         reactor,
         mut reader,
@@ -290,28 +293,14 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
     let deadline = clock::now() + u64::try_from(BOOT_BOUND.as_nanos()).unwrap_or(u64::MAX);
     loop {
         match reader.next() {
-            Ok(Some((
-                Header {
-                    kind: Kind::Boot, ..
-                },
-                body,
-            ))) => return Ok(Some((decode_body(Kind::Boot, body)?, enclosed))),
-            Ok(Some((
-                Header {
-                    kind: Kind::Enclosed,
-                    ..
-                },
-                body,
-            ))) if enclosed.is_none() => {
+            Ok(Some((header, body))) => {
+                link.in_order(header)?;
+                if header.kind == Kind::Boot {
+                    return Ok(Some((decode_body(Kind::Boot, body)?, enclosed)));
+                }
+                // What comes beside it, which needs the runtime that it tells of. It may be there already.
                 enclosed = Some(body.to_vec());
-                // The frame that it goes with may be there already.
                 continue;
-            }
-            Ok(Some((header, _))) => {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("the first frame is {:?} instead of Boot", header.kind),
-                ));
             }
             Ok(None) => {}
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
@@ -373,7 +362,7 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Resul
     let carried = match enclosed {
         None => Vec::new(),
         Some(body) => {
-            link.enclose(0, &body)?;
+            link.take_enclosed(0, &body)?;
             link.take_all_beside().carried
         }
     };
@@ -512,8 +501,17 @@ impl Uplink {
     /// Reads what has come and writes what is queued. True if anything came.
     pub(crate) fn pump(&self, local: &Rc<Local>) -> bool {
         self.take_signals(local);
+        if self.link.has_ring() && self.readiness.is_readable() {
+            // Bells: for what is in the ring, or for room in it. They are taken when the ring has been read.
+            self.readiness.clear_readable();
+            self.link.rung();
+            if self.link.has_queued() {
+                self.link.flush();
+            }
+        }
         self.write_queued(local);
-        if self.ended.get() || !self.readiness.is_readable() {
+        let more = self.readiness.is_readable() || self.link.has_more();
+        if self.ended.get() || !more {
             return false;
         }
         // Only borrowed already if what came runs a destructor or a decoder that waits, blocking.
@@ -747,5 +745,10 @@ impl Uplink {
 
     pub(crate) fn before_sleep(&self) {
         self.link.flush_credit();
+    }
+
+    /// False if something has come by the ring, and it must not sleep.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.ended.get() || self.link.may_sleep()
     }
 }

@@ -19,7 +19,9 @@
 //!    a process whose links are all its own has no timer. An isolate that sleeps on the link for longer
 //!    than that loses it as well, which it does not notice: whoever wakes first reads.
 //! 5. *Deaths are the warden's*: it watches the pidfd, and the end of the link, whoever has that.
-//! 6. *Two that wait for answers of the same link* would take it from each other: whoever finds it lent
+//! 6. *Where there is a ring* (see [`ring`](super::ring)), an isolate looks into it before it sleeps on the socket. Whoever changes who has
+//!    the link says for the warden that it sleeps, and has it look if there is something to be read.
+//! 7. *Two that wait for answers of the same link* would take it from each other: whoever finds it lent
 //!    to another returns it to the warden, and nobody borrows it for [`SHARED`].
 
 use super::warden::Warden;
@@ -169,6 +171,7 @@ impl Process {
             Holder::Nobody => return false,
             Holder::Isolate(holder) if holder == to => {
                 lease.used = true;
+                self.link.stay_awake();
                 return true;
             }
             Holder::Isolate(_) => {
@@ -186,6 +189,8 @@ impl Process {
             return false;
         }
         lease.used = true;
+        // Under the lease: whoever takes it from us says that it sleeps.
+        self.link.stay_awake();
         if !std::mem::replace(&mut lease.listed, true)
             && let Some(warden) = self.inlet.warden.upgrade()
         {
@@ -198,6 +203,16 @@ impl Process {
         lease.holder = Holder::Warden;
         lease.not_before = clock::now() + pause;
         self.apply(lease);
+        self.have_ring_read();
+    }
+
+    /// The warden, who reads the ring from now on, looks at it unless it may sleep.
+    fn have_ring_read(&self) {
+        if !self.link.may_sleep()
+            && let Some(warden) = self.inlet.warden.upgrade()
+        {
+            warden.look_at(self.request);
+        }
     }
 
     /// An isolate gives the link back, if it still has it.
@@ -240,6 +255,16 @@ impl Process {
         drop(reading);
         if over {
             self.return_link(from, false);
+        } else if self.link.has_ring() {
+            if self.link.has_queued() {
+                // What came may have been word of room for it.
+                self.link.flush();
+            }
+            let lease = self.inlet.lease.lock();
+            if lease.holder != Holder::Isolate(from) {
+                // It was taken from us, and bells may have been taken out of the socket since.
+                self.have_ring_read();
+            }
         }
         // What follows of these is the warden's.
         if (over || (!told && self.has_ended()))

@@ -5,10 +5,12 @@
 //! again. The queue is bounded by the senders' credit, and senders also wait while it is longer
 //! than [`HIGH`].
 
+use super::account::Account;
 use super::introduce;
+use super::ring::Ring;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{Lane, Taken};
+use crate::credit::{self, Lane, Taken};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::isolate::local::Local;
@@ -18,12 +20,14 @@ use crate::runtime::Runtime;
 use crate::testing::cut::{Cut, Direction};
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
 use offshoot_mailbox::{WakerCell, oneshot};
-use offshoot_sys::socket;
+use offshoot_sys::ring::Writer;
+use offshoot_sys::socket::{self, Received};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
 };
-use parking_lot::Mutex;
+use offshoot_wire::order::{self, Order};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -132,6 +136,35 @@ struct Out {
     closed: bool,
     /// Senders that wait for room.
     waiting: Vec<Waker>,
+    way: Way,
+}
+
+/// By what one sends.
+#[derive(Default)]
+pub(super) struct Way {
+    /// The ring, once there is one.
+    pub(super) ring: Option<Writer>,
+    /// So many bytes that are queued go by the socket before.
+    pub(super) by_socket: usize,
+}
+
+/// What whoever reads a link keeps between two frames.
+#[derive(Default)]
+struct Inward {
+    /// None where nobody has said who sends.
+    order: Option<Order>,
+    beside: Option<(u64, Beside)>,
+}
+
+impl Inward {
+    fn receive(&mut self, header: Header) -> Result<()> {
+        match &mut self.order {
+            None => Ok(()),
+            Some(order) => order
+                .receive(header)
+                .map_err(|disorder| Error::new(ErrorKind::Protocol, disorder.to_string())),
+        }
+    }
 }
 
 /// The runtime of this process, and who is at the other end.
@@ -151,12 +184,16 @@ pub(crate) struct Link {
     limit: AtomicUsize,
     next_correlation: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
+    /// What everybody is told who waits, once the other side has ended.
+    gone: OnceLock<Error>,
     /// Dialogues that are not over, of either side.
     dialogues: Mutex<HashMap<u64, Arc<Remote>>>,
     lanes: Mutex<HashMap<u32, Weak<Lane>>>,
     next_lane: AtomicU32,
     /// Callers at the other end, by correlation.
     expected: Mutex<HashMap<u64, Arc<Wanted>>>,
+    /// What the other side has under way here, where it is not trusted to keep to its credit.
+    account: OnceLock<Account>,
     /// Credit that is to be returned, by lane.
     credit: Mutex<HashMap<u32, u32>>,
     /// How much of it is gathered before it is returned without being asked.
@@ -165,8 +202,10 @@ pub(crate) struct Link {
     between: OnceLock<Between>,
     /// Descriptors that have come, of one byte each; none where they were lost.
     came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
-    /// What belongs to the next frame.
-    beside: Mutex<Option<(u64, Beside)>>,
+    /// What has come of frames, and what belongs to the next.
+    inward: Mutex<Inward>,
+    /// What may take the place of the socket.
+    pub(super) ring: Ring,
 }
 
 impl Link {
@@ -182,15 +221,18 @@ impl Link {
             limit: AtomicUsize::new(limit),
             next_correlation: AtomicU64::new(1),
             pending: Mutex::default(),
+            gone: OnceLock::new(),
             dialogues: Mutex::default(),
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(0),
             expected: Mutex::default(),
+            account: OnceLock::new(),
             credit: Mutex::default(),
             credit_batch: AtomicU32::new(CREDIT_BATCH),
             between: OnceLock::new(),
             came: Mutex::default(),
-            beside: Mutex::default(),
+            inward: Mutex::default(),
+            ring: Ring::default(),
         })
     }
 
@@ -204,6 +246,11 @@ impl Link {
         debug_assert!(set.is_ok(), "a link is between two");
     }
 
+    /// Says who sends what is read here: what comes out of its order is refused from now on.
+    pub(crate) fn reads_from(&self, from: order::From) {
+        self.inward.lock().order = Some(Order::new(from));
+    }
+
     /// Who is at the other end, where that is known.
     pub(crate) fn far(&self) -> Option<Origin> {
         self.between.get().map(|(_, far)| far())
@@ -215,10 +262,42 @@ impl Link {
             .and_then(|(runtime, _)| runtime.upgrade())
     }
 
-    /// Returns credit in smaller parts where senders may have less under way.
-    pub(crate) fn set_messages(&self, messages: u32) {
-        let batch = CREDIT_BATCH.min(messages / 4).max(1);
+    /// Holds the other side to this credit, messages and calls of each of its isolates. Returns it in smaller parts
+    /// where that is less.
+    pub(crate) fn hold_to(&self, limits: (u32, u32)) {
+        let batch = CREDIT_BATCH.min(limits.0 / 4).max(1);
         self.credit_batch.store(batch, Ordering::Relaxed);
+        let set = self.account.set(Account::new(limits)).is_ok();
+        debug_assert!(set, "a link has one account");
+    }
+
+    /// To what the other side is held.
+    pub(crate) fn held_to(&self) -> Option<(u32, u32)> {
+        self.account.get().map(Account::limits)
+    }
+
+    /// Notes what the other side has sent.
+    ///
+    /// # Errors
+    /// It had no credit for it: the connection is to be ended.
+    pub(crate) fn charge(
+        &self,
+        lane: u32,
+        kind: credit::Kind,
+        correlation: Option<u64>,
+    ) -> Result<()> {
+        match self.account.get() {
+            Some(account) => account.charge(lane, kind, correlation),
+            None => Ok(()),
+        }
+    }
+
+    /// The one of this number is about to be answered: before that is written, as the other side may then send
+    /// another one.
+    pub(crate) fn settle(&self, correlation: u64) {
+        if let Some(account) = self.account.get() {
+            account.settle(correlation);
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -250,7 +329,7 @@ impl Link {
     ///
     /// # Errors
     /// That it is cut.
-    fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+    pub(super) fn admit<'a>(&self, direction: Direction, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
         match self.cut.get() {
             None => Ok(bytes),
             Some(cut) => match cut.room(direction, bytes) {
@@ -261,7 +340,7 @@ impl Link {
     }
 
     /// These bytes have passed.
-    fn passed(&self, direction: Direction, bytes: &[u8]) {
+    pub(super) fn passed(&self, direction: Direction, bytes: &[u8]) {
         if let Some(cut) = self.cut.get()
             && cut.passed(direction, bytes)
         {
@@ -381,8 +460,31 @@ impl Link {
         Ok(())
     }
 
+    /// Sends a frame without a body, with descriptors.
+    pub(super) fn send_with(&self, kind: Kind, fds: Vec<OwnedFd>) -> Result<()> {
+        let mut frame = self.frame(kind, 0, |_| Ok(()))?;
+        frame.groups = grouped(fds);
+        self.write(frame);
+        Ok(())
+    }
+
+    /// Sends this frame, without a body, as the last by the socket.
+    pub(super) fn switch_to_ring(&self, kind: Kind, writer: Writer) {
+        let Ok(frame) = self.frame(kind, 0, |_| Ok(())) else {
+            return;
+        };
+        let out = self.out.lock();
+        self.put(out, &frame.bytes, frame.groups, |out| {
+            out.way = Way {
+                ring: Some(writer),
+                by_socket: out.queued.len() - out.start,
+            };
+        });
+        buffers::give_back(frame.bytes);
+    }
+
     /// Writes as much as goes; how many bytes that were.
-    fn push(&self, bytes: &[u8], groups: &mut VecDeque<Group>) -> io::Result<usize> {
+    fn push(&self, way: &mut Way, bytes: &[u8], groups: &mut VecDeque<Group>) -> io::Result<usize> {
         let mut at = 0;
         while at < bytes.len() {
             let along = groups.front().filter(|(place, _)| *place == at);
@@ -390,8 +492,28 @@ impl Link {
                 .iter()
                 .map(|(place, _)| *place)
                 .find(|place| *place > at);
-            let part = &bytes[at..next.unwrap_or(bytes.len()).min(bytes.len())];
-            let part = self.admit(Direction::ToIsolate, part)?;
+            let end = next.unwrap_or(bytes.len()).min(bytes.len());
+            if let Some(writer) = way.ring() {
+                if let Some((_, fds)) = along {
+                    match self.send_beside_ring(fds) {
+                        Ok(()) => drop(groups.pop_front()),
+                        Err(error) if socket::may_pass(&error) => break,
+                        Err(error) => return Err(error),
+                    }
+                    continue;
+                }
+                let n = self.write_to_ring(writer, &bytes[at..end])?;
+                at += n;
+                if at < end {
+                    break;
+                }
+                continue;
+            }
+            let end = match way.by_socket {
+                0 => end,
+                left => end.min(at + left),
+            };
+            let part = self.admit(Direction::ToIsolate, &bytes[at..end])?;
             let sent = match along {
                 None => socket::send(&self.fd, part),
                 Some((_, fds)) => {
@@ -405,6 +527,7 @@ impl Link {
                         groups.pop_front();
                     }
                     at += n;
+                    way.by_socket = way.by_socket.saturating_sub(n);
                     self.passed(Direction::ToIsolate, &part[..n]);
                 }
                 Err(error) if socket::may_pass(&error) => break,
@@ -421,38 +544,52 @@ impl Link {
         buffers::give_back(bytes);
     }
 
-    fn write_bytes(&self, mut bytes: &[u8], mut groups: VecDeque<Group>) {
-        let mut out = self.out.lock();
+    fn write_bytes(&self, bytes: &[u8], groups: VecDeque<Group>) {
+        self.put(self.out.lock(), bytes, groups, |_| {});
+    }
+
+    /// Writes or queues; `then` sees the queue behind these bytes.
+    fn put(
+        &self,
+        mut guard: MutexGuard<'_, Out>,
+        mut bytes: &[u8],
+        mut groups: VecDeque<Group>,
+        then: impl FnOnce(&mut Out),
+    ) {
+        let out = &mut *guard;
         if out.closed {
             // Whoever waits for an answer is told by the end of the process.
             return;
         }
         let mut written = 0;
         if out.start == out.queued.len() {
-            match self.push(bytes, &mut groups) {
+            match self.push(&mut out.way, bytes, &mut groups) {
                 Ok(n) => written = n,
                 Err(error) => {
-                    let waiting = Link::close_out(&mut out, &error);
-                    drop(out);
+                    let waiting = Link::close_out(out, &error);
+                    drop(guard);
                     waiting.into_iter().for_each(Waker::wake);
                     return;
                 }
             }
         }
         bytes = &bytes[written..];
-        if bytes.is_empty() {
-            return;
-        }
         let first = out.queued.is_empty();
-        let behind = out.queued.len();
-        let queued = groups.into_iter();
-        out.groups
-            .extend(queued.map(|(place, fds)| (behind + place - written, fds)));
-        out.queued.extend_from_slice(bytes);
-        self.has_queued.store(true, Ordering::Release);
-        drop(out);
+        if !bytes.is_empty() {
+            let behind = out.queued.len();
+            let queued = groups.into_iter();
+            out.groups
+                .extend(queued.map(|(place, fds)| (behind + place - written, fds)));
+            out.queued.extend_from_slice(bytes);
+            self.has_queued.store(true, Ordering::Release);
+        }
+        then(out);
+        drop(guard);
         // Otherwise it is known already, and what is left is written when there is room.
-        if first && let Some(tell) = self.on_queued.get() {
+        if !bytes.is_empty()
+            && first
+            && let Some(tell) = self.on_queued.get()
+        {
             tell();
         }
     }
@@ -487,19 +624,20 @@ impl Link {
 
     /// Writes what is queued, as far as that goes. True if nothing is left.
     pub(crate) fn flush(&self) -> bool {
-        let mut out = self.out.lock();
+        let mut guard = self.out.lock();
+        let out = &mut *guard;
         let start = out.start;
         let mut groups: VecDeque<Group> = std::mem::take(&mut out.groups);
         groups.iter_mut().for_each(|(place, _)| *place -= start);
-        match self.push(&out.queued[start..], &mut groups) {
+        match self.push(&mut out.way, &out.queued[start..], &mut groups) {
             Ok(n) => {
                 groups.iter_mut().for_each(|(place, _)| *place += start);
                 out.groups = groups;
                 out.start += n;
             }
             Err(error) => {
-                let waiting = Link::close_out(&mut out, &error);
-                drop(out);
+                let waiting = Link::close_out(out, &error);
+                drop(guard);
                 waiting.into_iter().for_each(Waker::wake);
                 return true;
             }
@@ -524,7 +662,7 @@ impl Link {
         };
         let empty = out.queued.is_empty();
         self.has_queued.store(!empty, Ordering::Release);
-        drop(out);
+        drop(guard);
         waiting.into_iter().for_each(Waker::wake);
         empty
     }
@@ -540,6 +678,7 @@ impl Link {
                 .min(std::time::Duration::from_millis(10));
             // Readability is all that can be waited for here; the short bound makes up for that.
             let _ = socket::wait_readable(&self.fd, Some(left));
+            self.take_last_bells();
         }
     }
 
@@ -601,6 +740,7 @@ impl Link {
     }
 
     pub(crate) fn send_reply<T: Payload>(&self, correlation: u64, value: &T) {
+        self.settle(correlation);
         let sent = self.send(Kind::Reply, correlation, |out| {
             codec::encode_into(value, out).map_err(|error| {
                 let name = std::any::type_name::<T>();
@@ -622,6 +762,7 @@ impl Link {
     }
 
     pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
+        self.settle(correlation);
         self.write(self.failure(correlation, error));
     }
 
@@ -708,7 +849,15 @@ impl Link {
     /// Notes a call or ask that is about to be sent; its number.
     pub(crate) fn pend(&self, pending: Pending) -> u64 {
         let correlation = self.next_correlation();
-        self.pending.lock().insert(correlation, pending);
+        let mut all = self.pending.lock();
+        // Those who wait are told first that nobody answers any more, and are then looked for: one who comes in between would be
+        // told by nobody. Its sender is dropped instead, which says the same.
+        let late = match self.gone.get() {
+            None => all.insert(correlation, pending),
+            Some(_) => Some(pending),
+        };
+        drop(all);
+        drop(late);
         correlation
     }
 
@@ -754,6 +903,7 @@ impl Link {
 
     /// Answers everybody that the other side has ended.
     pub(crate) fn fail_pending(&self, life: &Life) {
+        let _ = self.gone.set(life.gone());
         let pending = std::mem::take(&mut *self.pending.lock());
         for (_, Pending { sender, permit }) in pending {
             let _ = sender.send(Err(life.gone()));
@@ -770,7 +920,16 @@ impl Link {
     // ---- dialogues ----
 
     pub(crate) fn add_dialogue(&self, id: u64, remote: &Arc<Remote>) {
-        self.dialogues.lock().insert(id, remote.clone());
+        let mut all = self.dialogues.lock();
+        // As of `pend`.
+        let late = self.gone.get();
+        if late.is_none() {
+            all.insert(id, remote.clone());
+        }
+        drop(all);
+        if let Some(gone) = late {
+            remote.lost(gone.clone());
+        }
     }
 
     pub(crate) fn remove_dialogue(&self, id: u64) {
@@ -808,27 +967,50 @@ impl Link {
 
     /// Reads what has come, and keeps the descriptors that came with it.
     pub(crate) fn receive(&self, space: &mut [u8]) -> io::Result<(usize, bool)> {
-        let received = socket::recv_with_fds(&self.fd, space)?;
-        let fds = received.fds_lost || !received.fds.is_empty();
-        if fds {
-            let mut came = self.came.lock();
-            if came.len() >= GROUPS_MAX {
-                return Err(io::Error::other("descriptors came that no frame speaks of"));
+        let (len, more) = match self.receive_by_ring(space) {
+            // Nobody is told again of what is in a ring, so it is read until there is nothing.
+            Some(received) => (received?, true),
+            None => {
+                let received = socket::recv_with_fds(&self.fd, space)?;
+                let fds = received.fds_lost || !received.fds.is_empty();
+                if fds && self.groups_came() >= GROUPS_MAX {
+                    return Err(io::Error::other("descriptors came that no frame speaks of"));
+                }
+                let len = received.len;
+                (len, self.keep_came(received))
             }
-            came.push_back((!received.fds_lost).then_some(received.fds));
-        }
+        };
         // Nothing more of a link that is cut: its end.
-        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..received.len]) else {
-            return Ok((0, fds));
+        let Ok(admitted) = self.admit(Direction::FromIsolate, &space[..len]) else {
+            return Ok((0, more));
         };
         self.passed(Direction::FromIsolate, admitted);
         // What is kept back has been read, too.
-        let passed = fds || admitted.len() < received.len;
+        let passed = more || admitted.len() < len;
         Ok((admitted.len(), passed))
+    }
+
+    /// Keeps the descriptors that came; whether any did.
+    pub(super) fn keep_came(&self, received: Received) -> bool {
+        let any = received.fds_lost || !received.fds.is_empty();
+        if any {
+            let group = (!received.fds_lost).then_some(received.fds);
+            self.came.lock().push_back(group);
+        }
+        any
+    }
+
+    /// How many groups of descriptors are there of which no frame has spoken.
+    pub(super) fn groups_came(&self) -> usize {
+        self.came.lock().len()
     }
 
     /// Between two frames: closes what came and belongs to none of those before.
     fn drop_came(&self) {
+        if self.has_ring() {
+            // There they come before the frames that speak of them.
+            return;
+        }
         let came = std::mem::take(&mut *self.came.lock());
         if !came.is_empty() {
             tracing::debug!("descriptors came that no frame speaks of");
@@ -839,6 +1021,8 @@ impl Link {
     pub(crate) fn take_came(&self, count: usize) -> Result<Option<Vec<OwnedFd>>> {
         let mut all = Vec::with_capacity(count);
         let mut lost = false;
+        let groups = count.div_ceil(socket::PACKET_FDS_MAX);
+        while self.groups_came() < groups && self.take_bell_for_descriptors() {}
         let mut came = self.came.lock();
         for start in (0..count).step_by(socket::PACKET_FDS_MAX) {
             let here = (count - start).min(socket::PACKET_FDS_MAX);
@@ -856,6 +1040,22 @@ impl Link {
 
     /// Takes what comes beside the next frame.
     pub(crate) fn enclose(&self, correlation: u64, body: &[u8]) -> Result<()> {
+        let header = Header {
+            len: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            kind: Kind::Enclosed,
+            correlation,
+        };
+        self.in_order(header)?;
+        self.take_enclosed(correlation, body)
+    }
+
+    /// Fails if a frame may not come now: the connection is to be ended.
+    pub(crate) fn in_order(&self, header: Header) -> Result<()> {
+        self.inward.lock().receive(header)
+    }
+
+    /// As [`enclose`](Link::enclose), for a frame whose order was looked at before.
+    pub(crate) fn take_enclosed(&self, correlation: u64, body: &[u8]) -> Result<()> {
         let enclosed: Enclosed = super::decode_body(Kind::Enclosed, body)?;
         let sockets = enclosed.portals.iter().filter(|one| one.socket).count();
         if enclosed.portals.len() > carry::MOST || enclosed.waits.len() > chain::CROSSING {
@@ -876,7 +1076,7 @@ impl Link {
             carried: carried.collect(),
             chain: chain::crossed(enclosed.waits),
         };
-        match self.beside.lock().replace((correlation, beside)) {
+        match self.inward.lock().beside.replace((correlation, beside)) {
             None => Ok(()),
             Some(_) => {
                 let what = "something comes beside a frame that does not come";
@@ -887,13 +1087,18 @@ impl Link {
 
     /// What came beside the frame that was the first.
     pub(crate) fn take_all_beside(&self) -> Beside {
-        let beside = self.beside.lock().take();
+        let beside = self.inward.lock().beside.take();
         beside.map(|(_, beside)| beside).unwrap_or_default()
     }
 
     /// What came beside this frame.
+    ///
+    /// # Errors
+    /// The frame is out of order, or what came is not of it: the connection is to be ended.
     pub(crate) fn take_beside(&self, header: Header) -> Result<Beside> {
-        match self.beside.lock().take() {
+        let mut inward = self.inward.lock();
+        inward.receive(header)?;
+        match inward.beside.take() {
             None => Ok(Beside::default()),
             Some((correlation, beside)) if correlation == header.correlation => Ok(beside),
             Some(_) => {
@@ -959,6 +1164,9 @@ impl Link {
 
     /// A message of this lane has been begun.
     pub(crate) fn return_credit(&self, lane: u32) {
+        if let Some(account) = self.account.get() {
+            account.begun(lane);
+        }
         let due = {
             let mut credit = self.credit.lock();
             let gathered = credit.entry(lane).or_default();
@@ -1080,7 +1288,7 @@ pub(crate) fn read_once(
         Ok((0, _)) => return Read::Ended,
         Ok((n, _)) => reader.filled(n),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
-        Err(_) => return Read::Ended,
+        Err(error) => return ended(&error),
     }
     match take_frames(link, reader, &mut take) {
         Ok(()) => Read::Drained,
@@ -1102,9 +1310,29 @@ fn take_frames(
                 }
                 return Ok(());
             }
-            Ok(Some((header, body))) => take(header, body)?,
+            Ok(Some((header, body))) => match header.kind {
+                Kind::Offer | Kind::Accept | Kind::Switch => {
+                    if link.take_ring_frame(header.kind, body)? {
+                        // Only bells are behind it.
+                        reader.discard();
+                    }
+                }
+                _ => take(header, body)?,
+            },
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }
+    }
+}
+
+/// How a link has ended that cannot be read any more.
+fn ended(error: &io::Error) -> Read {
+    match error.kind() {
+        // What is in a ring cannot be true.
+        io::ErrorKind::InvalidData => {
+            Read::Wrong(Error::new(ErrorKind::Protocol, error.to_string()))
+        }
+        // A reset connection has ended like a closed one.
+        _ => Read::Ended,
     }
 }
 
@@ -1120,7 +1348,7 @@ pub(crate) fn read_frames(
         if let Err(error) = take_frames(link, reader, &mut take) {
             return Read::Wrong(error);
         }
-        if drained {
+        if drained && !link.has_more() {
             return Read::Drained;
         }
         let space = reader.space();
@@ -1134,8 +1362,7 @@ pub(crate) fn read_frames(
                 reader.filled(n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
-            // A reset connection has ended like a closed one.
-            Err(_) => return Read::Ended,
+            Err(error) => return ended(&error),
         }
     }
     Read::More

@@ -1,10 +1,11 @@
 //! An isolate that is a process, as its owner sees it.
 //!
 //! `forkserver` is the process that forks; `spawn` asks it; `child` is what the new process runs;
-//! `link` is the socket between an owner and its child, `inlet` says who reads it; `warden` is the thread of an owner that
+//! `link` is the socket between an owner and its child, `ring` what may take its place, `inlet` says who reads it; `warden` is the thread of an owner that
 //! reads all of its links and watches all of its processes, so that a blocked isolate holds up
 //! neither a reply to another one nor a kill.
 
+mod account;
 pub(crate) mod child;
 pub(crate) mod forkserver;
 pub(crate) mod inlet;
@@ -12,6 +13,7 @@ pub(crate) mod introduce;
 pub(crate) mod link;
 pub(crate) mod porter;
 pub(crate) mod protocol;
+pub(crate) mod ring;
 mod served;
 pub(crate) mod spawn;
 pub(crate) mod warden;

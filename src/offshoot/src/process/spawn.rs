@@ -19,6 +19,7 @@ use offshoot_mailbox::oneshot;
 use offshoot_sys::{clock, image, process, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{Boot, Entry};
+use offshoot_wire::order;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, PipeReader};
@@ -161,6 +162,7 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     let link = Link::new(ours, settings.frame_max);
     let far = life.clone();
     link.set_between(&runtime, move || far.origin());
+    link.reads_from(order::From::Child);
     let limits = (
         isolate.messages.unwrap_or(settings.messages),
         isolate.calls.unwrap_or(settings.calls),
@@ -251,6 +253,12 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     if let Err(error) = child {
         process.never_was(error.clone());
         return Err(error);
+    }
+    let ring = isolate.process.ring.unwrap_or(settings.ring);
+    if ring > 0
+        && let Err(error) = link.offer_ring(ring)
+    {
+        tracing::warn!(isolate = name, %error, "a link is without its ring");
     }
     let asked =
         crate::fault::check("request", name).and_then(|()| warden.spawn(&process, isolate, fds));

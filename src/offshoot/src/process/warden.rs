@@ -639,6 +639,8 @@ impl Loop {
             return;
         }
         let process = watched.process.clone();
+        // An event may have been a bell. To look once too often costs a system call.
+        process.link.rung();
         let read = {
             let mut reading = process.inlet.reading();
             let Reading { reader, wrong } = &mut *reading;
@@ -653,8 +655,8 @@ impl Loop {
             watched.due = Some((clock::now() + SAID_ITS_END, Due::Dead));
         }
         match read {
-            Read::Drained => {}
-            Read::More => {
+            Read::Drained if process.link.may_sleep() => {}
+            Read::Drained | Read::More => {
                 self.more.insert(request);
             }
             Read::Ended => {
@@ -669,6 +671,10 @@ impl Loop {
                 process.fail_start(error.clone());
                 process.kill(&format!("it broke the protocol: {error}"));
             }
+        }
+        // What came may have been word of room in the ring.
+        if process.link.has_ring() && process.link.has_queued() {
+            self.write_queued(request);
         }
     }
 
