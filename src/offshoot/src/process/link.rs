@@ -1367,3 +1367,46 @@ pub(crate) fn read_frames(
     }
     Read::More
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credit::Kind as Of;
+    use crate::{Exit, IsolateId};
+    use offshoot_wire::frame::BODY_MAX;
+    use std::pin::pin;
+
+    /// A call that is sent when those who wait are being told of the end is told of it, too, and costs no credit.
+    #[test]
+    fn a_call_that_comes_with_the_end_is_answered() {
+        let (ours, _theirs) = socket::stream_pair().expect("a socket pair");
+        let link = Link::new(ours, BODY_MAX);
+        let id = IsolateId {
+            process: 1,
+            slot: 1,
+            generation: 0,
+        };
+        let path = "root/p".to_owned();
+        let life = Life::new(Origin { path, id, pid: 1 });
+        let lane = Lane::new(1, 4, 4);
+        let mut asks = || {
+            assert!(lane.credit(Of::Call).try_take());
+            let (sender, receiver) = oneshot::channel();
+            let permit = Taken::of(lane.clone(), Of::Call);
+            (link.pend(Pending { sender, permit }), receiver)
+        };
+        let (early, told) = asks();
+        assert!(link.is_awaited(early));
+        life.announce(Exit::Completed);
+        link.fail_pending(&life);
+        let (late, told_late) = asks();
+        assert!(!link.is_awaited(early) && !link.is_awaited(late));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(pin!(told).poll(&mut cx), Poll::Ready(Ok(Err(_)))));
+        let dropped = pin!(told_late).poll(&mut cx);
+        assert!(matches!(dropped, Poll::Ready(Err(oneshot::Dropped))));
+        for _ in 0..4 {
+            assert!(lane.credit(Of::Call).try_take(), "the credit is back");
+        }
+    }
+}
