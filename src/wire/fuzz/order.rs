@@ -94,15 +94,32 @@ fn look(kind: Kind, body: &[u8]) {
 fn listed(from: From, passed: &[Header]) {
     let count = |kind| passed.iter().filter(|header| header.kind == kind).count();
     let place = |kind| passed.iter().position(|header| header.kind == kind);
-    for kind in [Kind::Boot, Kind::Ready, Kind::Refused, Kind::Ended] {
+    let once = [
+        Kind::Outfit,
+        Kind::Boot,
+        Kind::Ready,
+        Kind::Refused,
+        Kind::Ended,
+        Kind::Offer,
+        Kind::Accept,
+        Kind::Switch,
+    ];
+    for kind in once {
         assert!(count(kind) <= 1, "{kind:?} came twice");
     }
     let kinds: Vec<Kind> = passed.iter().map(|header| header.kind).collect();
     match from {
-        From::Owner => assert!(matches!(
-            kinds[..],
-            [] | [Kind::Enclosed] | [Kind::Boot, ..] | [Kind::Enclosed, Kind::Boot, ..]
-        )),
+        From::Owner => {
+            let behind = match kinds[..] {
+                [Kind::Outfit, ..] => &kinds[1..],
+                _ => &kinds[..],
+            };
+            assert!(matches!(
+                behind,
+                [] | [Kind::Enclosed] | [Kind::Boot, ..] | [Kind::Enclosed, Kind::Boot, ..]
+            ));
+            assert!(place(Kind::Switch).is_none() || place(Kind::Offer) < place(Kind::Switch));
+        }
         From::Child => assert!(matches!(
             kinds[..],
             [] | [Kind::Ready, ..] | [Kind::Refused]

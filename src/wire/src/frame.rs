@@ -11,7 +11,7 @@
 //! [`Window`](crate::dialogue::Window) stands between the two.
 //!
 //! The order that is legal on one connection is that of its [`Order`](crate::order::Order). Descriptors go along with
-//! the first bytes of Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
+//! the first bytes of Outfit, Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
 //! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of
 //! these, before the frame that speaks of them.
 //!
@@ -55,8 +55,10 @@ pub enum Kind {
     Open = 8,
     /// Owner to child: somebody else may call through the socket that comes along, an [`Introduce`].
     Introduce = 9,
+    /// Owner to child, before Boot, to one that was there before it had an owner: what else it is given at its start.
+    Outfit = 10,
     /// Owner to child: say what your tree is doing, until this time (a `u64`, ns of the monotonic clock).
-    Inspect = 10,
+    Inspect = 11,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -105,10 +107,10 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 31] = [
-            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Ready, Refused, Reply,
-            Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
-            Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed,
+        const ALL: [Kind; 32] = [
+            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
+            Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
+            HaltSeen, Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }

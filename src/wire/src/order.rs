@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                    first            then, in any order                                       last
-//! owner  → child     Boot             Call Ask Tell Drop Cancel Close Open Introduce · stream
+//! owner  → child     [Outfit] Boot    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! child  → owner     Ready | Refused  Reply Failure Credit CancelAck Started · stream          Ended, Refused
 //! holder → isolate                    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! isolate → holder                    Reply Failure Credit CancelAck Started Close · stream    Ended
@@ -10,7 +10,8 @@
 //!
 //! - *stream* is Item End Cut Grant Deaf Halt HaltSeen, whose own order, for each Open, is that of
 //!   [`dialogue::Machine`](crate::dialogue::Machine).
-//! - Boot, Ready and Refused come once and first. Nothing follows a Refused.
+//! - Boot, Ready and Refused come once and first, but that an Outfit may come before a Boot, to a child that waited for
+//!   its owner. Nothing follows a Refused.
 //! - Ended comes once. Behind it may come answers and streams that were under way, which nobody waits for any more;
 //!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
@@ -81,6 +82,8 @@ fn first(from: From) -> &'static str {
 enum Stage {
     /// Nothing has come.
     New,
+    /// Only an Outfit has come.
+    Dressed,
     Open,
     /// It has said how it ended.
     Ended,
@@ -145,13 +148,19 @@ impl Order {
 
     /// The stage that it is in with a frame of this kind.
     fn after(&self, kind: Kind) -> Result<Stage, Disorder> {
-        let greeting = matches!(kind, Kind::Boot | Kind::Ready | Kind::Refused);
+        let greeting = matches!(
+            kind,
+            Kind::Outfit | Kind::Boot | Kind::Ready | Kind::Refused
+        );
         match self.stage {
             Stage::New if kind == Kind::Refused => Ok(Stage::Shut),
-            Stage::New if greeting => Ok(Stage::Open),
+            Stage::New if kind == Kind::Outfit => Ok(Stage::Dressed),
+            Stage::Dressed if kind == Kind::Outfit => Err(Disorder::TooLate(kind)),
+            Stage::New | Stage::Dressed if greeting => Ok(Stage::Open),
             // Of the state in a Boot; a child has nothing to enclose so early.
+            Stage::Dressed if kind == Kind::Enclosed => Ok(Stage::Dressed),
             Stage::New if kind == Kind::Enclosed && self.from == From::Owner => Ok(Stage::New),
-            Stage::New => Err(Disorder::NotFirst(kind, self.from)),
+            Stage::New | Stage::Dressed => Err(Disorder::NotFirst(kind, self.from)),
             Stage::Shut => Err(Disorder::TooLate(kind)),
             _ if greeting => Err(Disorder::TooLate(kind)),
             Stage::Open if kind == Kind::Ended => Ok(Stage::Ended),
@@ -182,7 +191,7 @@ fn may_send(from: From, kind: Kind) -> bool {
     use Kind::*;
     let asks = matches!(from, From::Owner | From::Holder);
     match kind {
-        Boot | Offer | Switch | Inspect => from == From::Owner,
+        Outfit | Boot | Offer | Switch | Inspect => from == From::Owner,
         Ready | Refused | Accept | Inspected | Noticed => from == From::Child,
         Call | Ask | Tell | Drop | Cancel | Open | Introduce => asks,
         Close => from != From::Child,

@@ -79,7 +79,7 @@ fn the_bytes_of_a_header() {
 fn the_numbers_of_the_kinds() {
     use Kind::*;
     let owner = [
-        Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Inspect,
+        Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Inspect,
     ];
     let child = [
         Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started, Inspected, Noticed,
@@ -88,7 +88,7 @@ fn the_numbers_of_the_kinds() {
     let ring = [Offer, Accept, Switch];
     assert_eq!(
         owner.map(|kind| kind as u8),
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     );
     assert_eq!(
         child.map(|kind| kind as u8),
