@@ -1438,7 +1438,7 @@ mod tests {
         };
         let path = "root/p".to_owned();
         let life = Life::new(Origin { path, id, pid: 1 });
-        let lane = Lane::new(1, 4, 4);
+        let lane = Lane::new(1, (4, 4), true);
         let mut asks = || {
             assert!(lane.credit(Of::Call).try_take());
             let (sender, receiver) = oneshot::channel();
