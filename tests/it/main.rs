@@ -28,3 +28,4 @@ mod teardown;
 mod testing;
 mod together;
 mod topics;
+mod watching;

@@ -549,6 +549,11 @@ impl Family {
         processes.collect()
     }
 
+    /// What stands behind each child.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = &Body> {
+        self.members.values().map(|member| &member.body)
+    }
+
     /// Whether no child is about to begin or to be collected, and no process is being started or owes an answer.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.members.values().all(|member| {

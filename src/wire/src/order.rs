@@ -18,6 +18,7 @@
 //!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
 //!   Boot Call Ask Tell Open Reply Started Item. Nothing comes between the two.
+//! - An owner may also send Inspect, which a child answers by Inspected, and a child Noticed, as often as they like.
 //! - Of a ring: an owner may send Offer once, and once after it Switch; a child Accept, once.
 //! - Drop, Close, CancelAck, End, Deaf, HaltSeen, Offer, Accept and Switch have no body.
 //!
@@ -193,8 +194,8 @@ fn may_send(from: From, kind: Kind) -> bool {
     use Kind::*;
     let asks = matches!(from, From::Owner | From::Holder);
     match kind {
-        Outfit | Boot | Offer | Switch => from == From::Owner,
-        Ready | Refused | Accept => from == From::Child,
+        Outfit | Boot | Offer | Switch | Inspect => from == From::Owner,
+        Ready | Refused | Accept | Inspected | Noticed => from == From::Child,
         Call | Ask | Tell | Drop | Cancel | Open | Introduce => asks,
         Close => from != From::Child,
         Reply | Failure | Credit | CancelAck | Ended | Started => !asks,
