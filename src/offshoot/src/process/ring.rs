@@ -22,6 +22,7 @@
 //! does.
 
 use super::link::{Link, Way};
+use crate::runtime::Runtime;
 use crate::testing::cut::Direction;
 use crate::{Error, ErrorKind, Result};
 use offshoot_sys::ring::{self, Reader, Side, Watch, Writer};
@@ -80,15 +81,16 @@ impl Link {
         *self.ring.stage.lock() = Stage::Open;
     }
 
-    /// Offers a ring of `capacity` bytes each way.
+    /// Offers a ring of `capacity` bytes each way, and the seats of those who spin in this tree.
     ///
     /// # Errors
     /// That there is no memory or descriptor for one; the link stays as it was.
-    pub(crate) fn offer_ring(&self, capacity: usize) -> Result<()> {
+    pub(crate) fn offer_ring(&self, capacity: usize, runtime: &Runtime) -> Result<()> {
+        let seats = runtime.spin.seats()?.try_clone_to_owned()?;
         let memory = ring::create(capacity)?;
         let ends = ring::open(memory.as_fd(), Side::Maker)?;
         *self.ring.stage.lock() = Stage::Offered(Box::new(ends));
-        self.send_with(Kind::Offer, vec![memory])
+        self.send_with(Kind::Offer, vec![memory, seats])
     }
 
     /// Takes one of the frames by which a ring is agreed upon. True if what follows it is in the ring.
@@ -99,8 +101,11 @@ impl Link {
         let mut stage = self.ring.stage.lock();
         match (kind, std::mem::take(&mut *stage)) {
             (Kind::Offer, Stage::Open) => {
-                let memory = self.take_came(1)?.and_then(|fds| fds.into_iter().next());
-                match memory.map(take_memory) {
+                let came = self.take_came(2)?.map(<[OwnedFd; 2]>::try_from);
+                match came
+                    .and_then(std::result::Result::ok)
+                    .map(|came| self.take_memory(came))
+                {
                     Some(Ok((writer, reader))) => {
                         *stage = Stage::Accepted(Box::new(reader));
                         drop(stage);
@@ -131,6 +136,15 @@ impl Link {
             }
             (kind, _) => Err(wrong(&format!("a frame {kind:?} where no ring is due"))),
         }
+    }
+
+    /// Maps what came.
+    fn take_memory(&self, [memory, seats]: [OwnedFd; 2]) -> io::Result<(Writer, Reader)> {
+        let ends = ring::open(memory.as_fd(), Side::Taker)?;
+        if let Some(runtime) = self.runtime() {
+            runtime.spin.share(seats)?;
+        }
+        Ok(ends)
     }
 
     fn read_from_ring(&self, reader: Reader) {
@@ -302,11 +316,6 @@ impl Link {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         socket::send_with_fds(&self.fd(), &[0], &fds).map(drop)
     }
-}
-
-/// Maps what came.
-fn take_memory(memory: OwnedFd) -> io::Result<(Writer, Reader)> {
-    ring::open(memory.as_fd(), Side::Taker)
 }
 
 impl Way {
