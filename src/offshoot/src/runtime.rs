@@ -487,6 +487,7 @@ impl Runtime {
         if let Some(warden) = warden {
             warden.stop();
         }
+        self.spin.close();
         self.binder.clear();
         let dir = self.tree_dir.lock().take();
         if let Some(dir) = dir {

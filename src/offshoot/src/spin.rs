@@ -22,8 +22,9 @@
 use crate::Result;
 use offshoot_sys::map::SharedMap;
 use offshoot_sys::{clock, limits, memfd};
+use parking_lot::RwLock;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -66,7 +67,7 @@ struct Seats {
 pub(crate) struct Spin {
     window: u64,
     /// Those of the tree, once there are several processes that spin.
-    tree: OnceLock<Seats>,
+    tree: RwLock<Option<Seats>>,
     /// Without those of the tree there are none.
     in_child: bool,
     /// How many may spin at once; asked of the system when somebody wants to for the first time.
@@ -85,7 +86,7 @@ impl Spin {
     pub(crate) fn new(window: Duration, in_child: bool) -> Spin {
         Spin {
             window: crate::time::nanos(window.min(WINDOW_MAX)),
-            tree: OnceLock::new(),
+            tree: RwLock::new(None),
             in_child,
             spinners_max: OnceLock::new(),
             spinners: AtomicU32::new(0),
@@ -99,15 +100,22 @@ impl Spin {
     ///
     /// # Errors
     /// That there is no memory or descriptor for them.
-    pub(crate) fn seats(&self) -> Result<BorrowedFd<'_>> {
-        if self.tree.get().is_none() {
-            let file = memfd::create(c"offshoot-seats", PAGE)?;
-            let map = SharedMap::new(file.as_fd(), PAGE)?;
-            // Somebody else may have made them meanwhile, and then these are dropped.
-            let _ = self.tree.set(Seats { file, map });
-        }
-        let seats = self.tree.get().map(|seats| seats.file.as_fd());
-        seats.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
+    pub(crate) fn seats(&self) -> Result<OwnedFd> {
+        let mut tree = self.tree.write();
+        let seats = match &mut *tree {
+            Some(seats) => seats,
+            none => {
+                let file = memfd::create(c"offshoot-seats", PAGE)?;
+                let map = SharedMap::new(file.as_fd(), PAGE)?;
+                none.insert(Seats { file, map })
+            }
+        };
+        Ok(seats.file.try_clone()?)
+    }
+
+    /// The tree is over: gives the page back, which something that was leaked may keep otherwise.
+    pub(crate) fn close(&self) {
+        *self.tree.write() = None;
     }
 
     /// Takes the seats of the tree from another process of it.
@@ -121,7 +129,7 @@ impl Spin {
         }
         let map = SharedMap::new(file.as_fd(), PAGE)?;
         // The first counts: there is one for the tree.
-        let _ = self.tree.set(Seats { file, map });
+        self.tree.write().get_or_insert(Seats { file, map });
         Ok(())
     }
 
@@ -169,14 +177,17 @@ impl Spin {
             let others = limits::usable_cores().saturating_sub(1);
             u32::try_from(others).unwrap_or(u32::MAX)
         });
-        let tree = self.tree.get();
-        if max == 0 || (self.in_child && tree.is_none()) {
+        if max == 0 {
             return None;
         }
         // Whoever was just answered is about to leave its seat to the one who answered.
         for _ in 0..LOOKS {
-            let seat = match tree {
-                Some(seats) => seats.take(max, now),
+            let seat = match &*self.tree.read() {
+                Some(seats) => seats.take(max, now).map(|(place, until)| Seat {
+                    spin: self,
+                    of_tree: Some((place, until)),
+                }),
+                None if self.in_child => return None,
                 None => self.take_own(max),
             };
             if seat.is_some() {
@@ -199,7 +210,10 @@ impl Spin {
                 .compare_exchange(taken, next, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         // Lazily: a seat that nobody takes would be given back.
-        free.then(|| Seat::Own(self))
+        free.then(|| Seat {
+            spin: self,
+            of_tree: None,
+        })
     }
 
     fn succeed(&self) {
@@ -225,38 +239,38 @@ impl Spin {
 }
 
 impl Seats {
-    fn take(&self, max: u32, now: u64) -> Option<Seat<'_>> {
+    /// Which, and until when.
+    fn take(&self, max: u32, now: u64) -> Option<(usize, u64)> {
         let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let places = (0..PAGE).step_by(SEAT_BYTES).take(max);
         let until = now + SEAT;
-        places
-            .filter(|place| {
-                let taken = self.map.load_u64(*place, Ordering::Relaxed);
-                // Beyond what anybody takes it for, it is nonsense.
-                let free = taken <= now || taken > now + 2 * SEAT;
-                free && self
-                    .map
-                    .replace_u64(*place, taken, until, Ordering::Relaxed)
-            })
-            .map(|place| Seat::OfTree(&self.map, place, until))
-            .next()
+        let mut places = (0..PAGE).step_by(SEAT_BYTES).take(max);
+        let place = places.find(|place| {
+            let taken = self.map.load_u64(*place, Ordering::Relaxed);
+            // Beyond what anybody takes it for, it is nonsense.
+            let free = taken <= now || taken > now + 2 * SEAT;
+            free && self
+                .map
+                .replace_u64(*place, taken, until, Ordering::Relaxed)
+        });
+        place.map(|place| (place, until))
     }
 }
 
 /// One of those who spin; no more once dropped.
-enum Seat<'a> {
-    Own(&'a Spin),
-    /// Which, and until when.
-    OfTree(&'a SharedMap, usize, u64),
+struct Seat<'a> {
+    spin: &'a Spin,
+    of_tree: Option<(usize, u64)>,
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        match self {
-            Seat::Own(spin) => drop(spin.spinners.fetch_sub(1, Ordering::Relaxed)),
+        match self.of_tree {
+            None => drop(self.spin.spinners.fetch_sub(1, Ordering::Relaxed)),
             // If it is another's by now, it was taken for longer than it may be.
-            Seat::OfTree(map, place, until) => {
-                map.replace_u64(*place, *until, 0, Ordering::Relaxed);
+            Some((place, until)) => {
+                if let Some(seats) = &*self.spin.tree.read() {
+                    seats.map.replace_u64(place, until, 0, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -313,9 +327,7 @@ mod tests {
             child.take_seat(now, &never).is_none(),
             "it was not given any"
         );
-        child
-            .share(root.seats().unwrap().try_clone_to_owned().unwrap())
-            .unwrap();
+        child.share(root.seats().unwrap()).unwrap();
         let seat = child.take_seat(now, &never).unwrap();
         assert!(root.take_seat(now, &never).is_none());
         drop(seat);
@@ -331,8 +343,9 @@ mod tests {
         assert!(root.take_seat(later, &never).is_some());
         // What nobody writes is no seat that is taken.
         for nonsense in [u64::MAX, later + 3 * SEAT] {
-            let tree = root.tree.get().unwrap();
-            tree.map.store_u64(0, nonsense, Ordering::Relaxed);
+            let tree = root.tree.read();
+            let map = &tree.as_ref().unwrap().map;
+            map.store_u64(0, nonsense, Ordering::Relaxed);
             assert!(child.take_seat(later, &never).is_some(), "{nonsense}");
         }
     }
