@@ -142,10 +142,6 @@ fn each_kind_is_for_those_of_the_table() {
             16 | 17 => [false, true, false, false],
             18..=23 => [false, true, false, true],
             32..=39 => [true; 4],
-            // Offer, Switch.
-            40 | 42 => [true, false, false, false],
-            // Accept.
-            41 => [false, true, false, false],
             other => panic!("a kind {other} without a row"),
         };
         assert_eq!(SIDES.map(may), expected, "{kind:?}");
