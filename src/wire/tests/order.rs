@@ -107,7 +107,8 @@ fn behind_the_end_comes_only_what_was_under_way() {
             ) || matches!(
                 kind,
                 Kind::Deaf | Kind::Halt | Kind::HaltSeen | Kind::Enclosed
-            ) || (from == From::Child && kind == Kind::Accept);
+            ) || (from == From::Child
+                && matches!(kind, Kind::Accept | Kind::Inspected | Kind::Noticed));
             assert_eq!(refused(from, &whole).is_none(), legal, "{from:?} {kind:?}");
         }
     }
@@ -131,10 +132,10 @@ fn each_kind_is_for_those_of_the_table() {
         let expected = match kind as u8 {
             // Boot, Outfit.
             1 | 10 => [true, false, false, false],
-            // Offer, Switch.
-            40 | 42 => [true, false, false, false],
-            // Accept.
-            41 => [false, true, false, false],
+            // Inspect, Offer, Switch.
+            11 | 40 | 42 => [true, false, false, false],
+            // Inspected, Noticed, Accept.
+            24 | 25 | 41 => [false, true, false, false],
             // Close.
             7 => [true, false, true, true],
             2..=9 => [true, false, true, false],
