@@ -60,7 +60,7 @@ const ORPHANED: u64 = 500_000_000;
 const EXIT_REFUSED: i32 = 78;
 
 /// The link to the owner.
-fn link_of(fd: OwnedFd) -> Arc<Link> {
+pub(crate) fn link_of(fd: OwnedFd) -> Arc<Link> {
     let link = Link::new(fd, BODY_MAX);
     link.open_to_ring();
     link.reads_from(order::From::Owner);
