@@ -1439,7 +1439,7 @@ mod tests {
         let path = "root/p".to_owned();
         let life = Life::new(Origin { path, id, pid: 1 });
         let lane = Lane::new(1, (4, 4), true);
-        let mut asks = || {
+        let asks = || {
             assert!(lane.credit(Of::Call).try_take());
             let (sender, receiver) = oneshot::channel();
             let permit = Taken::of(lane.clone(), Of::Call);
