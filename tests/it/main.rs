@@ -22,6 +22,7 @@ mod registry;
 mod regression;
 mod relays;
 mod reserve;
+mod rings;
 mod scopes;
 mod starting;
 mod teardown;

@@ -217,11 +217,7 @@ impl Runtime {
         let runtime = Arc::new(Runtime {
             tree,
             reserve: Arc::new(Reserve::new(threads, settings.stack, settings.lean)),
-            spin: Spin::new(match place {
-                Place::Root => settings.spin,
-                // The cores are counted once for the whole tree.
-                Place::Child(_) => Duration::ZERO,
-            }),
+            spin: Spin::new(settings.spin, matches!(place, Place::Child(_))),
             settings,
             pool: Pool::default(),
             process_key: u32::try_from(random()? >> 32).unwrap_or(0),
@@ -529,6 +525,7 @@ impl Runtime {
         if let Some(warden) = warden {
             warden.stop();
         }
+        self.spin.close();
         self.binder.clear();
         let dir = self.tree_dir.lock().take();
         if let Some(dir) = dir {
@@ -707,7 +704,8 @@ impl Builder {
     /// It is what makes an answer of a thread that is awake come after a microsecond instead of after a
     /// wake-up, and costs others next to nothing: fewer threads spin than there are cores, no more than
     /// 0.5 % of the time is spun in vain, and whoever loses its core while it spins stays away from spinning
-    /// for up to half a second. Process isolates do not spin.
+    /// for up to half a second. Of process isolates those do whose owner gave them a [ring](Builder::ring): the cores are counted once for
+    /// the whole tree, the time for each process.
     pub fn spin(mut self, window: Duration) -> Builder {
         self.spin = window;
         self

@@ -3,7 +3,9 @@
 //! ```text
 //!                    first            then, in any order                                       last
 //! owner  → child     [Outfit] Boot    Call Ask Tell Drop Cancel Close Open Introduce · stream
+//!                                     Offer, Switch
 //! child  → owner     Ready | Refused  Reply Failure Credit CancelAck Started · stream          Ended, Refused
+//!                                     Accept
 //! holder → isolate                    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! isolate → holder                    Reply Failure Credit CancelAck Started Close · stream    Ended
 //! ```
@@ -169,6 +171,7 @@ impl Order {
                 Kind::Ended | Kind::Credit | Kind::Started | Kind::CancelAck | Kind::Close => {
                     Err(Disorder::TooLate(kind))
                 }
+                Kind::Accept => Err(Disorder::TooLate(kind)),
                 _ => Ok(Stage::Ended),
             },
         }

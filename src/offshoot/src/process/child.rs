@@ -803,6 +803,16 @@ impl Uplink {
         self.link.flush_credit();
     }
 
+    /// Looks into the ring by itself, until it asks whether it may sleep.
+    pub(crate) fn stay_awake(&self) {
+        self.link.stay_awake();
+    }
+
+    /// Whether there may be something in the ring. Of what it would wait for no longer, there is nothing.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.ended.get() && self.link.has_more()
+    }
+
     /// False if something has come by the ring, and it must not sleep.
     pub(crate) fn may_sleep(&self) -> bool {
         self.ended.get() || self.link.may_sleep()

@@ -649,6 +649,17 @@ impl Link {
         debug_assert!(set.is_ok(), "a link is flushed by one");
     }
 
+    /// Nothing is written any more, and no ring is needed for that.
+    pub(super) fn close_way(&self) {
+        let waiting = {
+            let mut out = self.out.lock();
+            let waiting = Link::close_out(&mut out, &io::ErrorKind::BrokenPipe.into());
+            out.way = Way::default();
+            waiting
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     /// Returns who is to be woken once the lock is given back.
     #[must_use]
     fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
@@ -1362,6 +1373,7 @@ fn take_frames(
             }
             Ok(Some((header, body))) => match header.kind {
                 Kind::Offer | Kind::Accept | Kind::Switch => {
+                    link.in_order(header)?;
                     if link.take_ring_frame(header.kind, body)? {
                         // Only bells are behind it.
                         reader.discard();

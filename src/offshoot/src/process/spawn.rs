@@ -325,7 +325,7 @@ async fn try_spawn(
     }
     let ring = isolate.process.ring.unwrap_or(settings.ring);
     if ring > 0
-        && let Err(error) = link.offer_ring(ring)
+        && let Err(error) = link.offer_ring(ring, &runtime)
     {
         tracing::warn!(isolate = name, %error, "a link is without its ring");
     }

@@ -913,6 +913,7 @@ impl Loop {
         }
         watched.process.close_pipes();
         how(&watched.process);
+        watched.process.link.release_ring();
     }
 
     fn look_at_clock(&mut self) {
