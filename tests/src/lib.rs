@@ -28,8 +28,9 @@ use std::time::Duration;
 /// Names the directory of the running test, in its process and in all that it starts.
 const DIR: &str = "OFFSHOOT_TEST_DIR";
 
-/// How long the process of a test may take, whatever it allowed itself.
+/// How long the process of a test may take, whatever it allowed itself; and in a long form.
 const OUTER_BOUND: Duration = Duration::from_secs(180);
+const OUTER_BOUND_LONG: Duration = Duration::from_secs(1_000);
 
 /// The running test.
 #[derive(Clone, Debug)]
@@ -155,8 +156,12 @@ fn execute(name: &str, dir: &Path, output: &Path) -> String {
         .stderr(err)
         .spawn()
         .expect("a process for the test");
+    let bound = match std::env::var_os("OFFSHOOT_LONG") {
+        Some(_) => OUTER_BOUND_LONG,
+        None => OUTER_BOUND,
+    };
     let in_time = Pidfd::open(i32::try_from(child.id()).expect("a process id"))
-        .and_then(|pidfd| pidfd.wait_dead(OUTER_BOUND))
+        .and_then(|pidfd| pidfd.wait_dead(bound))
         .unwrap_or(false);
     if !in_time {
         let _ = child.kill();
@@ -165,7 +170,7 @@ fn execute(name: &str, dir: &Path, output: &Path) -> String {
     if in_time {
         status.to_string()
     } else {
-        format!("{status}, killed after {OUTER_BOUND:?}")
+        format!("{status}, killed after {bound:?}")
     }
 }
 

@@ -214,11 +214,11 @@ processes! {
 both! {
     /// Nothing of an isolate stays with those that come after it.
     fn many_lives_with_few_descriptors(t: T) {
-        t.within(Duration::from_secs(150));
-        let many = match std::env::var_os("OFFSHOOT_LONG") {
-            Some(_) => 2_000,
-            None => 200,
+        let (many, bound) = match std::env::var_os("OFFSHOOT_LONG") {
+            Some(_) => (2_000, 900),
+            None => (200, 150),
         };
+        t.within(Duration::from_secs(bound));
         let is_process = t.is_process();
         let _limited = Limited::new(0, libc::RLIMIT_NOFILE, 256);
         t.run(async move || {
