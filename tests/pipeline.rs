@@ -3,7 +3,7 @@
 //! Short here; with `OFFSHOOT_LONG`, as `ci/pipeline` sets it, with the amounts that are promised.
 
 use offshoot::prelude::*;
-use offshoot::{Bytes, Error, Exit, Origin, Payload, Window};
+use offshoot::{Bytes, Error, Exit, Origin, Payload};
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_tests::processes;
 use std::fs::File;
@@ -28,12 +28,6 @@ impl Piece for [u64; 8] {
 }
 
 const CHUNK: usize = 64 << 10;
-
-/// Wide enough that small items do not wait for each other; the bytes bound the memory.
-const WINDOW: Window = Window {
-    items: 4_096,
-    bytes: 1 << 20,
-};
 
 impl Piece for Bytes {
     fn new(n: u64) -> Self {
@@ -71,8 +65,7 @@ async fn stage<P: Piece>(
         return Ok(vec![peak()]);
     }
     let first = next.remove(0);
-    let opening = first.open(stage::<P>, (next, count));
-    let (mut link, ()) = opening.window(WINDOW).await?;
+    let (mut link, ()) = first.open(stage::<P>, (next, count)).await?;
     peer.started(())?;
     while let Some(piece) = link.next().await? {
         peer.send(piece).await?;
@@ -89,8 +82,7 @@ async fn flow<P: Piece>(count: u64) -> Result<Vec<u64>> {
             all.push(nursery.spawn(format!("stage-{n}")).await?);
         }
         let first = all.remove(0);
-        let opening = first.open(stage::<P>, (all, count));
-        let (mut link, ()) = opening.window(WINDOW).await?;
+        let (mut link, ()) = first.open(stage::<P>, (all, count)).await?;
         let mut expected = 0;
         while let Some(piece) = link.next().await? {
             assert_eq!(piece.number(), expected);

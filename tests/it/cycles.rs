@@ -2,7 +2,7 @@
 
 use offshoot::prelude::*;
 use offshoot::{Error, current};
-use offshoot_tests::{both, held, mark};
+use offshoot_tests::{both, held, mark, threads};
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -16,6 +16,29 @@ struct Node {
 thread_local! {
     /// A dialogue that goes on when the method has returned that opened it.
     static KEPT: RefCell<Option<Link<(), (), Result<u64>>>> = const { RefCell::new(None) };
+    /// What a main function was told.
+    static TOLD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Asks the next by itself, between two messages; then serves.
+fn asks_by_itself(inbox: &mut Inbox) -> Result<()> {
+    inbox.serve()?;
+    let next = inbox.with_state(|node: &mut Node| node.next.clone());
+    let next = next.flatten().ok_or_else(|| Error::other("none"))?;
+    if let Err(error) = next.ask_blocking(Node::around, 5)? {
+        TOLD.set(names(&error));
+    }
+    while inbox.serve()? {}
+    Ok(())
+}
+
+fn told() -> Vec<String> {
+    TOLD.take()
+}
+
+/// A call of what is no async function, which blocks its isolate until it has an answer.
+fn blocks(next: Portal<Node>) -> Result<u64> {
+    next.ask_blocking(Node::around, 5)?
 }
 
 async fn call_on(next: Portal<Node>, left: u64) -> Result<u64> {
@@ -105,6 +128,21 @@ impl Node {
     async fn opened(&mut self) -> Result<u64> {
         let mut link = KEPT.take().expect("it was kept");
         link.result().await?
+    }
+
+    /// Tells the next more than there is room for.
+    async fn drown(&mut self, most: usize) -> Result<()> {
+        let next = self.next.clone().ok_or_else(|| Error::other("none"))?;
+        for _ in 0..=most {
+            next.tell(Node::seen, ()).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the next to drown its own next.
+    async fn let_drown(&mut self, most: usize) -> Result<()> {
+        let next = self.next.clone().ok_or_else(|| Error::other("none"))?;
+        next.ask(Node::drown, most).await?
     }
 
     /// Sends itself more than there is room for, but for the last.
@@ -268,6 +306,71 @@ both! {
                 let node = nursery.start("a", Node::default()).await?;
                 let error = node.ask(Node::flood, 4).await?.unwrap_err();
                 assert_eq!(names(&error), ["a"]);
+                Ok(())
+            })
+            .await
+        });
+        result.expect("no failure");
+    }
+
+    fn a_tell_that_waits_for_room_at_oneself_is_told(t: T) {
+        let result = t.builder().mailbox(4).run(async || {
+            offshoot::nursery(async |nursery| {
+                let nodes = ring(nursery, &["a"], true).await?;
+                let error = nodes[0].ask(Node::drown, 4).await?.unwrap_err();
+                assert_eq!(names(&error), ["a"]);
+                Ok(())
+            })
+            .await
+        });
+        result.expect("no failure");
+    }
+
+    async fn a_main_function_that_waits_is_part_of_the_cycle(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let main = Isolate::named("main").blocking_main(asks_by_itself);
+            let main = nursery.start(main, Node::default()).await?;
+            let b = nursery.start("b", Node::default()).await?;
+            let c = nursery.start("c", Node::default()).await?;
+            b.ask(Node::point, Some(c.clone())).await?;
+            c.ask(Node::point, Some(main.clone())).await?;
+            main.ask(Node::point, Some(b.clone())).await?;
+            assert_eq!(main.call(told, ()).await?, ["main", "b", "c"]);
+            // While it serves, it is as any other.
+            assert_eq!(c.ask(Node::around, 1).await??, 1);
+            let error = main.ask(Node::around, 9).await?.unwrap_err();
+            assert_eq!(names(&error), ["main", "b", "c"]);
+            // Also what it is called for keeps it from serving.
+            let error = main.call(blocks, b.clone()).await?.unwrap_err();
+            assert_eq!(names(&error), ["main", "b", "c"]);
+            let error = main.call(call_on, (b, 5)).await?.unwrap_err();
+            assert_eq!(names(&error), ["main", "b", "c"]);
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn a_call_that_blocks_its_isolate_is_part_of_the_cycle(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let nodes = ring(nursery, &["a", "b"], true).await?;
+            let error = nodes[0].call(blocks, nodes[1].clone()).await?.unwrap_err();
+            assert_eq!(names(&error), ["a", "b"]);
+            // One that awaits holds up nobody: round and round, until nothing is left.
+            assert_eq!(nodes[0].ask(Node::seen, ()).await?, 0);
+            assert_eq!(nodes[0].call(call_on, (nodes[1].clone(), 1)).await??, 1);
+            Ok(())
+        })
+        .await?;
+    }
+}
+
+threads! {
+    fn a_tell_that_waits_for_room_at_one_that_waits_for_it_is_told(t: T) {
+        let result = t.builder().mailbox(4).run(async || {
+            offshoot::nursery(async |nursery| {
+                let nodes = ring(nursery, &["a", "b"], true).await?;
+                let error = nodes[0].ask(Node::let_drown, 4).await?.unwrap_err();
+                assert_eq!(names(&error), ["a", "b"]);
                 Ok(())
             })
             .await

@@ -121,9 +121,9 @@ both! {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
             // More than any window holds.
-            let (mut link, ()) = p.open(numbers, 1_000).await?;
+            let (mut link, ()) = p.open(numbers, 10_000).await?;
             assert_eq!(link.next().await?, Some(0));
-            assert_eq!(link.result().await??, 1_000);
+            assert_eq!(link.result().await??, 10_000);
             Ok(())
         })
         .await?;
@@ -704,6 +704,33 @@ both! {
 }
 
 processes! {
+    async fn one_whose_arguments_panic_while_they_are_decoded_fails_the_opening(_t: T) {
+        #[derive(Debug, Serialize)]
+        struct Explosive;
+        impl<'de> Deserialize<'de> for Explosive {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Explosive, D::Error> {
+                panic!("told to, in the decoder");
+            }
+        }
+        async fn takes(mut peer: Peer<u64, u64>, _: Explosive) -> u64 {
+            peer.started(()).expect("the first time");
+            0
+        }
+        offshoot::nursery(async |nursery| {
+            let p = nursery.spawn("p").await?;
+            let q = nursery.spawn("q").await?;
+            // By its owner, and by one that was introduced to it.
+            let error = p.open(takes, Explosive).await.unwrap_err();
+            assert!(error.to_string().contains("told to, in the decoder"), "{error:?}");
+            let text = q.call(async |p: Portal| p.open(takes, Explosive).await.unwrap_err().to_string(), p.clone()).await?;
+            assert!(text.contains("told to, in the decoder"), "{text}");
+            // It goes on.
+            assert_eq!(p.call(|n: u64| n, 7).await?, 7);
+            Ok(())
+        })
+        .await?;
+    }
+
     async fn all_that_waits_for_the_killed_is_told_within_100_ms(_t: T) {
         async fn stays(mut peer: Peer<u64, u64>) -> u64 {
             peer.started(()).expect("the first time");
@@ -723,9 +750,11 @@ processes! {
                 let (mut outgoing, mut incoming, mut outcome) = link.split();
                 outgoing.send(0).await?;
                 let opening = p.open(never_starts, ());
+                let calling = p.call(async || offshoot::sleep(LONG).await.is_ok(), ());
                 let tasks = [
                     outer.task(Box::pin(async move { (opening.await.map(drop), Instant::now()) })
                         as std::pin::Pin<Box<dyn Future<Output = _>>>),
+                    outer.task(Box::pin(async move { (calling.await.map(drop), Instant::now()) })),
                     outer.task(Box::pin(async move { (outgoing.send(1).await, Instant::now()) })),
                     outer.task(Box::pin(async move { (incoming.next().await.map(drop), Instant::now()) })),
                     outer.task(Box::pin(async move { (outcome.result().await.map(drop), Instant::now()) })),

@@ -2,6 +2,7 @@
 
 use offshoot::prelude::*;
 use offshoot::{Canceller, ErrorKind, current};
+use offshoot_sys::pidfd::Pidfd;
 use offshoot_tests::{Guard, append, both, held, lines, mark, marked};
 use std::time::{Duration, Instant};
 
@@ -315,7 +316,39 @@ async fn author(author: &str, near: &str, far: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// A row whose author is the keyboard: the root is interrupted, and nobody in it absorbs that.
+async fn interrupted(stage: &str) -> Result<()> {
+    let name = format!("{stage} by the keyboard").replace(' ', "_");
+    let there = format!("{name} there");
+    offshoot::nursery(async |nursery| {
+        let p = nursery.spawn("p").await?;
+        drop(nursery.task(async {
+            held(&there).await.expect("it gets there");
+            let own = Pidfd::open(offshoot_sys::process::id()).expect("it lives");
+            assert!(own.signal(libc::SIGINT).expect("it may"));
+        }));
+        let told = near(&p, &name, stage, "the keyboard").await;
+        let error = told.as_ref().unwrap_err().to_string();
+        append(&format!("{name} near"), &error);
+        told.map(drop)
+    })
+    .await
+}
+
 both! {
+    fn a_dialogue_cancelled_by_the_keyboard(t: T) {
+        for stage in STAGES {
+            let error = t.builder().signals(true).run(async move || interrupted(stage).await).unwrap_err();
+            assert!(error.is_cancelled() && error.to_string().contains("SIGINT"), "{stage}: {error:?}");
+            let name = format!("{stage} by the keyboard").replace(' ', "_");
+            let told = lines(&format!("{name} near"));
+            assert!(told.len() == 1 && told[0].contains("cancelled by SIGINT"), "{stage}: {told:?}");
+            let seen = lines(&format!("{name} far"));
+            assert!(seen.len() == 1 && seen[0].contains("SIGINT"), "{stage}: {seen:?}");
+            assert!(marked(&format!("{name} over")), "{stage}: it still runs");
+        }
+    }
+
     async fn a_scope_absorbs_its_own_deadline_and_nothing_else(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;

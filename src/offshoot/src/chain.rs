@@ -7,7 +7,9 @@
 //!
 //! The number makes it exact on the side of the target: a method that has ended holds up nobody. A
 //! `tell` carries nothing, as nobody waits for it, and a dialogue that has started neither, as its
-//! opener may have gone on.
+//! opener may have gone on. What keeps a whole isolate from serving has a number as a method has: the
+//! main function of a blocking isolate while it does not receive, a call that it has received, and a
+//! blocking wait.
 
 use crate::dialogue::tie::Tie;
 use crate::isolate::local::Local;

@@ -25,6 +25,7 @@ use offshoot_wire::codec;
 use offshoot_wire::frame::Entry;
 use std::any::{Any, TypeId, type_name};
 use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
 
 /// The first eight bytes of every descriptor.
 const MAGIC: u64 = 0x4f66_6653_686f_6f74;
@@ -240,10 +241,22 @@ where
     };
 
     fn decode(bytes: &[u8], open: RemoteOpen) -> Option<Box<dyn Job>> {
-        let args = match codec::decode::<F::Args>(bytes) {
-            Ok(args) => args,
-            Err(error) => {
+        // Code of the program's. What it was to begin with is told that it never will.
+        let decoded =
+            std::panic::catch_unwind(AssertUnwindSafe(|| codec::decode::<F::Args>(bytes)));
+        let args = match decoded {
+            Ok(Ok(args)) => args,
+            Ok(Err(error)) => {
                 open.fail(decode_failed::<F>(&error));
+                return None;
+            }
+            Err(payload) => {
+                let panic = crate::isolate::panics::take(payload);
+                let what = format!(
+                    "decoding the arguments of `{}` panicked: {panic}",
+                    type_name::<F>()
+                );
+                open.fail(Error::new(ErrorKind::Codec, what));
                 return None;
             }
         };

@@ -13,7 +13,7 @@
 
 use crate::answer::{LocalAnswer, NoAnswer};
 use crate::carry::{self, Carried};
-use crate::chain::{self, Chain};
+use crate::chain::{self, Chain, Waits};
 use crate::credit::{Awaited, Kind, Lane, Permit, Place, Taken};
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
 use crate::isolate::job::{self, CallJob, MethodJob, RunJob, WithJob};
@@ -23,7 +23,7 @@ use crate::janitor::GrantedDir;
 use crate::life::Watch;
 use crate::narrow::Allowed;
 use crate::process::link::{Link, Parcel, Pending};
-use crate::scope::{ScopeWatch, cancelled_error, poll_refusal};
+use crate::scope::{Scope, ScopeWatch, cancelled_error, poll_refusal};
 use crate::testing::cut::{After, Cut, Direction};
 use crate::{
     Cancel, Canceller, Descendants, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method,
@@ -968,7 +968,14 @@ impl Future for Tell {
             std::task::ready!(poll_refusal(cx));
             return Poll::Ready(Err(error));
         }
-        let taken = std::task::ready!(this.sending.poll_permit(Kind::Message, cx))?;
+        let taken = match this.sending.poll_permit(Kind::Message, cx) {
+            // Room comes when its target has begun what is there, and never if that waits for this.
+            Poll::Pending => match chain::check_current(&this.sending.target) {
+                Ok(()) => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            },
+            Poll::Ready(taken) => taken?,
+        };
         let Some(out) = this.out.take() else {
             return Poll::Ready(Err(polled_again()));
         };
@@ -1234,8 +1241,20 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
     let _parked = Parked(PARKED.replace(true));
+    let mut poll = || future.as_mut().poll(&mut cx);
+    let Some((local, scope)) = Local::try_current().zip(Scope::current()) else {
+        return park_until(poll);
+    };
+    // The isolate serves nobody until it is over, as if a method had it.
+    let turn = local.begin_turn();
+    let scope = scope.child();
+    scope.set_waits(Waits::new(turn.number, chain::current()));
+    park_until(|| scope.enter(&mut poll))
+}
+
+fn park_until<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
     loop {
-        match future.as_mut().poll(&mut cx) {
+        match poll() {
             Poll::Ready(value) => return value,
             Poll::Pending => std::thread::park(),
         }

@@ -144,6 +144,11 @@ impl Scope {
         *self.waits.borrow_mut() = Some(waits);
     }
 
+    /// Takes that back.
+    pub(crate) fn clear_waits(&self) {
+        *self.waits.borrow_mut() = None;
+    }
+
     /// Who waits for what runs in it.
     pub(crate) fn waiting(&self) -> Chain {
         let mut scope = self;

@@ -41,8 +41,16 @@ impl Window {
     /// The length of its encoding in bytes.
     pub const SIZE: usize = 8;
 
-    /// What a dialogue has unless it asks for another: 64 items, 1 MiB.
+    /// What a dialogue between two processes has unless it asks for another: 4,096 items, 1 MiB. The bytes bound its
+    /// memory; fewer items would have the two sides of a stream of small ones wait for each other.
     pub const DEFAULT: Window = Window {
+        items: 4_096,
+        bytes: 1 << 20,
+    };
+
+    /// What a dialogue between two threads has unless it asks for another: 64 items. Nothing is encoded, so that
+    /// nobody knows how large an item is.
+    pub const BETWEEN_THREADS: Window = Window {
         items: 64,
         bytes: 1 << 20,
     };

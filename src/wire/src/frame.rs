@@ -10,21 +10,10 @@
 //! followed by the encoded arguments, so that the arguments are copied once on each side; in [`Kind::Open`] the
 //! [`Window`](crate::dialogue::Window) stands between the two.
 //!
-//! The order that is legal on one link:
-//!
-//! ```text
-//! owner → child   Outfit if the child waited for an owner, Boot, then any of Call Ask Tell Drop Cancel Close Open Introduce, once Offer, and
-//!                 Switch after Accept
-//! child → owner   Ready | Refused, then any of Reply Failure Credit CancelAck Started, once Accept after Offer, last Ended
-//! both            after an Open with the same correlation: Item End Cut Grant Deaf Halt HaltSeen
-//!                 before any of Boot Call Ask Tell Open Reply Started Item, with its correlation: Enclosed
-//! ```
-//!
-//! On the socket between the holder of a portal and the isolate that it was introduced to, the holder sends what an
-//! owner does, but for Boot and Close, and the other side what a child does, but for Ready and Refused. Descriptors
-//! go along with the first bytes of Outfit, Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
-//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of these, before
-//! the frame that speaks of them.
+//! The order that is legal on one connection is that of its [`Order`](crate::order::Order). Descriptors go along with
+//! the first bytes of Outfit, Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
+//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of
+//! these, before the frame that speaks of them.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -68,6 +57,8 @@ pub enum Kind {
     Introduce = 9,
     /// Owner to child, before Boot, to one that was there before it had an owner: what else it is given at its start.
     Outfit = 10,
+    /// Owner to child: say what your tree is doing, until this time (a `u64`, ns of the monotonic clock).
+    Inspect = 11,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -84,6 +75,10 @@ pub enum Kind {
     Ended = 22,
     /// Child to owner: the first value of a dialogue, encoded.
     Started = 23,
+    /// Child to owner: lines of text, what its tree is doing.
+    Inspected = 24,
+    /// Child to owner: an isolate of its tree blocks.
+    Noticed = 25,
     /// An item of a dialogue's stream, encoded.
     Item = 32,
     /// No item of this side comes any more. Empty body.
@@ -112,10 +107,10 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 29] = [
+        const ALL: [Kind; 32] = [
             Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
             Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
-            HaltSeen, Cut, Enclosed, Offer, Accept, Switch,
+            HaltSeen, Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -543,8 +538,8 @@ pub struct Introduce {
     pub holder: Origin,
     /// What may be called through it.
     pub allowed: Allowed,
-    /// How many messages one sender may have under way.
-    pub messages: u32,
+    /// How many messages and calls one sender may have under way.
+    pub limits: (u32, u32),
 }
 
 /// What may be called through a portal.

@@ -5,7 +5,7 @@
 //! is [`codec`] and nothing else.
 //!
 //! Read next: [`Exit`] (how an isolate ended), [`Error`] (what a caller is told), [`frame`] (the
-//! bytes between two processes), [`dialogue`] (the order of those that belong to one stream).
+//! bytes between two processes), [`order`] (which of them may come when), [`dialogue`] (the same for one stream).
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod ids;
 pub mod codec;
 pub mod dialogue;
 pub mod frame;
+pub mod order;
 
 pub use bytes::Bytes;
 pub use error::{Error, ErrorKind, FailureId};

@@ -20,6 +20,10 @@ mod checks;
 #[path = "../fuzz/dialogue.rs"]
 mod talk;
 
+#[allow(unreachable_pub)]
+#[path = "../fuzz/order.rs"]
+mod order;
+
 fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
@@ -65,6 +69,13 @@ fn the_corpus_of_dialogues_holds() {
         talk::dialogue(bytes);
         talk::hostile(bytes);
     }
+}
+
+#[test]
+fn the_corpus_of_handshakes_holds() {
+    let files = corpus("handshake");
+    assert!(files.len() >= 8);
+    files.values().for_each(|bytes| order::order(bytes));
 }
 
 /// A seed that no longer decodes would still be replayed, and test nothing.
@@ -119,7 +130,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let introduce = Introduce {
         holder: origin.clone(),
         allowed: only,
-        messages: 7,
+        limits: (7, 1_024),
     };
     let exit = Exit::Killed {
         signal: 11,
@@ -296,6 +307,65 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "dialogue",
             "more-than-the-window",
             [&[1, 2, 200][..], &[1, 1].repeat(20)].concat(),
+        ),
+        // Who sends, in pieces of which size, then kind, correlation, length and body of each.
+        (
+            "handshake",
+            "owner",
+            vec![
+                0, 8, 39, 0, 0, 1, 0, 0, 2, 1, 1, 5, 8, 2, 0, 32, 2, 1, 7, 33, 2, 0, 7, 0, 0,
+            ],
+        ),
+        (
+            "handshake",
+            "owner-that-forgets-to-boot",
+            vec![0, 0, 2, 1, 0],
+        ),
+        (
+            "handshake",
+            "child",
+            [
+                &[1, 200, 16, 0, 22, 84, 20][..],
+                &[1; 20],
+                &[
+                    18, 1, 0, 23, 2, 0, 32, 2, 0, 20, 0, 3, 1, 1, 1, 22, 0, 2, 0, 0, 19, 1, 0,
+                ],
+            ]
+            .concat(),
+        ),
+        (
+            "handshake",
+            "child-that-refuses",
+            vec![1, 2, 17, 0, 0, 18, 1, 0],
+        ),
+        (
+            "handshake",
+            "two-ends",
+            vec![1, 2, 16, 0, 0, 22, 0, 0, 22, 0, 0],
+        ),
+        (
+            "handshake",
+            "holder",
+            vec![
+                2, 254, 39, 3, 2, 0, 0, 3, 3, 0, 4, 1, 0, 9, 0, 0, 7, 0, 0, 5, 3, 0,
+            ],
+        ),
+        (
+            "handshake",
+            "enclosed-in-nothing",
+            vec![2, 2, 39, 3, 2, 0, 0, 34, 3, 0],
+        ),
+        (
+            "handshake",
+            "isolate",
+            vec![
+                3, 6, 39, 1, 0, 18, 1, 0, 7, 0, 0, 21, 0, 0, 22, 0, 0, 37, 2, 0,
+            ],
+        ),
+        (
+            "handshake",
+            "raw",
+            [&[2, 7][..], &small[..], &reply[..]].concat(),
         ),
         (
             "stream",

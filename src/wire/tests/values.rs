@@ -5,8 +5,8 @@
 
 use offshoot_wire::dialogue::{Grant, Window};
 use offshoot_wire::frame::{
-    Boot, CancelOrder, Credit, Ended, Entry, FailureBody, HEADER, Halt, Header, Invoke, Kind,
-    Ready, VERSION,
+    Allowed, Boot, CancelOrder, Credit, Enclosed, Ended, Entry, FailureBody, HEADER, Halt, Header,
+    Introduce, Introduced, Invoke, Kind, Ready, VERSION,
 };
 use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,
@@ -78,16 +78,21 @@ fn the_bytes_of_a_header() {
 #[test]
 fn the_numbers_of_the_kinds() {
     use Kind::*;
-    let owner = [Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce];
+    let owner = [
+        Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Inspect,
+    ];
     let child = [
-        Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started,
+        Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started, Inspected, Noticed,
     ];
     let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut, Enclosed];
     let ring = [Offer, Accept, Switch];
-    assert_eq!(owner.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(
+        owner.map(|kind| kind as u8),
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    );
     assert_eq!(
         child.map(|kind| kind as u8),
-        [16, 17, 18, 19, 20, 21, 22, 23]
+        [16, 17, 18, 19, 20, 21, 22, 23, 24, 25]
     );
     assert_eq!(
         both.map(|kind| kind as u8),
@@ -296,6 +301,52 @@ fn the_bytes_of_the_frames_of_a_dialogue() {
             grace_at: 1,
         },
         &format!("08 {ORIGIN} 01"),
+    );
+}
+
+/// What comes beside a frame, and an introduction.
+#[test]
+fn the_bytes_of_portals() {
+    let entry = Entry {
+        offset: 1,
+        fingerprint: 300,
+    };
+    let only = Allowed::Only {
+        methods: true,
+        cancel: false,
+        entries: vec![entry],
+    };
+    golden(
+        Introduce {
+            holder: origin(),
+            allowed: only.clone(),
+            limits: (7, 300),
+        },
+        &format!("{ORIGIN}  01 01 00 01 01 fb2c01  07 fb2c01"),
+    );
+    golden(
+        Enclosed {
+            waits: vec![(origin(), 3)],
+            portals: vec![
+                Introduced {
+                    origin: origin(),
+                    limits: (1024, 1),
+                    exit: None,
+                    allowed: Allowed::All,
+                    socket: true,
+                },
+                Introduced {
+                    origin: origin(),
+                    limits: (1, 2),
+                    exit: Some(Exit::Completed),
+                    allowed: only,
+                    socket: false,
+                },
+            ],
+        },
+        &format!(
+            "01 {ORIGIN} 03  02 {ORIGIN} fb0004 01 00 00 01  {ORIGIN} 01 02 01 00 01 01 00 01 01 fb2c01 00"
+        ),
     );
 }
 

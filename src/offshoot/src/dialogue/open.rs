@@ -60,7 +60,7 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Opening {
             sending: self.sending(OpenEntry::<F, M>::DESCRIPTOR),
-            window: Window::DEFAULT,
+            window: None,
             state: Phase::Unsent(Box::new(OpenOut::<F, M> {
                 function,
                 args,
@@ -96,7 +96,7 @@ trait Begin<In: Payload, Out: Payload, R: Payload, First> {
         self: Box<Self>,
         target: &Arc<Target>,
         taken: Taken,
-        window: Window,
+        window: Option<Window>,
     ) -> Result<(Link<In, Out, R>, Place<First>)>;
 }
 
@@ -115,7 +115,7 @@ where
         self: Box<Self>,
         target: &Arc<Target>,
         taken: Taken,
-        window: Window,
+        window: Option<Window>,
     ) -> Result<(Link<F::Out, F::In, F::R>, Place<F::First>)> {
         let OpenOut { function, args, .. } = *self;
         let grace = nanos(target.runtime.settings.bounds.grace);
@@ -123,6 +123,7 @@ where
         let opened = match target.route() {
             Route::Thread(shared) => {
                 let serde = target.through_serde;
+                let window = window.unwrap_or(Window::BETWEEN_THREADS);
                 let args = through_serde(args, serde)?;
                 let to_peer = Arc::new(Channel::new(window.items));
                 let to_opener = Arc::new(Channel::new(window.items));
@@ -153,6 +154,7 @@ where
                 let Some(link) = route.link() else {
                     return Err(target.gone());
                 };
+                let window = window.unwrap_or(Window::DEFAULT);
                 let id = link.next_correlation();
                 let lane = taken.lane().clone();
                 let held = Some((taken, target.clone()));
@@ -208,18 +210,20 @@ struct Sent<In: Payload, Out: Payload, R: Payload, First> {
 #[must_use = "nothing is opened unless it is awaited"]
 pub struct Opening<In: Payload, Out: Payload, R: Payload, First> {
     sending: Sending,
-    window: Window,
+    /// None where it was not asked for.
+    window: Option<Window>,
     state: Phase<In, Out, R, First>,
 }
 
 impl<In: Payload, Out: Payload, R: Payload, First> Opening<In, Out, R, First> {
-    /// How much may be under way in each direction; without it, [`Window::DEFAULT`]. Between threads only the items
-    /// count, as nothing is encoded. A window without room has room for one.
+    /// How much may be under way in each direction; without it, [`Window::DEFAULT`] to another process and
+    /// [`Window::BETWEEN_THREADS`] to a thread. Between threads only the items count, as nothing is encoded. A window
+    /// without room has room for one.
     pub fn window(mut self, window: Window) -> Self {
-        self.window = Window {
+        self.window = Some(Window {
             items: window.items.max(1),
             bytes: window.bytes.max(1),
-        };
+        });
         self
     }
 }

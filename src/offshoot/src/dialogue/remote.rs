@@ -399,6 +399,7 @@ impl Remote {
         }
         if let Some(frame) = flows.last.take() {
             if flows.machine.send(Event::Over).is_ok() {
+                self.link.settle(self.id);
                 self.link.write(frame);
             }
             self.link.remove_dialogue(self.id);

@@ -1,9 +1,9 @@
 //! What a message turns into: a call that runs as a task, or a method that runs on the state.
 
-use super::local::Local;
+use super::local::{Local, Turn};
 use super::panics;
 use crate::answer::Answer;
-use crate::chain::Waits;
+use crate::chain::{Chain, Waits};
 use crate::credit::Permit;
 use crate::scope::Scope;
 use crate::{Endpoint, Error, ErrorKind, Exit, Method};
@@ -178,13 +178,27 @@ where
     }
 }
 
+/// What a call says of those who wait for it. It holds up nobody, but in a blocking isolate, which does nothing else
+/// until it has ended.
+fn call_turn(local: &Local, chain: Chain) -> (Option<Turn<'_>>, Option<Waits>) {
+    if local.is_blocking() {
+        let turn = local.begin_turn();
+        let waits = Waits::new(turn.number, chain);
+        return (Some(turn), Some(waits));
+    }
+    (None, chain.map(|chain| Waits::new(0, Some(chain))))
+}
+
 /// Runs a call of what is no async function, which needs no task.
 fn run_call<T>(local: &Rc<Local>, function: impl FnOnce() -> Option<T>, answer: impl Answer<T>) {
     if answer.is_unwanted() {
         return;
     }
-    let waits = answer.chain().map(|chain| Waits::new(0, Some(chain)));
-    match run_caught(local, waits, function) {
+    let (turn, waits) = call_turn(local, answer.chain());
+    let outcome = run_caught(local, waits, function);
+    // Before the answer: whoever has it may ask.
+    drop(turn);
+    match outcome {
         Outcome::Done(Some(value)) => answer.send(Ok(value)),
         Outcome::Done(None) | Outcome::Unwanted => {
             debug_assert!(false, "a plain function was none");
@@ -221,8 +235,9 @@ fn begin_call<T: 'static>(
     let this = local.clone();
     local.spawn_at_once(async move {
         let scope = this.take_scope();
-        if let Some(chain) = answer.chain() {
-            scope.set_waits(Waits::new(0, Some(chain)));
+        let (turn, waits) = call_turn(&this, answer.chain());
+        if let Some(waits) = waits {
+            scope.set_waits(waits);
         }
         let outcome = {
             let mut future = pin!(async { function().await });
@@ -234,6 +249,7 @@ fn begin_call<T: 'static>(
             })
             .await
         };
+        drop(turn);
         this.give_scope(scope);
         match outcome {
             Outcome::Done(value) => answer.send(Ok(value)),

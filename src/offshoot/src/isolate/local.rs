@@ -21,6 +21,7 @@ use super::inbox::Inbox;
 use super::job::StateJob;
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
+use crate::chain::Waits;
 use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
@@ -136,15 +137,17 @@ struct DropCaught<'a, F> {
     future: Pin<&'a mut Option<F>>,
 }
 
-/// The time in which a method has the state.
+/// The time in which a method has the state, or in which something else keeps the isolate from serving.
 pub(crate) struct Turn<'a> {
     shared: &'a Shared,
     pub(crate) number: u64,
+    /// What had it before.
+    before: u64,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.shared.serving.store(0, Ordering::Release);
+        self.shared.serving.store(self.before, Ordering::Release);
     }
 }
 
@@ -554,11 +557,25 @@ impl Local {
     pub(crate) fn begin_turn(&self) -> Turn<'_> {
         let number = self.last_turn.get() + 1;
         self.last_turn.set(number);
-        self.shared.serving.store(number, Ordering::Release);
+        let before = self.shared.serving.swap(number, Ordering::AcqRel);
         Turn {
             shared: &self.shared,
             number,
+            before,
         }
+    }
+
+    /// Nothing is served from here on, but what the main function of a blocking isolate itself receives.
+    fn begin_main_turn(&self) {
+        let number = self.last_turn.get() + 1;
+        self.last_turn.set(number);
+        self.shared.serving.store(number, Ordering::Release);
+        self.root_scope.set_waits(Waits::new(number, None));
+    }
+
+    fn end_main_turn(&self) {
+        self.shared.serving.store(0, Ordering::Release);
+        self.root_scope.clear_waits();
     }
 
     /// The lane from this isolate to that one.
@@ -899,12 +916,15 @@ impl Local {
             self.shared.set_busy(false);
         }
         if let Some(process) = self.borrow_link(busy) {
-            self.sleep_on(&process, deadline.map(left));
+            self.sleep_on(&process, deadline);
             return;
         }
         // What comes meanwhile is consumed by the parker, which then does not let it sleep.
         if !busy {
-            self.shared.runtime.spin.wait(&self.shared.parker, deadline);
+            if let Some(uplink) = self.uplink.get() {
+                uplink.stay_awake();
+            }
+            self.shared.runtime.spin.wait(|| self.has_come(), deadline);
         }
         match self.reactor.get() {
             // It has just looked, and what it does because of that needs no second look at once.
@@ -1012,13 +1032,26 @@ impl Local {
         }
     }
 
+    /// Whether there is something to do, as far as that is seen without a system call.
+    fn has_come(&self) -> bool {
+        self.shared.parker.is_notified() || self.uplink.get().is_some_and(Uplink::has_more)
+    }
+
     /// Says to the owner of this process that its link's reader sleeps. False if there is something to be read.
     fn uplink_sleeps(&self) -> bool {
         self.uplink.get().is_none_or(Uplink::may_sleep)
     }
 
     /// Sleeps until bytes of this process have come, or there may be something else to do.
-    fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+    fn sleep_on(&self, process: &Arc<Process>, deadline: Option<u64>) {
+        if process.link.has_ring() {
+            let there = || process.link.has_more() || self.has_come();
+            self.shared.runtime.spin.wait(there, deadline);
+            if process.link.has_more() {
+                process.read_link(self.shared.life.identity().id);
+                return;
+            }
+        }
         if !self.uplink_sleeps() {
             return;
         }
@@ -1031,6 +1064,7 @@ impl Local {
         }
         self.shared.set_busy(false);
         let link = process.link.fd();
+        let timeout = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock::now())));
         let woken = match (self.reactor.get(), self.shared.poll_waker.get()) {
             (Some(reactor), _) => poll::wait_either(link.as_raw_fd(), reactor.fd(), timeout),
             (None, Some(PollWaker::Event(event))) => {
@@ -1095,9 +1129,11 @@ impl Local {
         self.blocking_main.set(true);
         self.gate.set(0);
         let mut inbox = Inbox::new(self.clone());
+        self.begin_main_turn();
         let result = self
             .root_scope
             .enter(|| std::panic::catch_unwind(AssertUnwindSafe(|| main(&mut inbox))));
+        self.end_main_turn();
         self.blocking_main.set(false);
         match result {
             Err(payload) => self.fail(Exit::Panicked(panics::take(payload))),
@@ -1134,10 +1170,12 @@ impl Local {
     /// Lets one message begin that a blocking isolate receives; false once none can come any more.
     pub(crate) fn open_gate(&self) {
         self.gate.set(1);
+        self.end_main_turn();
     }
 
     /// Shuts it again; true if a message went through.
     pub(crate) fn shut_gate(&self) -> bool {
+        self.begin_main_turn();
         self.gate.replace(0) == 0
     }
 

@@ -16,6 +16,7 @@ use crate::dialogue::remote::Remote;
 use crate::dialogue::tie::{Role, Tie};
 use crate::dialogue::{RemoteOpen, Window};
 use crate::family::Status;
+use crate::inspect;
 use crate::isolate::inbox::serve_all;
 use crate::isolate::local::Local;
 use crate::isolate::panics;
@@ -37,6 +38,7 @@ use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Introduce, Invoke, Kind, Ready,
 };
+use offshoot_wire::order;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
@@ -57,6 +59,14 @@ const ORPHANED: u64 = 500_000_000;
 /// The exit code of a process that refused to start.
 const EXIT_REFUSED: i32 = 78;
 
+/// The link to the owner.
+fn link_of(fd: OwnedFd) -> Arc<Link> {
+    let link = Link::new(fd, BODY_MAX);
+    link.open_to_ring();
+    link.reads_from(order::From::Owner);
+    link
+}
+
 /// The main function of a process that was forked before anybody wanted it, for any owner: waits until the
 /// forkserver says whose it is, then becomes that one.
 pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infallible {
@@ -75,7 +85,7 @@ pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infall
                 };
                 let name = outfit.name.clone();
                 let dressed = outfit.put_on(parent);
-                let link = Link::new(link, BODY_MAX);
+                let link = link_of(link);
                 return begin_life(&name, link, control, dressed, warm);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -99,9 +109,10 @@ pub(crate) fn blank_in_hand(
     }
     let parent = process::parent();
     let mut warm = Warm::up();
-    let link = Link::new(link, BODY_MAX);
+    let link = link_of(link);
     // Without a bound: the owner's end is closed when it ends, and with the forkserver this process does.
     let taken = read_one(&link, &mut warm.reader, None, |header, body| {
+        link.in_order(header)?;
         if header.kind != Kind::Outfit {
             let what = format!("the first frame is {:?} instead of Outfit", header.kind);
             return Err(Error::new(ErrorKind::Protocol, what));
@@ -213,7 +224,6 @@ pub(crate) fn begin_life(
 
 /// The main function of a forked process.
 fn main(link: Arc<Link>, control: OwnedFd, warm: Warm) -> Infallible {
-    link.open_to_ring();
     let Warm {
         reactor,
         mut reader,
@@ -323,18 +333,13 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
     loop {
         // It was written before this process was asked for, or with what it waited for.
         let read = read_one(link, reader, Some(deadline), |header, body| {
-            match header.kind {
-                Kind::Boot => decode_body(Kind::Boot, body).map(Some),
-                Kind::Enclosed if enclosed.is_none() => {
-                    enclosed = Some(body.to_vec());
-                    // The frame that it goes with may be there already.
-                    Ok(None)
-                }
-                kind => Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("the first frame is {kind:?} instead of Boot"),
-                )),
+            link.in_order(header)?;
+            if header.kind == Kind::Boot {
+                return decode_body(Kind::Boot, body).map(Some);
             }
+            // What comes beside it, which needs the runtime that it tells of. It may be there already.
+            enclosed = Some(body.to_vec());
+            Ok(None)
         });
         match read? {
             Some(Some(boot)) => return Ok(Some((boot, enclosed))),
@@ -384,7 +389,7 @@ struct Prepared {
 }
 
 /// Makes this process what the owner asked for.
-fn prepare((boot, enclosed): First, control: OwnedFd, link: &Link) -> Result<Prepared> {
+fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Result<Prepared> {
     // First, because a test may set a fault point by it.
     for (key, value) in &boot.environment {
         match value {
@@ -407,12 +412,13 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Link) -> Result<Pre
     let settings: ChildSettings = codec::decode(&boot.settings)
         .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
     let runtime = Runtime::of_child(boot.tree, &settings, control)?;
+    runtime.report_to(link);
     let parent = boot.parent.clone();
     link.set_between(&runtime, move || parent.clone());
     let carried = match enclosed {
         None => Vec::new(),
         Some(body) => {
-            link.enclose(0, &body)?;
+            link.take_enclosed(0, &body)?;
             link.take_all_beside().carried
         }
     };
@@ -679,6 +685,11 @@ impl Uplink {
                 local.close();
                 Ok(())
             }
+            Kind::Inspect => {
+                let until = decode_body(kind, body)?;
+                inspect::answer(&local.shared.runtime, &self.link, correlation, until);
+                Ok(())
+            }
             Kind::Introduce => {
                 let mut introduce: Introduce = decode_body(kind, body)?;
                 let allowed = std::mem::replace(&mut introduce.allowed, frame::Allowed::All);
@@ -790,6 +801,16 @@ impl Uplink {
 
     pub(crate) fn before_sleep(&self) {
         self.link.flush_credit();
+    }
+
+    /// Looks into the ring by itself, until it asks whether it may sleep.
+    pub(crate) fn stay_awake(&self) {
+        self.link.stay_awake();
+    }
+
+    /// Whether there may be something in the ring. Of what it would wait for no longer, there is nothing.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.ended.get() && self.link.has_more()
     }
 
     /// False if something has come by the ring, and it must not sleep.

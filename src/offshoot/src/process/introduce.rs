@@ -50,7 +50,7 @@ pub(super) fn send(link: &Link, carried: &Carried) -> Result<(Introduced, Option
     let introduce = Introduce {
         holder,
         allowed: introduced.allowed.clone(),
-        messages: introduced.limits.0,
+        limits: introduced.limits,
     };
     match &route {
         Route::Thread(shared) => {

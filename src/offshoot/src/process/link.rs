@@ -5,12 +5,13 @@
 //! again. The queue is bounded by the senders' credit, and senders also wait while it is longer
 //! than [`HIGH`].
 
+use super::account::Account;
 use super::introduce;
 use super::protocol::Outfit;
 use super::ring::Ring;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
-use crate::credit::{Lane, Taken};
+use crate::credit::{self, Lane, Taken};
 use crate::dialogue::Window;
 use crate::dialogue::remote::Remote;
 use crate::isolate::local::Local;
@@ -26,6 +27,7 @@ use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
 };
+use offshoot_wire::order::{self, Order};
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -147,6 +149,25 @@ pub(super) struct Way {
     pub(super) by_socket: usize,
 }
 
+/// What whoever reads a link keeps between two frames.
+#[derive(Default)]
+struct Inward {
+    /// None where nobody has said who sends.
+    order: Option<Order>,
+    beside: Option<(u64, Beside)>,
+}
+
+impl Inward {
+    fn receive(&mut self, header: Header) -> Result<()> {
+        match &mut self.order {
+            None => Ok(()),
+            Some(order) => order
+                .receive(header)
+                .map_err(|disorder| Error::new(ErrorKind::Protocol, disorder.to_string())),
+        }
+    }
+}
+
 /// The runtime of this process, and who is at the other end.
 type Between = (Weak<Runtime>, Box<dyn Fn() -> Origin + Send + Sync>);
 
@@ -164,12 +185,16 @@ pub(crate) struct Link {
     limit: AtomicUsize,
     next_correlation: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
+    /// What everybody is told who waits, once the other side has ended.
+    gone: OnceLock<Error>,
     /// Dialogues that are not over, of either side.
     dialogues: Mutex<HashMap<u64, Arc<Remote>>>,
     lanes: Mutex<HashMap<u32, Weak<Lane>>>,
     next_lane: AtomicU32,
     /// Callers at the other end, by correlation.
     expected: Mutex<HashMap<u64, Arc<Wanted>>>,
+    /// What the other side has under way here, where it is not trusted to keep to its credit.
+    account: OnceLock<Account>,
     /// Credit that is to be returned, by lane.
     credit: Mutex<HashMap<u32, u32>>,
     /// How much of it is gathered before it is returned without being asked.
@@ -178,8 +203,8 @@ pub(crate) struct Link {
     between: OnceLock<Between>,
     /// Descriptors that have come, of one byte each; none where they were lost.
     came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
-    /// What belongs to the next frame.
-    beside: Mutex<Option<(u64, Beside)>>,
+    /// What has come of frames, and what belongs to the next.
+    inward: Mutex<Inward>,
     /// Nothing was sent but the first frame.
     alone: AtomicBool,
     /// The other side has ended without having taken that.
@@ -204,15 +229,17 @@ impl Link {
             limit: AtomicUsize::new(limit),
             next_correlation: AtomicU64::new(1),
             pending: Mutex::default(),
+            gone: OnceLock::new(),
             dialogues: Mutex::default(),
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(0),
             expected: Mutex::default(),
+            account: OnceLock::new(),
             credit: Mutex::default(),
             credit_batch: AtomicU32::new(CREDIT_BATCH),
             between: OnceLock::new(),
             came: Mutex::default(),
-            beside: Mutex::default(),
+            inward: Mutex::default(),
             alone: AtomicBool::new(false),
             untaken: AtomicBool::new(false),
             ring: Ring::default(),
@@ -229,6 +256,11 @@ impl Link {
         debug_assert!(set.is_ok(), "a link is between two");
     }
 
+    /// Says who sends what is read here: what comes out of its order is refused from now on.
+    pub(crate) fn reads_from(&self, from: order::From) {
+        self.inward.lock().order = Some(Order::new(from));
+    }
+
     /// Who is at the other end, where that is known.
     pub(crate) fn far(&self) -> Option<Origin> {
         self.between.get().map(|(_, far)| far())
@@ -240,10 +272,42 @@ impl Link {
             .and_then(|(runtime, _)| runtime.upgrade())
     }
 
-    /// Returns credit in smaller parts where senders may have less under way.
-    pub(crate) fn set_messages(&self, messages: u32) {
-        let batch = CREDIT_BATCH.min(messages / 4).max(1);
+    /// Holds the other side to this credit, messages and calls of each of its isolates. Returns it in smaller parts
+    /// where that is less.
+    pub(crate) fn hold_to(&self, limits: (u32, u32)) {
+        let batch = CREDIT_BATCH.min(limits.0 / 4).max(1);
         self.credit_batch.store(batch, Ordering::Relaxed);
+        let set = self.account.set(Account::new(limits)).is_ok();
+        debug_assert!(set, "a link has one account");
+    }
+
+    /// To what the other side is held.
+    pub(crate) fn held_to(&self) -> Option<(u32, u32)> {
+        self.account.get().map(Account::limits)
+    }
+
+    /// Notes what the other side has sent.
+    ///
+    /// # Errors
+    /// It had no credit for it: the connection is to be ended.
+    pub(crate) fn charge(
+        &self,
+        lane: u32,
+        kind: credit::Kind,
+        correlation: Option<u64>,
+    ) -> Result<()> {
+        match self.account.get() {
+            Some(account) => account.charge(lane, kind, correlation),
+            None => Ok(()),
+        }
+    }
+
+    /// The one of this number is about to be answered: before that is written, as the other side may then send
+    /// another one.
+    pub(crate) fn settle(&self, correlation: u64) {
+        if let Some(account) = self.account.get() {
+            account.settle(correlation);
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -585,6 +649,17 @@ impl Link {
         debug_assert!(set.is_ok(), "a link is flushed by one");
     }
 
+    /// Nothing is written any more, and no ring is needed for that.
+    pub(super) fn close_way(&self) {
+        let waiting = {
+            let mut out = self.out.lock();
+            let waiting = Link::close_out(&mut out, &io::ErrorKind::BrokenPipe.into());
+            out.way = Way::default();
+            waiting
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     /// Returns who is to be woken once the lock is given back.
     #[must_use]
     fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
@@ -722,6 +797,7 @@ impl Link {
     }
 
     pub(crate) fn send_reply<T: Payload>(&self, correlation: u64, value: &T) {
+        self.settle(correlation);
         let sent = self.send(Kind::Reply, correlation, |out| {
             codec::encode_into(value, out).map_err(|error| {
                 let name = std::any::type_name::<T>();
@@ -743,6 +819,7 @@ impl Link {
     }
 
     pub(crate) fn send_failure(&self, correlation: u64, error: &Error) {
+        self.settle(correlation);
         self.write(self.failure(correlation, error));
     }
 
@@ -829,7 +906,15 @@ impl Link {
     /// Notes a call or ask that is about to be sent; its number.
     pub(crate) fn pend(&self, pending: Pending) -> u64 {
         let correlation = self.next_correlation();
-        self.pending.lock().insert(correlation, pending);
+        let mut all = self.pending.lock();
+        // Those who wait are told first that nobody answers any more, and are then looked for: one who comes in between would be
+        // told by nobody. Its sender is dropped instead, which says the same.
+        let late = match self.gone.get() {
+            None => all.insert(correlation, pending),
+            Some(_) => Some(pending),
+        };
+        drop(all);
+        drop(late);
         correlation
     }
 
@@ -875,6 +960,7 @@ impl Link {
 
     /// Answers everybody that the other side has ended.
     pub(crate) fn fail_pending(&self, life: &Life) {
+        let _ = self.gone.set(life.gone());
         let pending = std::mem::take(&mut *self.pending.lock());
         for (_, Pending { sender, permit }) in pending {
             let _ = sender.send(Err(life.gone()));
@@ -891,7 +977,16 @@ impl Link {
     // ---- dialogues ----
 
     pub(crate) fn add_dialogue(&self, id: u64, remote: &Arc<Remote>) {
-        self.dialogues.lock().insert(id, remote.clone());
+        let mut all = self.dialogues.lock();
+        // As of `pend`.
+        let late = self.gone.get();
+        if late.is_none() {
+            all.insert(id, remote.clone());
+        }
+        drop(all);
+        if let Some(gone) = late {
+            remote.lost(gone.clone());
+        }
     }
 
     pub(crate) fn remove_dialogue(&self, id: u64) {
@@ -1006,6 +1101,22 @@ impl Link {
 
     /// Takes what comes beside the next frame.
     pub(crate) fn enclose(&self, correlation: u64, body: &[u8]) -> Result<()> {
+        let header = Header {
+            len: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            kind: Kind::Enclosed,
+            correlation,
+        };
+        self.in_order(header)?;
+        self.take_enclosed(correlation, body)
+    }
+
+    /// Fails if a frame may not come now: the connection is to be ended.
+    pub(crate) fn in_order(&self, header: Header) -> Result<()> {
+        self.inward.lock().receive(header)
+    }
+
+    /// As [`enclose`](Link::enclose), for a frame whose order was looked at before.
+    pub(crate) fn take_enclosed(&self, correlation: u64, body: &[u8]) -> Result<()> {
         let enclosed: Enclosed = super::decode_body(Kind::Enclosed, body)?;
         let sockets = enclosed.portals.iter().filter(|one| one.socket).count();
         if enclosed.portals.len() > carry::MOST || enclosed.waits.len() > chain::CROSSING {
@@ -1026,7 +1137,7 @@ impl Link {
             carried: carried.collect(),
             chain: chain::crossed(enclosed.waits),
         };
-        match self.beside.lock().replace((correlation, beside)) {
+        match self.inward.lock().beside.replace((correlation, beside)) {
             None => Ok(()),
             Some(_) => {
                 let what = "something comes beside a frame that does not come";
@@ -1037,13 +1148,18 @@ impl Link {
 
     /// What came beside the frame that was the first.
     pub(crate) fn take_all_beside(&self) -> Beside {
-        let beside = self.beside.lock().take();
+        let beside = self.inward.lock().beside.take();
         beside.map(|(_, beside)| beside).unwrap_or_default()
     }
 
     /// What came beside this frame.
+    ///
+    /// # Errors
+    /// The frame is out of order, or what came is not of it: the connection is to be ended.
     pub(crate) fn take_beside(&self, header: Header) -> Result<Beside> {
-        match self.beside.lock().take() {
+        let mut inward = self.inward.lock();
+        inward.receive(header)?;
+        match inward.beside.take() {
             None => Ok(Beside::default()),
             Some((correlation, beside)) if correlation == header.correlation => Ok(beside),
             Some(_) => {
@@ -1109,6 +1225,9 @@ impl Link {
 
     /// A message of this lane has been begun.
     pub(crate) fn return_credit(&self, lane: u32) {
+        if let Some(account) = self.account.get() {
+            account.begun(lane);
+        }
         let due = {
             let mut credit = self.credit.lock();
             let gathered = credit.entry(lane).or_default();
@@ -1254,6 +1373,7 @@ fn take_frames(
             }
             Ok(Some((header, body))) => match header.kind {
                 Kind::Offer | Kind::Accept | Kind::Switch => {
+                    link.in_order(header)?;
                     if link.take_ring_frame(header.kind, body)? {
                         // Only bells are behind it.
                         reader.discard();
@@ -1308,4 +1428,47 @@ pub(crate) fn read_frames(
         }
     }
     Read::More
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credit::Kind as Of;
+    use crate::{Exit, IsolateId};
+    use offshoot_wire::frame::BODY_MAX;
+    use std::pin::pin;
+
+    /// A call that is sent when those who wait are being told of the end is told of it, too, and costs no credit.
+    #[test]
+    fn a_call_that_comes_with_the_end_is_answered() {
+        let (ours, _theirs) = socket::stream_pair().expect("a socket pair");
+        let link = Link::new(ours, BODY_MAX);
+        let id = IsolateId {
+            process: 1,
+            slot: 1,
+            generation: 0,
+        };
+        let path = "root/p".to_owned();
+        let life = Life::new(Origin { path, id, pid: 1 });
+        let lane = Lane::new(1, (4, 4), true);
+        let mut asks = || {
+            assert!(lane.credit(Of::Call).try_take());
+            let (sender, receiver) = oneshot::channel();
+            let permit = Taken::of(lane.clone(), Of::Call);
+            (link.pend(Pending { sender, permit }), receiver)
+        };
+        let (early, told) = asks();
+        assert!(link.is_awaited(early));
+        life.announce(Exit::Completed);
+        link.fail_pending(&life);
+        let (late, told_late) = asks();
+        assert!(!link.is_awaited(early) && !link.is_awaited(late));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(pin!(told).poll(&mut cx), Poll::Ready(Ok(Err(_)))));
+        let dropped = pin!(told_late).poll(&mut cx);
+        assert!(matches!(dropped, Poll::Ready(Err(oneshot::Dropped))));
+        for _ in 0..4 {
+            assert!(lane.credit(Of::Call).try_take(), "the credit is back");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! reads all of its links and watches all of its processes, so that a blocked isolate holds up
 //! neither a reply to another one nor a kill.
 
+mod account;
 pub(crate) mod child;
 pub(crate) mod forkserver;
 pub(crate) mod inlet;
@@ -18,6 +19,7 @@ pub(crate) mod spawn;
 pub(crate) mod warden;
 
 use crate::family::{Status, Upward};
+use crate::inspect::Inspections;
 use crate::isolate::shared::Control;
 use crate::life::{Life, News};
 use crate::{Cancel, Canceller, Descendants, Error, ErrorKind, Exit, Result};
@@ -52,6 +54,7 @@ pub(crate) struct Process {
     status: Arc<Status>,
     pidfd: OnceLock<Pidfd>,
     descendants: OnceLock<Descendants>,
+    pub(crate) inspections: Mutex<Inspections>,
     state: Mutex<State>,
     output: Mutex<Output>,
 }
@@ -110,6 +113,7 @@ impl Process {
             status,
             pidfd: OnceLock::new(),
             descendants: OnceLock::new(),
+            inspections: Mutex::default(),
             state: Mutex::new(state),
             output: Mutex::new(Output {
                 pipes,

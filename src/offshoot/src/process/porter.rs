@@ -23,6 +23,7 @@ use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, signal};
 use offshoot_wire::frame::{Ended, FrameReader, Introduce, Kind};
+use offshoot_wire::order;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -185,6 +186,7 @@ impl Porter {
         let link = Link::new(socket, runtime.settings.frame_max);
         let of = life.clone();
         link.set_between(&runtime, move || of.origin());
+        link.reads_from(order::From::Isolate);
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let hold = Arc::new(Hold {
             life: life.clone(),
@@ -209,7 +211,8 @@ impl Porter {
             return;
         };
         let link = Link::new(socket, runtime.settings.frame_max);
-        link.set_messages(introduce.messages);
+        link.hold_to(introduce.limits);
+        link.reads_from(order::From::Holder);
         let holder = introduce.holder.clone();
         link.set_between(&runtime, move || holder.clone());
         let arriving = Arriving::Isolate(link.clone(), shared.clone(), introduce.holder, allowed);

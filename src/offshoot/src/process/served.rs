@@ -6,7 +6,7 @@ use super::decode_body;
 use super::link::{Beside, Link, Parcel};
 use crate::answer::RemoteAnswer;
 use crate::chain;
-use crate::credit::Permit;
+use crate::credit::{self, Permit};
 use crate::descriptor::{Descriptor, Run};
 use crate::dialogue::remote::Remote;
 use crate::dialogue::tie::{Role, Tie};
@@ -152,6 +152,11 @@ impl Served {
                     &mut introduce.allowed,
                     offshoot_wire::frame::Allowed::All,
                 ))?;
+                // Nobody can give on more than it has.
+                if let Some((messages, calls)) = link.held_to() {
+                    let (asked_messages, asked_calls) = introduce.limits;
+                    introduce.limits = (asked_messages.min(messages), asked_calls.min(calls));
+                }
                 introduced(link, &self.shared, introduce, asked.and(&self.allowed))
             }
             _ => Err(Error::new(
@@ -185,6 +190,12 @@ impl Served {
             link.send_failure(correlation, &error.leaving(&life.origin()));
             return Ok(());
         }
+        let bound = match kind {
+            Kind::Call | Kind::Open => credit::Kind::Call,
+            _ => credit::Kind::Message,
+        };
+        let answered = (kind != Kind::Tell).then_some(correlation);
+        link.charge(invoke.lane, bound, answered)?;
         let parcel = |bytes: &[u8]| Parcel {
             bytes: bytes.to_vec(),
             carried,
@@ -382,9 +393,13 @@ mod tests {
             .expect("in this image")
     }
 
-    /// What came of a frame of a holder who may call `open` and no more: a message for the isolate, or the end of the
-    /// connection.
-    fn sent(kind: Kind, body: &[u8], along: Option<OwnedFd>) -> Result<bool, &'static str> {
+    /// What came of these frames of a holder who may have 4 messages and 2 calls under way: so many messages for the
+    /// isolate that it has not begun, and the end of the connection or not.
+    fn talked(
+        allowed: frame::Allowed,
+        frames: &[(Kind, u64, Vec<u8>)],
+        along: Option<OwnedFd>,
+    ) -> Result<(usize, bool), &'static str> {
         let runtime = Runtime::bare().expect("a runtime");
         let origin = || Origin {
             path: "root/p".to_owned(),
@@ -400,36 +415,102 @@ mod tests {
         let introduce = Introduce {
             holder: origin(),
             allowed: frame::Allowed::All,
-            messages: 4,
+            limits: (4, 2),
         };
-        let allowed = Allowed::from_wire(frame::Allowed::Only {
-            methods: false,
-            cancel: false,
-            entries: vec![entry(open)],
-        });
+        let allowed = Allowed::from_wire(allowed);
         porter.serve(ours, &shared, introduce, allowed.expect("in this image"));
-        let header = Header {
-            len: u32::try_from(body.len()).expect("small"),
-            kind,
-            correlation: 1,
-        };
-        let bytes = [&header.to_bytes()[..], body].concat();
+        let mut bytes = Vec::new();
+        for (kind, correlation, body) in frames {
+            let header = Header {
+                len: u32::try_from(body.len()).expect("small"),
+                kind: *kind,
+                correlation: *correlation,
+            };
+            bytes.extend_from_slice(&header.to_bytes());
+            bytes.extend_from_slice(body);
+        }
         let fds: Vec<_> = along.iter().map(AsFd::as_fd).collect();
-        socket::send_with_fds(&theirs, &bytes, &fds).expect("room");
+        let mut written = socket::send_with_fds(&theirs, &bytes, &fds).expect("room");
         let deadline = clock::now() + 10_000_000_000;
         let mut buffer = [0; 4096];
+        // Kept, so that none has begun.
+        let mut came = Vec::new();
         let outcome = loop {
+            if written < bytes.len() {
+                match socket::send(&theirs, &bytes[written..]) {
+                    Ok(n) => written += n,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => written = bytes.len(),
+                }
+            }
+            came.extend(shared.inbox.take_all());
             match socket::recv(&theirs, &mut buffer) {
-                Ok(0) => break Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break Ok(false),
-                _ if !shared.inbox.is_empty() => break Ok(true),
+                Ok(0) => break Ok((came.len(), true)),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    break Ok((came.len(), true));
+                }
+                _ if came.len() == frames.len() => break Ok((came.len(), false)),
                 _ if clock::now() > deadline => break Err("neither happened"),
                 _ => std::thread::yield_now(),
             }
         };
         drop(shared.inbox.close());
+        drop(came);
         runtime.shut_down();
         outcome
+    }
+
+    /// What came of a frame of a holder who may call `open` and no more: a message for the isolate, or the end of the
+    /// connection.
+    fn sent(kind: Kind, body: &[u8], along: Option<OwnedFd>) -> Result<bool, &'static str> {
+        let allowed = frame::Allowed::Only {
+            methods: false,
+            cancel: false,
+            entries: vec![entry(open)],
+        };
+        let (_, ended) = talked(allowed, &[(kind, 1, body.to_vec())], along)?;
+        Ok(!ended)
+    }
+
+    #[test]
+    fn f39_a_holder_that_ignores_its_credit_is_cut_off_and_fills_no_memory() {
+        let flood = |kind, body: Vec<u8>, count| -> Vec<_> {
+            (1..=count).map(|n| (kind, n, body.clone())).collect()
+        };
+        let call = invoke(entry(open));
+        let method = invoke(method::<u64, _, _>(|n: &u64| *n));
+        let all = || frame::Allowed::All;
+        assert_eq!(
+            talked(all(), &flood(Kind::Call, call.clone(), 2), None),
+            Ok((2, false))
+        );
+        assert_eq!(
+            talked(all(), &flood(Kind::Tell, method.clone(), 4), None),
+            Ok((4, false))
+        );
+        // As many as a second of flooding has, and no more than what it had credit for gets through.
+        assert_eq!(
+            talked(all(), &flood(Kind::Call, call.clone(), 100_000), None),
+            Ok((2, true))
+        );
+        assert_eq!(
+            talked(all(), &flood(Kind::Tell, method.clone(), 100_000), None),
+            Ok((4, true))
+        );
+        assert_eq!(
+            talked(all(), &flood(Kind::Ask, method.clone(), 100_000), None),
+            Ok((4, true))
+        );
+        // Asks and tells share their bound.
+        let mixed = [
+            flood(Kind::Ask, method.clone(), 3),
+            flood(Kind::Tell, method, 3),
+        ]
+        .concat();
+        assert_eq!(talked(all(), &mixed, None), Ok((4, true)));
+        // A number that is to be answered twice.
+        let twice = [(Kind::Call, 5, call.clone()), (Kind::Call, 5, call)];
+        assert_eq!(talked(all(), &twice, None), Ok((1, true)));
     }
 
     fn invoke(entry: Entry) -> Vec<u8> {
