@@ -2,6 +2,7 @@
 
 use crate::oracle;
 use crate::program::{PATIENCE, double, hang};
+use offshoot::Builder;
 use offshoot::prelude::*;
 use offshoot_sys::clock;
 use offshoot_sys::pidfd::{Pidfd, Status};
@@ -50,7 +51,12 @@ async fn whole_life() -> Result<()> {
 }
 
 fn run_whole_life() {
-    offshoot::run(whole_life).unwrap_or_else(|error| panic!("{}", error.report()));
+    run_whole_life_of(Builder::new());
+}
+
+fn run_whole_life_of(builder: Builder) {
+    let run = builder.run(whole_life);
+    run.unwrap_or_else(|error| panic!("{}", error.report()));
     assert_eq!(oracle::own_tree_files(), Vec::<PathBuf>::new());
 }
 
@@ -83,8 +89,9 @@ pub(crate) fn handles_sigchld() {
         let result = libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut());
         assert_eq!(result, 0);
     }
-    run_whole_life();
-    // The runtime has one child here, the forkserver, of which there were several.
+    // What is in reserve would come to this process, which adopts what a killed forkserver leaves.
+    run_whole_life_of(Builder::new().reserve_processes(0));
+    // The runtime has one child here, the forkserver, of which there were several, each with one of its own.
     let called = CALLED.load(Ordering::Relaxed);
     assert!((1..=8).contains(&called), "called {called} times");
     // SAFETY: the pointer is to a live structure.

@@ -17,8 +17,7 @@ use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
-
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -106,6 +105,8 @@ struct Server {
     /// Our own mark, which tells our tree, and how many children have got theirs.
     mark: Mark,
     forked: u32,
+    /// Those that are reaped and swept, and whose owners are to be told so at the end of this turn.
+    ended: Vec<(Claim, Status)>,
     /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
     refill_at: Option<u64>,
     /// The limits of open descriptors that it was started with.
@@ -173,6 +174,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         others_ask: false,
         mark,
         forked: 0,
+        ended: Vec::new(),
         refill_at: None,
         open_files,
     };
@@ -204,6 +206,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
                 server.child_died(token);
             }
         }
+        server.report_ended();
         server.flush();
         server.refill();
     }
@@ -325,7 +328,7 @@ impl Server {
                 Some(child) => child.claim = Some(claim),
                 None => {
                     if let Some((_, status)) = gone {
-                        self.report(claim, status);
+                        self.ended.push((claim, status));
                     }
                 }
             }
@@ -824,13 +827,23 @@ impl Server {
             }
             self.remove_peer(peer);
             self.children.remove(&token);
-            self.kill_strays();
             let Some(claim) = claim else {
                 return;
             };
-            self.report(claim, status);
+            self.ended.push((claim, status));
             // The owner may have waited only for this one.
             next = self.peers.get(&claim.owner).and_then(|peer| peer.child);
+        }
+    }
+
+    /// Ends what those have started that have ended in this turn, all of it in one go, and then tells their owners.
+    fn report_ended(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        self.kill_strays();
+        for (claim, status) in std::mem::take(&mut self.ended) {
+            self.report(claim, status);
         }
     }
 
@@ -871,10 +884,12 @@ impl Server {
 
     /// Kills what was started by an isolate that is no more, and has become a child of ours.
     fn kill_strays(&self) {
+        let own: BTreeSet<i32> = self.children.values().map(|child| child.pid).collect();
         // What comes to us with the end of one that is killed is looked at in turn.
         for _ in 0..STRAYS_ROUNDS {
             let strays: Vec<(Pidfd, bool)> = process::children_of(process::id())
                 .into_iter()
+                .filter(|pid| !own.contains(pid))
                 .filter_map(|pid| Some((pid, self.stray(pid)?)))
                 .filter_map(|(pid, janitor)| Some((Pidfd::open(pid).ok()?, janitor)))
                 .collect();
@@ -899,12 +914,9 @@ impl Server {
         }
     }
 
-    /// Whether this child of ours comes from a process that is no more; if so, whether it is a forkserver, of a tree whose root was an
+    /// Whether this child of ours, which we have not forked, comes from a process that is no more; if so, whether it is a forkserver, of a tree whose root was an
     /// isolate of ours, which takes that tree down by itself.
     fn stray(&self, pid: i32) -> Option<bool> {
-        if self.children.values().any(|child| child.pid == pid) {
-            return None;
-        }
         let ours = |mark: &Mark| mark.tree == self.mark.tree && mark.server == self.mark.server;
         match Mark::of(pid).ok().flatten() {
             Some(mark) if ours(&mark) => {
