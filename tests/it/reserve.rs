@@ -43,9 +43,12 @@ fn waiting_threads() -> usize {
 /// The processes that wait, below the forkserver of this process.
 fn waiting_processes() -> BTreeSet<i32> {
     let servers = process::children_of(process::id());
-    servers
+    servers.into_iter().flat_map(waiting_below).collect()
+}
+
+fn waiting_below(forkserver: i32) -> BTreeSet<i32> {
+    process::children_of(forkserver)
         .into_iter()
-        .flat_map(process::children_of)
         .filter(|pid| {
             let name = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             name.starts_with(b"offshoot-reserve")
@@ -196,6 +199,131 @@ processes! {
                     })
                     .await?;
                 }
+                Ok(())
+            })
+            .await
+        })
+        .unwrap();
+    }
+
+    /// It had begun nothing, so that another one can take its place: at whatever moment of the hand-over it dies, nobody is told.
+    fn one_that_dies_at_the_hand_over_fails_no_spawn(t: T) {
+        t.builder().reserve_processes(2).run(async || {
+            offshoot::nursery(async |nursery| {
+                for round in 0..12 {
+                    soon("the reserve is full", || waiting_processes().len() == 2).await?;
+                    let waiting = waiting_processes();
+                    // They live, and take nothing of what they are told.
+                    let stopped = waiting.iter().map(|pid| Pidfd::open(*pid));
+                    let stopped: Vec<Pidfd> = stopped.collect::<std::io::Result<_>>()?;
+                    for one in &stopped {
+                        one.signal(libc::SIGSTOP)?;
+                    }
+                    let spawning = nursery.task(async move { nursery.spawn("p").await });
+                    // From before it is handed over to when its owner waits for it.
+                    offshoot::sleep(Duration::from_micros(round * round * 100)).await?;
+                    for one in &stopped {
+                        one.kill()?;
+                    }
+                    let own = spawning.await??.call(pid, ()).await?;
+                    assert!(!waiting.contains(&own), "{own} of {waiting:?}");
+                }
+                Ok(())
+            })
+            .await
+        })
+        .unwrap();
+    }
+
+    /// As it would without one: what it ran is not run a second time.
+    fn one_that_dies_having_taken_it_fails_its_spawn(t: T) {
+        for stage in ["S1", "S2", "S4"] {
+            t.faults(&format!("{stage}@p:kill"));
+            t.builder().reserve_processes(2).run(async move || {
+                soon("the reserve is full", || waiting_processes().len() == 2).await?;
+                let waiting = waiting_processes();
+                offshoot::nursery(async |nursery| {
+                    let fault = format!("{stage}@p:kill");
+                    let spawned = nursery.spawn(Isolate::named("p").env("OFFSHOOT_FAULT", fault));
+                    let error = spawned.await.unwrap_err();
+                    assert!(error.is_spawn() && error.message().contains("SIGKILL"), "{stage}: {error}");
+                    // The other one that waited is still there.
+                    assert!(!waiting_processes().is_disjoint(&waiting), "{stage}");
+                    nursery.spawn("q").await?.call(|| (), ()).await
+                })
+                .await
+            })
+            .unwrap();
+        }
+    }
+
+    /// At each step in which one passes from the forkserver's hand to the root's, and from there to an isolate.
+    fn a_forkserver_that_dies_at_the_hand_over_takes_only_its_own(t: T) {
+        for stage in ["hand*1", "claimed*1"] {
+            t.faults(&format!("{stage}:kill"));
+            t.builder().reserve_processes(2).run(async || {
+                offshoot::nursery(async |nursery| {
+                    let thread = nursery.spawn(Isolate::named("thread").thread()).await?;
+                    for _ in 0..4 {
+                        // With those that wait, if the forkserver lives, and without.
+                        let served = offshoot::nursery(async |nursery| {
+                            nursery.spawn("p").await?.call(|| (), ()).await
+                        })
+                        .await;
+                        if let Err(error) = served {
+                            assert!(error.report().contains("forkserver"), "{}", error.report());
+                        }
+                        thread.call(|| (), ()).await?;
+                    }
+                    Ok(())
+                })
+                .await
+            })
+            .unwrap();
+        }
+    }
+
+    /// Its spawn is given up before the forkserver has heard whose it is, and it has ended by then.
+    fn one_that_is_killed_before_it_is_claimed_leaves_nothing(t: T) {
+        t.faults("claimed*1:delay=300");
+        t.builder().reserve_processes(2).run(async || {
+            soon("the reserve is full", || waiting_processes().len() == 2).await?;
+            let error = offshoot::nursery(async |nursery| {
+                let portal = nursery.spawn("p").await?;
+                let own = Pidfd::open(portal.call(pid, ()).await?)?;
+                own.kill()?;
+                portal.ended().await;
+                assert!(own.wait_dead(Duration::from_secs(5))?);
+                Ok(())
+            })
+            .await
+            .unwrap_err();
+            assert!(error.report().contains("SIGKILL"), "{}", error.report());
+            soon("the reserve is full again", || waiting_processes().len() == 2).await
+        })
+        .unwrap();
+    }
+
+    /// The root's hand is the root's; whoever else spawns has a reserve, too, once it has spawned.
+    fn other_processes_take_from_a_reserve_of_their_own(t: T) {
+        async fn spawns() -> Result<bool> {
+            offshoot::nursery(async |nursery| {
+                let first = nursery.spawn("first").await?;
+                first.call(pid, ()).await?;
+                let forkserver = process::parent();
+                let others = move || waiting_below(forkserver);
+                soon("there is one for us", move || others().len() == 4).await?;
+                let waiting = waiting_below(forkserver);
+                let own = nursery.spawn("second").await?.call(pid, ()).await?;
+                Ok(waiting.contains(&own))
+            })
+            .await
+        }
+        t.builder().reserve_processes(2).run(async || {
+            soon("the reserve is full", || waiting_processes().len() == 2).await?;
+            offshoot::nursery(async |nursery| {
+                let portal = nursery.spawn("owner").await?;
+                assert!(portal.call(spawns, ()).await??, "it was forked for the spawn");
                 Ok(())
             })
             .await

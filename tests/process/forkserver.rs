@@ -127,50 +127,53 @@ pub(crate) fn killed_while_idle() {
 
 /// A spawn fails within its deadline when the forkserver does not answer, and the next one gets a new forkserver. (F15)
 pub(crate) fn stopped() {
-    offshoot::run(async || {
-        offshoot::nursery(async |nursery| {
-            let ready = AtomicU64::new(0);
-            let near = nursery.spawn(Isolate::named("near").thread()).await?;
-            let stopped = async {
-                while ready.load(Ordering::Relaxed) < 1 {
-                    offshoot::sleep(Duration::from_millis(1)).await?;
-                }
-                let old = forkserver();
-                kill(&old, libc::SIGSTOP);
-                // What runs is undisturbed by that.
-                near.call(double, 1).await?;
-                let bound = Duration::from_millis(300);
-                let began = clock::now();
-                let spawned = nursery
-                    .spawn(Isolate::named("late").process().start_within(bound))
-                    .await;
-                let took = Duration::from_nanos(clock::now() - began);
-                let error = spawned.expect_err("nobody could fork it");
-                assert!(error.is_spawn(), "{}", error.report());
-                assert!(
-                    took >= bound && took < bound + Duration::from_millis(700),
-                    "after {took:?}"
-                );
-                assert!(
-                    oracle::within(Duration::from_secs(1), || !old.is_there()),
-                    "the stopped forkserver was not replaced: {}",
-                    old.describe()
-                );
-                Ok::<_, Error>(old)
-            };
-            let ((lost, _, _), old) =
-                futures_util::future::join(owner("lost", &ready), stopped).await;
-            let old = old?;
-            // Its process went with it, and its owner was told why.
-            assert!(lost.message().contains("forkserver"), "{lost}");
-            let next = nursery.spawn(Isolate::named("next").process()).await?;
-            assert_eq!(next.call(double, 2).await?, 4);
-            assert_ne!(forkserver().pid, old.pid);
-            Ok(())
+    // One that waits in the root's hand needs nobody's answer.
+    let builder = offshoot::Builder::new().reserve_processes(0);
+    builder
+        .run(async || {
+            offshoot::nursery(async |nursery| {
+                let ready = AtomicU64::new(0);
+                let near = nursery.spawn(Isolate::named("near").thread()).await?;
+                let stopped = async {
+                    while ready.load(Ordering::Relaxed) < 1 {
+                        offshoot::sleep(Duration::from_millis(1)).await?;
+                    }
+                    let old = forkserver();
+                    kill(&old, libc::SIGSTOP);
+                    // What runs is undisturbed by that.
+                    near.call(double, 1).await?;
+                    let bound = Duration::from_millis(300);
+                    let began = clock::now();
+                    let spawned = nursery
+                        .spawn(Isolate::named("late").process().start_within(bound))
+                        .await;
+                    let took = Duration::from_nanos(clock::now() - began);
+                    let error = spawned.expect_err("nobody could fork it");
+                    assert!(error.is_spawn(), "{}", error.report());
+                    assert!(
+                        took >= bound && took < bound + Duration::from_millis(700),
+                        "after {took:?}"
+                    );
+                    assert!(
+                        oracle::within(Duration::from_secs(1), || !old.is_there()),
+                        "the stopped forkserver was not replaced: {}",
+                        old.describe()
+                    );
+                    Ok::<_, Error>(old)
+                };
+                let ((lost, _, _), old) =
+                    futures_util::future::join(owner("lost", &ready), stopped).await;
+                let old = old?;
+                // Its process went with it, and its owner was told why.
+                assert!(lost.message().contains("forkserver"), "{lost}");
+                let next = nursery.spawn(Isolate::named("next").process()).await?;
+                assert_eq!(next.call(double, 2).await?, 4);
+                assert_ne!(forkserver().pid, old.pid);
+                Ok(())
+            })
+            .await
         })
-        .await
-    })
-    .unwrap_or_else(|error| panic!("{}", error.report()));
+        .unwrap_or_else(|error| panic!("{}", error.report()));
     assert!(oracle::own_tree_files().is_empty());
 }
 

@@ -19,6 +19,10 @@
 //! | `request` | the owner, before a process is asked for | yes |
 //! | `fork` | the forkserver, before it forks | yes |
 //! | `forked` | the forkserver, having forked, before it says so | yes |
+//! | `hand` | the forkserver, having forked a process for the root's hand, before it gives it | no |
+//! | `give` | the root, before it tells a process of its hand what it is to become | no |
+//! | `claim` | the root, having told that, before the forkserver is to be told | no |
+//! | `claimed` | the forkserver, being told whose a process of the root's hand is | no |
 //! | `S1` | a new process, before it has read or written anything | no |
 //! | `S2` | a new process, as the last step of its prelude | yes |
 //! | `S3` | a new process, told who it is, its environment set | no |

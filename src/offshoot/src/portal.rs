@@ -974,8 +974,7 @@ impl Future for Tell {
                 Ok(()) => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
             },
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Ready(Ok(taken)) => taken,
+            Poll::Ready(taken) => taken?,
         };
         let Some(out) = this.out.take() else {
             return Poll::Ready(Err(polled_again()));

@@ -652,6 +652,9 @@ impl Builder {
     /// Each serves one isolate. One that dies while it waits is replaced. A burst that uses up the
     /// reserve is forked, as without one. What was set here or in the environment is made ready
     /// when the tree starts; by default nothing is before the first spawn of a process.
+    ///
+    /// They wait for the root, in which each takes two descriptors. As many again wait for all other
+    /// processes together, once one of these has spawned a process.
     pub fn reserve_processes(mut self, processes: u32) -> Builder {
         self.reserve_processes = Some(processes);
         self

@@ -1,7 +1,8 @@
-//! An eventfd: a flag that a descriptor-based wait can see.
+//! An eventfd and a timerfd: flags that a descriptor-based wait can see.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use crate::retry::{checked, retry};
 
@@ -35,6 +36,53 @@ impl EventFd {
     }
 }
 
+/// A flag that becomes visible to a descriptor-based wait after a while, which costs whoever asks for it no wake-up.
+#[derive(Debug)]
+pub struct Timer(OwnedFd);
+
+impl Timer {
+    /// A new one, not set, non-blocking.
+    pub fn new() -> io::Result<Self> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: takes no pointer.
+        let fd = checked(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+        // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Makes it readable after `pause`, and unreadable until then, also if it was set before.
+    pub fn set(&self, pause: Duration) {
+        // All zeros would unset it.
+        let pause = pause.max(Duration::from_nanos(1));
+        let value = libc::itimerspec {
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: libc::time_t::try_from(pause.as_secs()).unwrap_or(libc::time_t::MAX),
+                tv_nsec: pause.subsec_nanos().into(),
+            },
+        };
+        // SAFETY: the value is live, and nobody asks for the old one. A valid timer with a value in range cannot fail.
+        unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &value, std::ptr::null_mut()) };
+    }
+
+    /// Makes it unreadable; says whether its time had come.
+    pub fn drain(&self) -> bool {
+        let mut count = [0_u8; 8];
+        // SAFETY: the buffer is live, writable and of the length given.
+        retry(|| unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) })
+            .is_ok()
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -44,7 +92,20 @@ impl AsFd for EventFd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn a_timer_is_readable_once_its_time_has_come() {
+        let timer = Timer::new().unwrap();
+        let readable = |bound| crate::poll::wait(&[timer.as_fd()], Some(bound)).unwrap()[0];
+        assert!(!readable(Duration::ZERO));
+        timer.set(Duration::from_secs(3_600));
+        assert!(!readable(Duration::ZERO));
+        assert!(!timer.drain());
+        timer.set(Duration::ZERO);
+        assert!(readable(Duration::from_secs(10)));
+        assert!(timer.drain());
+        assert!(!readable(Duration::ZERO));
+    }
 
     #[test]
     fn is_readable_from_notify_to_drain() {

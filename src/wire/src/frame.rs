@@ -11,9 +11,9 @@
 //! [`Window`](crate::dialogue::Window) stands between the two.
 //!
 //! The order that is legal on one connection is that of its [`Order`](crate::order::Order). Descriptors go along with
-//! the first bytes of Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
-//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of these, before
-//! the frame that speaks of them.
+//! the first bytes of Outfit, Enclosed, Introduce and Offer, 16 with each byte. What a side says after its Accept or Switch is in the
+//! ring; on the socket it then sends only bytes without a meaning, which wake the other side, and descriptors beside some of
+//! these, before the frame that speaks of them.
 //!
 //! The order of what carries the correlation of one Open is that of its
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
@@ -55,6 +55,8 @@ pub enum Kind {
     Open = 8,
     /// Owner to child: somebody else may call through the socket that comes along, an [`Introduce`].
     Introduce = 9,
+    /// Owner to child, before Boot, to one that was there before it had an owner: what else it is given at its start.
+    Outfit = 10,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -99,10 +101,10 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 28] = [
-            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Ready, Refused, Reply,
-            Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt, HaltSeen,
-            Cut, Enclosed, Offer, Accept, Switch,
+        const ALL: [Kind; 29] = [
+            Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
+            Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
+            HaltSeen, Cut, Enclosed, Offer, Accept, Switch,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }

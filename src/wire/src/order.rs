@@ -2,22 +2,21 @@
 //!
 //! ```text
 //!                    first            then, in any order                                       last
-//! owner  → child     Boot             Call Ask Tell Drop Cancel Close Open Introduce · stream
-//!                                     Offer, Switch
+//! owner  → child     [Outfit] Boot    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! child  → owner     Ready | Refused  Reply Failure Credit CancelAck Started · stream          Ended, Refused
-//!                                     Accept
 //! holder → isolate                    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! isolate → holder                    Reply Failure Credit CancelAck Started Close · stream    Ended
 //! ```
 //!
 //! - *stream* is Item End Cut Grant Deaf Halt HaltSeen, whose own order, for each Open, is that of
 //!   [`dialogue::Machine`](crate::dialogue::Machine).
-//! - Boot, Ready and Refused come once and first. Nothing follows a Refused.
+//! - Boot, Ready and Refused come once and first, but that an Outfit may come before a Boot, to a child that waited for
+//!   its owner. Nothing follows a Refused.
 //! - Ended comes once. Behind it may come answers and streams that were under way, which nobody waits for any more;
 //!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
 //!   Boot Call Ask Tell Open Reply Started Item. Nothing comes between the two.
-//! - Offer, Accept and Switch come once each; that the one answers the other is looked at by who has made them.
+//! - Of a ring: an owner may send Offer once, and once after it Switch; a child Accept, once.
 //! - Drop, Close, CancelAck, End, Deaf, HaltSeen, Offer, Accept and Switch have no body.
 //!
 //! What breaks the order costs its sender the connection, and nobody else anything.
@@ -53,6 +52,9 @@ pub enum Disorder {
     /// What came before it belongs to another frame.
     #[error("a frame {0:?} of {1} between an Enclosed of {2} and what that belongs to")]
     NotEnclosed(Kind, u64, u64),
+    /// It takes up a ring that nobody has offered.
+    #[error("a frame Switch without an Offer")]
+    NoOffer,
     /// It has a body, which its kind has not.
     #[error("a frame {0:?} with a body of {1} bytes")]
     Body(Kind, u32),
@@ -79,6 +81,8 @@ fn first(from: From) -> &'static str {
 enum Stage {
     /// Nothing has come.
     New,
+    /// Only an Outfit has come.
+    Dressed,
     Open,
     /// It has said how it ended.
     Ended,
@@ -93,8 +97,8 @@ pub struct Order {
     stage: Stage,
     /// An Enclosed of this correlation has come, whose frame has not.
     enclosed: Option<u64>,
-    /// What of a ring has been said: Offer or Accept, Switch.
-    ring: [bool; 2],
+    /// The last that has come of Offer, Switch and Accept.
+    ring: Option<Kind>,
 }
 
 impl Order {
@@ -108,7 +112,7 @@ impl Order {
             from,
             stage,
             enclosed: None,
-            ring: [false; 2],
+            ring: None,
         }
     }
 
@@ -134,30 +138,28 @@ impl Order {
             return Err(Disorder::NotEnclosed(kind, correlation, enclosed));
         }
         let stage = self.after(kind)?;
-        let once = match kind {
-            Kind::Offer | Kind::Accept => Some(0),
-            Kind::Switch => Some(1),
-            _ => None,
-        };
-        if let Some(once) = once
-            && std::mem::replace(&mut self.ring[once], true)
-        {
-            return Err(Disorder::TooLate(kind));
-        }
+        let ring = self.ring_after(kind)?;
         self.stage = stage;
+        self.ring = ring;
         self.enclosed = (kind == Kind::Enclosed).then_some(correlation);
         Ok(())
     }
 
     /// The stage that it is in with a frame of this kind.
     fn after(&self, kind: Kind) -> Result<Stage, Disorder> {
-        let greeting = matches!(kind, Kind::Boot | Kind::Ready | Kind::Refused);
+        let greeting = matches!(
+            kind,
+            Kind::Outfit | Kind::Boot | Kind::Ready | Kind::Refused
+        );
         match self.stage {
             Stage::New if kind == Kind::Refused => Ok(Stage::Shut),
-            Stage::New if greeting => Ok(Stage::Open),
+            Stage::New if kind == Kind::Outfit => Ok(Stage::Dressed),
+            Stage::Dressed if kind == Kind::Outfit => Err(Disorder::TooLate(kind)),
+            Stage::New | Stage::Dressed if greeting => Ok(Stage::Open),
             // Of the state in a Boot; a child has nothing to enclose so early.
+            Stage::Dressed if kind == Kind::Enclosed => Ok(Stage::Dressed),
             Stage::New if kind == Kind::Enclosed && self.from == From::Owner => Ok(Stage::New),
-            Stage::New => Err(Disorder::NotFirst(kind, self.from)),
+            Stage::New | Stage::Dressed => Err(Disorder::NotFirst(kind, self.from)),
             Stage::Shut => Err(Disorder::TooLate(kind)),
             _ if greeting => Err(Disorder::TooLate(kind)),
             Stage::Open if kind == Kind::Ended => Ok(Stage::Ended),
@@ -166,9 +168,20 @@ impl Order {
                 Kind::Ended | Kind::Credit | Kind::Started | Kind::CancelAck | Kind::Close => {
                     Err(Disorder::TooLate(kind))
                 }
-                Kind::Accept => Err(Disorder::TooLate(kind)),
                 _ => Ok(Stage::Ended),
             },
+        }
+    }
+
+    /// What has come of a ring with a frame of this kind.
+    fn ring_after(&self, kind: Kind) -> Result<Option<Kind>, Disorder> {
+        match (kind, self.ring) {
+            (Kind::Offer | Kind::Accept, None) | (Kind::Switch, Some(Kind::Offer)) => {
+                Ok(Some(kind))
+            }
+            (Kind::Switch, None) => Err(Disorder::NoOffer),
+            (Kind::Offer | Kind::Accept | Kind::Switch, Some(_)) => Err(Disorder::TooLate(kind)),
+            (_, ring) => Ok(ring),
         }
     }
 }
@@ -177,7 +190,7 @@ fn may_send(from: From, kind: Kind) -> bool {
     use Kind::*;
     let asks = matches!(from, From::Owner | From::Holder);
     match kind {
-        Boot | Offer | Switch => from == From::Owner,
+        Outfit | Boot | Offer | Switch => from == From::Owner,
         Ready | Refused | Accept => from == From::Child,
         Call | Ask | Tell | Drop | Cancel | Open | Introduce => asks,
         Close => from != From::Child,

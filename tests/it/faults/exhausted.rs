@@ -142,7 +142,7 @@ processes! {
     /// The answer of the forkserver comes when this process has no room for the pidfd in it.
     fn f12_no_descriptor_for_a_pidfd(t: T) {
         t.faults("forked@late:delay=300");
-        t.run(async || {
+        t.builder().reserve_processes(0).run(async || {
             offshoot::nursery(async |nursery| {
                 let p = nursery.spawn("p").await?;
                 let late = nursery.task(async {

@@ -93,7 +93,8 @@ processes! {
     fn f09_no_process_can_be_forked(t: T) {
         // For good: an error with its name, after some tries, within the bound; and the forkserver lives.
         t.faults("fork@faulty:fail=11");
-        let (error, took) = t.run(async || fails(faulty()).await).unwrap();
+        let run = t.builder().reserve_processes(0).run(async || fails(faulty()).await);
+        let (error, took) = run.unwrap();
         assert!(error.report().contains("os error 11"), "{}", error.report());
         assert!(error.message().contains("RLIMIT_NPROC"), "{error}");
         assert!(took < SOON, "{took:?}");
@@ -102,7 +103,7 @@ processes! {
     fn f09_a_fork_that_fails_for_a_moment(t: T) {
         // Too many processes, no memory, no file of the whole system's: each twice, and then it goes.
         t.faults("fork@a*2:fail=11,fork@b*2:fail=12,pair@c*2:fail=23,fork@d:fail=1");
-        t.run(async || {
+        t.builder().reserve_processes(0).run(async || {
             offshoot::nursery(async |nursery| {
                 for name in ["a", "b", "c"] {
                     serves(&nursery.start(Isolate::named(name).process(), 7_u32).await?).await?;
@@ -120,6 +121,8 @@ processes! {
     fn f10_no_memory_to_fork(t: T) {
         t.faults("fork@faulty:fail=12");
         let (error, took) = t
+            .builder()
+            .reserve_processes(0)
             .run(async || {
                 offshoot::nursery(async |nursery| {
                     let thread = nursery.spawn(Isolate::named("thread").thread()).await?;
@@ -136,7 +139,7 @@ processes! {
 
     fn f14_a_forkserver_that_dies_having_forked(t: T) {
         t.faults("forked@faulty:kill");
-        t.run(async || {
+        t.builder().reserve_processes(0).run(async || {
             let began = Instant::now();
             let lost = offshoot::nursery(async |nursery| {
                 let thread = nursery.spawn(Isolate::named("thread").thread()).await?;
@@ -159,7 +162,7 @@ processes! {
         for stage in ["fork", "forked", "S1", "S2", "S3", "S4", "S5"] {
             t.faults(&format!("{stage}@faulty:delay=400"));
             let began = Instant::now();
-            t.run(async move || {
+            t.builder().reserve_processes(0).run(async move || {
                 let result = offshoot::nursery(async |nursery| {
                     nursery.task(async move {
                         offshoot::sleep(Duration::from_millis(60)).await.ok();

@@ -27,6 +27,7 @@ use crate::family::{ADOPTED, Above, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
 use crate::process::child::Uplink;
+use crate::process::link::Link;
 use crate::reactor::Reactor;
 use crate::scope::Scope;
 use crate::time::nanos;
@@ -964,6 +965,11 @@ impl Local {
         }
     }
 
+    /// This isolate waits for that process to be ready.
+    pub(crate) fn await_start(&self, process: &Arc<Process>) {
+        self.await_answer(&Arc::downgrade(process), Link::START);
+    }
+
     /// The process on whose link this isolate is to sleep, if it is to sleep on one; see `process::inlet`.
     fn borrow_link(&self, busy: bool) -> Option<Arc<Process>> {
         let id = self.shared.life.identity().id;
@@ -984,17 +990,26 @@ impl Local {
             .as_ref()
             .and_then(|(process, number)| {
                 let process = process.upgrade()?;
-                process.link.is_awaited(*number).then_some(process)
+                let starts = *number == Link::START;
+                let awaited = match starts {
+                    true => process.is_starting(),
+                    false => process.link.is_awaited(*number),
+                };
+                awaited.then_some((process, starts))
             });
         if let Some(process) = &borrowed
             && awaited
                 .as_ref()
-                .is_none_or(|one| !Arc::ptr_eq(one, process))
+                .is_none_or(|(one, _)| !Arc::ptr_eq(one, process))
         {
             process.return_link(id, false);
         }
-        let process = awaited?;
+        let (process, starts) = awaited?;
         if self.reactor.get().is_none() && self.shared.poll_waker.get().is_none() {
+            if starts {
+                // Whoever only spawns needs no descriptor of its own.
+                return None;
+            }
             // Without a descriptor to be woken by, it sleeps as if there were no link.
             let event = EventFd::new().ok()?;
             let set = self.shared.poll_waker.set(PollWaker::Event(event));

@@ -58,8 +58,16 @@ const ORPHANED: u64 = 500_000_000;
 /// The exit code of a process that refused to start.
 const EXIT_REFUSED: i32 = 78;
 
-/// The main function of a process that was forked before anybody wanted it: waits until it is
-/// somebody's, then becomes that one.
+/// The link to the owner.
+fn link_of(fd: OwnedFd) -> Arc<Link> {
+    let link = Link::new(fd, BODY_MAX);
+    link.open_to_ring();
+    link.reads_from(order::From::Owner);
+    link
+}
+
+/// The main function of a process that was forked before anybody wanted it, for any owner: waits until the
+/// forkserver says whose it is, then becomes that one.
 pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infallible {
     if prelude.is_err() {
         fork::exit_at_once(fork::EXIT_PRELUDE);
@@ -76,6 +84,7 @@ pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infall
                 };
                 let name = outfit.name.clone();
                 let dressed = outfit.put_on(parent);
+                let link = link_of(link);
                 return begin_life(&name, link, control, dressed, warm);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -85,6 +94,40 @@ pub(crate) fn blank(control: OwnedFd, prelude: Result<(), FailedStep>) -> Infall
             }
             Ok(None) | Err(_) => fork::exit_at_once(fork::EXIT_PRELUDE),
         }
+    }
+}
+
+/// As [`blank`], in the hand of an owner, who has the other end of its link and says itself what it is to become.
+pub(crate) fn blank_in_hand(
+    link: OwnedFd,
+    control: OwnedFd,
+    prelude: Result<(), FailedStep>,
+) -> Infallible {
+    if prelude.is_err() {
+        fork::exit_at_once(fork::EXIT_PRELUDE);
+    }
+    let parent = process::parent();
+    let mut warm = Warm::up();
+    let link = link_of(link);
+    // Without a bound: the owner's end is closed when it ends, and with the forkserver this process does.
+    let taken = read_one(&link, &mut warm.reader, None, |header, body| {
+        link.in_order(header)?;
+        if header.kind != Kind::Outfit {
+            let what = format!("the first frame is {:?} instead of Outfit", header.kind);
+            return Err(Error::new(ErrorKind::Protocol, what));
+        }
+        let outfit: Outfit = decode_body(Kind::Outfit, body)?;
+        let fds = link.take_came(outfit.fds())?;
+        let fds = fds.ok_or_else(|| Error::from(process::out_of_descriptors()))?;
+        Ok((outfit.name.clone(), outfit.with(fds)?))
+    });
+    match taken {
+        Ok(Some((name, outfit))) => {
+            let dressed = outfit.put_on(parent);
+            begin_life(&name, link, control, dressed, warm)
+        }
+        Ok(None) => fork::exit_at_once(fork::EXIT_PRELUDE),
+        Err(error) => refuse(&link, &error),
     }
 }
 
@@ -157,7 +200,7 @@ fn rehearse() -> Result<()> {
 /// What a forked process does with its life once its prelude is over, or has failed.
 pub(crate) fn begin_life(
     name: &str,
-    link: OwnedFd,
+    link: Arc<Link>,
     control: OwnedFd,
     prelude: Result<(), FailedStep>,
     warm: Warm,
@@ -171,7 +214,6 @@ pub(crate) fn begin_life(
         Ok(()) => main(link, control, warm),
         Err(FailedStep { step, error }) => {
             let error = Error::io(format!("its prelude failed at the {step}: {error}"), error);
-            let link = Link::new(link, BODY_MAX);
             link.send_value(Kind::Refused, 0, &error);
             link.flush_until(clock::now() + LAST_WORDS);
             fork::exit_at_once(fork::EXIT_PRELUDE)
@@ -180,10 +222,7 @@ pub(crate) fn begin_life(
 }
 
 /// The main function of a forked process.
-fn main(link: OwnedFd, control: OwnedFd, warm: Warm) -> Infallible {
-    let link = Link::new(link, BODY_MAX);
-    link.reads_from(order::From::Owner);
-    link.open_to_ring();
+fn main(link: Arc<Link>, control: OwnedFd, warm: Warm) -> Infallible {
     let Warm {
         reactor,
         mut reader,
@@ -291,32 +330,49 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
     let mut enclosed = None;
     let deadline = clock::now() + u64::try_from(BOOT_BOUND.as_nanos()).unwrap_or(u64::MAX);
     loop {
-        match reader.next() {
-            Ok(Some((header, body))) => {
-                link.in_order(header)?;
-                if header.kind == Kind::Boot {
-                    return Ok(Some((decode_body(Kind::Boot, body)?, enclosed)));
-                }
-                // What comes beside it, which needs the runtime that it tells of. It may be there already.
-                enclosed = Some(body.to_vec());
-                continue;
+        // It was written before this process was asked for, or with what it waited for.
+        let read = read_one(link, reader, Some(deadline), |header, body| {
+            link.in_order(header)?;
+            if header.kind == Kind::Boot {
+                return decode_body(Kind::Boot, body).map(Some);
             }
+            // What comes beside it, which needs the runtime that it tells of. It may be there already.
+            enclosed = Some(body.to_vec());
+            Ok(None)
+        });
+        match read? {
+            Some(Some(boot)) => return Ok(Some((boot, enclosed))),
+            Some(None) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Waits for one frame, at most until `deadline` (ns), and has it taken; `None` at the end of the link.
+fn read_one<T>(
+    link: &Link,
+    reader: &mut FrameReader,
+    deadline: Option<u64>,
+    take: impl FnOnce(Header, &[u8]) -> Result<T>,
+) -> Result<Option<T>> {
+    loop {
+        match reader.next() {
+            Ok(Some((header, body))) => return take(header, body).map(Some),
             Ok(None) => {}
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }
-        let left = deadline.saturating_sub(clock::now());
-        if left == 0 {
+        let left = deadline.map(|deadline| deadline.saturating_sub(clock::now()));
+        if left == Some(0) {
             return Err(Error::new(
                 ErrorKind::TimedOut(10_000),
                 "the owner said nothing for 10 s",
             ));
         }
-        // It was written before this process was asked for.
         match link.receive(reader.space()) {
             Ok((0, _)) => return Ok(None),
             Ok((n, _)) => reader.filled(n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                socket::wait_readable(&link.fd(), Some(Duration::from_nanos(left)))?;
+                socket::wait_readable(&link.fd(), left.map(Duration::from_nanos))?;
             }
             Err(error) => return Err(error.into()),
         }

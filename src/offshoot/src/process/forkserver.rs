@@ -8,6 +8,7 @@
 //! keys would become every child's.
 
 use super::child;
+use super::link::Link;
 use super::protocol::{self, Event, Request};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
 use crate::mark::Mark;
@@ -17,6 +18,7 @@ use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
+use offshoot_wire::frame::BODY_MAX;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
@@ -31,8 +33,12 @@ pub(crate) const LAST_BOUND: Duration = Duration::from_secs(10);
 /// How long after a request a child is forked for the reserve (ns): not while the one that was asked for
 /// and the one who asked need the processors.
 const REFILL_AFTER: u64 = 500_000;
+/// The same after one in the reserve has died (ns): where all die at once, they do not keep it busy.
+const REFILL_DEAD: u64 = 5_000_000;
 /// The same after a fork that failed (ns).
 const REFILL_AGAIN: u64 = 100_000_000;
+/// How many of those that died in the root's hand are remembered, until it says whose they were.
+const GONE: usize = 256;
 
 const ROOT_PIDFD: Token = Token(0);
 const CHILD_ENDED: Token = Token(1);
@@ -64,7 +70,7 @@ struct Child {
     number: u32,
     /// In which it is with all that it starts.
     cgroup: Option<Cgroup>,
-    /// None of one that waits in reserve.
+    /// None of one that waits in reserve, and of one in the root's hand until that has said that it is somebody's.
     claim: Option<Claim>,
     /// It has ended so, but something that it owned has not.
     ended: Option<Status>,
@@ -87,9 +93,17 @@ struct Server {
     tree: Option<TreeDir>,
     /// In which those of the children are made.
     cgroup: Option<Cgroup>,
-    /// How many children are to wait in reserve, and which do, the newest last.
+    root: usize,
+    /// How many children are to wait in reserve, in the root's hand and, once another process has asked for one, as many here.
     reserve: usize,
+    /// Those in the root's hand, which makes them somebody's by itself and says so afterwards.
+    hand: Vec<usize>,
+    /// How those ended that have died there, the newest last.
+    gone: VecDeque<(usize, Status)>,
+    /// Those that wait for any other process, the newest last.
     blanks: Vec<usize>,
+    /// Another process than the root has asked for one.
+    others_ask: bool,
     /// Our own mark, which tells our tree, and how many children have got theirs.
     mark: Mark,
     forked: u32,
@@ -151,9 +165,13 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         children: BTreeMap::new(),
         next: 1,
         tree: None,
+        root: 0,
         cgroup: None,
         reserve: 0,
+        hand: Vec::new(),
+        gone: VecDeque::new(),
         blanks: Vec::new(),
+        others_ask: false,
         mark,
         forked: 0,
         refill_at: None,
@@ -167,6 +185,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         Interest::READABLE,
     )?;
     let root_peer = server.add_peer(socket, None)?;
+    server.root = root_peer;
     let mut events = Events::with_capacity(64);
     let mut buffer = Vec::new();
     // Until the root's socket ends or the root does: a copy of the socket may be held elsewhere.
@@ -239,9 +258,17 @@ impl Server {
         [queued, refill].into_iter().flatten().min()
     }
 
+    fn hand_is_short(&self) -> bool {
+        self.hand.len() < self.reserve
+    }
+
+    fn is_short(&self) -> bool {
+        self.hand_is_short() || (self.others_ask && self.blanks.len() < self.reserve)
+    }
+
     /// Says that the reserve may not be full any more.
     fn plan_refill(&mut self, after: u64) {
-        self.refill_at = (self.blanks.len() < self.reserve).then(|| clock::now() + after);
+        self.refill_at = self.is_short().then(|| clock::now() + after);
     }
 
     /// Forks one child for the reserve, if it is time; the next one when nothing else is to do.
@@ -249,21 +276,62 @@ impl Server {
         if self.refill_at.is_none_or(|at| clock::now() < at) {
             return;
         }
-        let outfit = fork::Outfit {
-            name: protocol::RESERVE.to_owned(),
-            ..fork::Outfit::default()
+        let made = match self.hand_is_short() {
+            true => self.fork_for_hand(),
+            false => self
+                .fork(reserve_outfit(), &[], None, child::blank)
+                .map(|(token, _)| self.blanks.push(token)),
         };
-        let made = self.fork(outfit, &[], None, child::blank);
         match made {
-            Ok((token, _)) => {
-                self.blanks.push(token);
-                self.plan_refill(0);
-            }
+            Ok(()) => self.plan_refill(0),
             Err(error) => {
                 eprintln!("offshoot: the forkserver cannot fork for its reserve: {error}");
                 self.plan_refill(REFILL_AGAIN);
             }
         }
+    }
+
+    /// Forks a child that waits for the root, and gives it into the root's hand.
+    fn fork_for_hand(&mut self) -> io::Result<()> {
+        let (ours, theirs) = socket::stream_pair()?;
+        let keep = [theirs.as_raw_fd()];
+        let (token, pidfd) =
+            self.fork(reserve_outfit(), &keep, None, move |control, prelude| {
+                child::blank_in_hand(theirs, control, prelude)
+            })?;
+        self.hand.push(token);
+        crate::fault::point("hand", "");
+        let child = self.children.get(&token);
+        let event = Event::Blank {
+            blank: token as u64,
+            pid: child.map_or(0, |child| child.pid),
+            cgroup: child.is_some_and(|child| child.cgroup.is_some()),
+        };
+        self.send(self.root, &event, vec![ours, pidfd]);
+        Ok(())
+    }
+
+    /// The root has made a child that was in its hand its own.
+    fn claim(&mut self, token: usize, claim: Claim) {
+        crate::fault::point("claimed", "");
+        if let Some(at) = self.hand.iter().position(|blank| *blank == token)
+            && let Some(child) = self.children.get_mut(&token)
+        {
+            self.hand.remove(at);
+            child.claim = Some(claim);
+        } else if let Some(at) = self.gone.iter().position(|(gone, _)| *gone == token) {
+            // It has died since, before we knew whose it was.
+            let gone = self.gone.remove(at);
+            match self.children.get_mut(&token) {
+                Some(child) => child.claim = Some(claim),
+                None => {
+                    if let Some((_, status)) = gone {
+                        self.report(claim, status);
+                    }
+                }
+            }
+        }
+        self.plan_refill(REFILL_AFTER);
     }
 
     /// Reads all that a peer has asked.
@@ -368,7 +436,15 @@ impl Server {
                         );
                     }
                 }
+                self.others_ask |= token != self.root;
                 self.plan_refill(REFILL_AFTER);
+            }
+            Request::Claim { blank, request } => {
+                let owner = token;
+                if owner == self.root {
+                    let blank = usize::try_from(blank).unwrap_or(0);
+                    self.claim(blank, Claim { owner, request });
+                }
             }
             Request::Enroll { grant } => {
                 let granted = match (grant, fds.into_iter().next()) {
@@ -496,6 +572,7 @@ impl Server {
         let keep = [link.as_raw_fd()];
         let name = outfit.name.clone();
         let (token, pidfd) = self.fork(outfit, &keep, Some(claim), move |control, prelude| {
+            let link = Link::new(link, BODY_MAX);
             child::begin_life(&name, link, control, prelude, child::Warm::cold())
         })?;
         let pid = self.children.get(&token).map_or(0, |child| child.pid);
@@ -696,6 +773,16 @@ impl Server {
             .registry()
             .deregister(&mut SourceFd(&child.pidfd.as_fd().as_raw_fd()));
         let peer = child.peer;
+        if let Some(at) = self.hand.iter().position(|blank| *blank == token) {
+            self.hand.remove(at);
+            if self.gone.len() == GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back((token, status));
+            let blank = token as u64;
+            self.send(self.root, &Event::Gone { blank }, Vec::new());
+            self.plan_refill(REFILL_DEAD);
+        }
         // What it owned ends with it.
         let owned: Vec<usize> = self
             .children
@@ -707,7 +794,7 @@ impl Server {
         self.settle(token);
         if let Some(at) = self.blanks.iter().position(|blank| *blank == token) {
             self.blanks.remove(at);
-            self.plan_refill(REFILL_AFTER);
+            self.plan_refill(REFILL_DEAD);
         }
     }
 
@@ -737,27 +824,32 @@ impl Server {
             self.remove_peer(peer);
             self.children.remove(&token);
             self.kill_strays();
-            let Some(Claim { owner, request }) = claim else {
+            let Some(claim) = claim else {
                 return;
             };
-            let event = match status {
-                Status::Exited(code) => Event::Exited {
-                    request,
-                    signal: false,
-                    code,
-                    core: false,
-                },
-                Status::Signaled { signal, core } => Event::Exited {
-                    request,
-                    signal: true,
-                    code: signal,
-                    core,
-                },
-            };
-            self.send(owner, &event, Vec::new());
+            self.report(claim, status);
             // The owner may have waited only for this one.
-            next = self.peers.get(&owner).and_then(|peer| peer.child);
+            next = self.peers.get(&claim.owner).and_then(|peer| peer.child);
         }
+    }
+
+    /// Tells an owner how one of its own has ended.
+    fn report(&mut self, Claim { owner, request }: Claim, status: Status) {
+        let event = match status {
+            Status::Exited(code) => Event::Exited {
+                request,
+                signal: false,
+                code,
+                core: false,
+            },
+            Status::Signaled { signal, core } => Event::Exited {
+                request,
+                signal: true,
+                code: signal,
+                core,
+            },
+        };
+        self.send(owner, &event, Vec::new());
     }
 
     /// Ends all that a dead child has started and that is still in its control group.
@@ -827,7 +919,10 @@ impl Server {
 
     /// Whether no process of the tree is left, but for those that wait in reserve.
     fn is_last(&self) -> bool {
-        !self.children.values().any(|child| child.claim.is_some())
+        let is_somebodys = |(token, child): (&usize, &Child)| {
+            child.claim.is_some() || (self.hand.contains(token) && is_dressed(child.pid))
+        };
+        !self.children.iter().any(is_somebodys)
     }
 
     /// Reaps what has ended of the strangers among our children. Our own are told of by their pidfds.
@@ -890,6 +985,22 @@ impl Server {
             tree.remove();
         }
     }
+}
+
+/// What a child is given that waits in reserve.
+fn reserve_outfit() -> fork::Outfit {
+    fork::Outfit {
+        name: protocol::RESERVE.to_owned(),
+        ..fork::Outfit::default()
+    }
+}
+
+/// Whether a child in the root's hand has become somebody's, which may not have been said yet: it takes its name before it runs anything.
+fn is_dressed(pid: i32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = name.trim_end();
+    // The kernel cuts names; before it is one of the reserve, it is the forkserver.
+    !name.is_empty() && !protocol::RESERVE.starts_with(name) && !protocol::NAME.starts_with(name)
 }
 
 /// A control group whose process is not there yet: removed if it never will be.

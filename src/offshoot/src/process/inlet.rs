@@ -1,7 +1,7 @@
 //! Who reads the link to a process: the warden, or for a while the isolate that waits for an answer.
 //!
 //! A reply that the warden reads costs two wake-ups, its own and that of the isolate which waits. An
-//! isolate that is about to sleep until an answer comes therefore borrows the link, sleeps on it and
+//! isolate that is about to sleep until an answer comes, the first one (`Ready`) included, therefore borrows the link, sleeps on it and
 //! reads it itself. The protocol:
 //!
 //! 1. *Any reader reads under [`Inlet::reading`]*, so that frames are taken whole and in their order,

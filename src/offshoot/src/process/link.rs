@@ -7,6 +7,7 @@
 
 use super::account::Account;
 use super::introduce;
+use super::protocol::Outfit;
 use super::ring::Ring;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
@@ -202,11 +203,18 @@ pub(crate) struct Link {
     came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
     /// What has come of frames, and what belongs to the next.
     inward: Mutex<Inward>,
+    /// Nothing was sent but the first frame.
+    alone: AtomicBool,
+    /// The other side has ended without having taken that.
+    untaken: AtomicBool,
     /// What may take the place of the socket.
     pub(super) ring: Ring,
 }
 
 impl Link {
+    /// The correlation of the first frame and of its answer; no other exchange has it.
+    pub(crate) const START: u64 = 0;
+
     /// Takes our end of a socket pair, which must not block.
     pub(crate) fn new(fd: OwnedFd, limit: usize) -> Arc<Link> {
         Arc::new(Link {
@@ -229,6 +237,8 @@ impl Link {
             between: OnceLock::new(),
             came: Mutex::default(),
             inward: Mutex::default(),
+            alone: AtomicBool::new(false),
+            untaken: AtomicBool::new(false),
             ring: Ring::default(),
         })
     }
@@ -436,14 +446,45 @@ impl Link {
         Ok(())
     }
 
-    /// Sends the first frame, and the portals in the state.
-    pub(crate) fn send_boot(&self, boot: &Boot, carried: &[Carried]) -> Result<()> {
+    /// Sends the first frame, and the portals in the state; before it the outfit, to a process that waited for it.
+    pub(crate) fn send_boot(
+        &self,
+        outfit: Option<(&Outfit, Vec<OwnedFd>)>,
+        boot: &Boot,
+        carried: &[Carried],
+    ) -> Result<()> {
         let mut bytes = vec![0; HEADER];
         codec::encode_into(boot, &mut bytes)
             .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
-        self.head(Kind::Boot, 0, &mut bytes)?;
-        self.write(self.enclosing(0, bytes, carried, &None)?);
+        self.head(Kind::Boot, Link::START, &mut bytes)?;
+        let mut frame = self.enclosing(Link::START, bytes, carried, &None)?;
+        if let Some((outfit, fds)) = outfit {
+            let mut bytes = vec![0; HEADER];
+            codec::encode_into(outfit, &mut bytes)
+                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
+            self.head(Kind::Outfit, Link::START, &mut bytes)?;
+            let before = bytes.len();
+            bytes.append(&mut frame.bytes);
+            frame.bytes = bytes;
+            let groups = frame.groups.into_iter();
+            let behind = groups.map(|(place, fds)| (before + place, fds));
+            frame.groups = grouped(fds).into_iter().chain(behind).collect();
+        }
+        self.alone.store(true, Ordering::Release);
+        self.write_bytes(&frame.bytes, frame.groups);
         Ok(())
+    }
+
+    /// Whether the other side surely ended before it had the first frame as a whole, so that nothing of what that asks for was begun.
+    pub(crate) fn is_untaken(&self) -> bool {
+        self.untaken.load(Ordering::Acquire)
+    }
+
+    /// The other side has ended, and something that was sent was not read.
+    fn note_unread(&self) {
+        if self.alone.load(Ordering::Acquire) {
+            self.untaken.store(true, Ordering::Release);
+        }
     }
 
     /// Introduces the holder of the other end of `socket` to the isolate that this link reaches.
@@ -537,6 +578,9 @@ impl Link {
     /// Writes whole frames, or queues what cannot be written.
     pub(crate) fn write(&self, frame: Frame) {
         let Frame { bytes, groups, .. } = frame;
+        if self.alone.load(Ordering::Relaxed) {
+            self.alone.store(false, Ordering::Release);
+        }
         self.write_bytes(&bytes, groups);
         buffers::give_back(bytes);
     }
@@ -563,6 +607,7 @@ impl Link {
             match self.push(&mut out.way, bytes, &mut groups) {
                 Ok(n) => written = n,
                 Err(error) => {
+                    self.note_unread();
                     let waiting = Link::close_out(out, &error);
                     drop(guard);
                     waiting.into_iter().for_each(Waker::wake);
@@ -633,6 +678,7 @@ impl Link {
                 out.start += n;
             }
             Err(error) => {
+                self.note_unread();
                 let waiting = Link::close_out(out, &error);
                 drop(guard);
                 waiting.into_iter().for_each(Waker::wake);
@@ -950,7 +996,11 @@ impl Link {
             // Nobody is told again of what is in a ring, so it is read until there is nothing.
             Some(received) => (received?, true),
             None => {
-                let received = socket::recv_with_fds(&self.fd, space)?;
+                let received = socket::recv_with_fds(&self.fd, space).inspect_err(|error| {
+                    if error.kind() == io::ErrorKind::ConnectionReset {
+                        self.note_unread();
+                    }
+                })?;
                 let fds = received.fds_lost || !received.fds.is_empty();
                 if fds && self.groups_came() >= GROUPS_MAX {
                     return Err(io::Error::other("descriptors came that no frame speaks of"));

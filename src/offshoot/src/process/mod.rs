@@ -26,7 +26,7 @@ use inlet::Inlet;
 use link::Link;
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::{self, Pidfd};
-use offshoot_sys::{signal, socket};
+use offshoot_sys::{clock, signal, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{CancelOrder, Ended, Kind};
 use parking_lot::Mutex;
@@ -46,6 +46,8 @@ pub(crate) struct Process {
     pub(crate) upward: Arc<Upward>,
     /// Names it between us and the forkserver.
     pub(crate) request: u64,
+    /// When it was asked for (ns).
+    pub(crate) since: u64,
     /// The forkserver that was asked for it, once one was.
     server: AtomicU32,
     status: Arc<Status>,
@@ -104,6 +106,7 @@ impl Process {
             inlet,
             upward,
             request,
+            since: clock::now(),
             server: AtomicU32::new(NO_SERVER),
             status,
             pidfd: OnceLock::new(),

@@ -24,6 +24,8 @@ pub(crate) enum Request {
     },
     /// Fork. Descriptors: the link, then as the outfit says.
     Spawn { request: u64, outfit: Outfit },
+    /// The root's: it has made a child that waited in its hand its own.
+    Claim { blank: u64, request: u64 },
     /// Make a bind table for the asking process, or extend what its sweep may touch; the directory follows.
     Enroll { grant: bool },
     /// Let a process that the asking one has spawned have addresses in the directory that follows.
@@ -31,8 +33,8 @@ pub(crate) enum Request {
 }
 
 /// What a process is given at its start, as it crosses; its descriptors follow beside it. By itself
-/// it is what the forkserver says to a child that waits in reserve.
-#[derive(Debug, Serialize, Deserialize)]
+/// it is what a child that waits in reserve is told first, by the forkserver with its link or by its owner on the link.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outfit {
     pub(crate) name: String,
     pub(crate) umask: Option<u32>,
@@ -71,13 +73,24 @@ impl Outfit {
     /// # Errors
     /// As of [`plain`](Outfit::plain), and when descriptors are missing.
     pub(crate) fn unpack(&self, fds: Vec<OwnedFd>) -> io::Result<(OwnedFd, fork::Outfit)> {
+        let mut fds = fds.into_iter();
+        let link = fds.next().ok_or_else(missing)?;
+        Ok((link, self.with(fds)?))
+    }
+
+    /// How many descriptors follow it, but for a link.
+    pub(crate) fn fds(&self) -> usize {
+        usize::from(self.directory) + self.stdio.iter().filter(|wanted| **wanted).count()
+    }
+
+    /// The outfit with its descriptors, none of which is a link.
+    ///
+    /// # Errors
+    /// As of [`unpack`](Outfit::unpack).
+    pub(crate) fn with(&self, fds: impl IntoIterator<Item = OwnedFd>) -> io::Result<fork::Outfit> {
         let mut outfit = self.plain()?;
         let mut fds = fds.into_iter();
-        let mut next = || {
-            let missing = || io::Error::other("a spawn request lacks descriptors");
-            fds.next().ok_or_else(missing)
-        };
-        let link = next()?;
+        let mut next = || fds.next().ok_or_else(missing);
         if self.directory {
             outfit.cwd = Some(next()?);
         }
@@ -86,8 +99,12 @@ impl Outfit {
                 *slot = Some(next()?);
             }
         }
-        Ok((link, outfit))
+        Ok(outfit)
     }
+}
+
+fn missing() -> io::Error {
+    io::Error::other("a spawn request lacks descriptors")
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,6 +117,10 @@ pub(crate) enum Event {
         pid: i32,
         cgroup: bool,
     },
+    /// To the root: a child waits for it. The owner's end of its link and its pidfd follow.
+    Blank { blank: u64, pid: i32, cgroup: bool },
+    /// To the root: one that it had in its hand has died there.
+    Gone { blank: u64 },
     /// It is not forked.
     Failed {
         request: u64,

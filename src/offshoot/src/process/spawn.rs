@@ -2,7 +2,8 @@
 
 use super::Process;
 use super::link::Link;
-use super::warden::{SpawnFds, Warden};
+use super::protocol::{self, Outfit};
+use super::warden::{Blank, SpawnFds, Taken, Warden};
 use crate::carry::{self, Carried};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
@@ -12,10 +13,11 @@ use crate::life::Life;
 use crate::nursery::Core;
 use crate::runtime::ChildSettings;
 use crate::scope::{ScopeWatch, cancelled_error};
-use crate::spec::{Isolate, Stdio};
+use crate::spec::{Descendants, Isolate, Stdio};
 use crate::time;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::oneshot;
+use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::{clock, image, process, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{Boot, Entry};
@@ -99,6 +101,17 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// How often a fork is tried again: 60 to 90 ms in all.
 const AGAIN_MAX: u32 = 5;
 
+/// How many that wait in reserve may die as they are handed over, before a process is forked for the spawn.
+const DEAD_MAX: u32 = 3;
+
+/// One try to spawn.
+struct Try {
+    /// One that waits in reserve may be taken.
+    reserve: bool,
+    /// One was, and has died before it had taken anything of what it was to become.
+    was_dead: bool,
+}
+
 /// Forks a process and waits until it serves. What may pass by itself is tried again.
 pub(crate) async fn spawn_process(
     core: &Core,
@@ -107,11 +120,22 @@ pub(crate) async fn spawn_process(
 ) -> Result<Arc<Target>> {
     let began = clock::now();
     let bounds = isolate.resolve_bounds(core.local.shared.runtime.settings.bounds);
-    for again in 0.. {
-        let error = match try_spawn(core, &isolate, &mut start).await {
+    let mut dead = 0;
+    let mut again = 0;
+    loop {
+        let mut this = Try {
+            reserve: dead < DEAD_MAX,
+            was_dead: false,
+        };
+        let error = match try_spawn(core, &isolate, &mut start, &mut this).await {
             Ok(target) => return Ok(target),
             Err(error) => error,
         };
+        if this.was_dead {
+            tracing::debug!(isolate = %isolate.name, %error, "another process is taken");
+            dead += 1;
+            continue;
+        }
         let passes = error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::raw_os_error)
@@ -124,11 +148,16 @@ pub(crate) async fn spawn_process(
         }
         tracing::debug!(isolate = %isolate.name, %error, ?pause, "fork is tried again");
         time::pause(pause).await?;
+        again += 1;
     }
-    unreachable!("the last try returns")
 }
 
-async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<Arc<Target>> {
+async fn try_spawn(
+    core: &Core,
+    isolate: &Isolate,
+    start: &mut Start,
+    this: &mut Try,
+) -> Result<Arc<Target>> {
     core.check_open()?;
     isolate.check()?;
     let owner = core.local.shared.clone();
@@ -141,11 +170,31 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         .map_err(|error| failed("forkserver", name, error, ""))?;
     crate::budget::process().map_err(|why| failed("descriptors", name, why, ""))?;
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
-    let (ours, theirs) = crate::fault::check("pair", name)
-        .and_then(|()| socket::stream_pair())
-        .map_err(|error| failed("socket pair", name, &error, fds_hint).with_source(error))?;
-    let (fds, outputs) = open_fds(isolate, settings.confined, theirs)
+    let (fds, outputs) = open_fds(isolate, settings.confined)
         .map_err(|(what, error)| failed(&what, name, error, ""))?;
+    let outfit = outfit(isolate, &fds);
+    // One that cannot be put on is refused by the forkserver, which says why; and it has to know of grants before the process does anything.
+    let by_hand =
+        || fds.grants.is_none() && outfit.plain().and_then(|outfit| outfit.check()).is_ok();
+    let blank = match this.reserve && by_hand() {
+        true => warden.take_blank(),
+        false => None,
+    };
+    let (ours, source) = match blank {
+        Some(blank) => {
+            let taken = blank.taken();
+            let Blank { child, link, .. } = blank;
+            (link, Source::Reserve(taken, child))
+        }
+        None => {
+            let (ours, theirs) = crate::fault::check("pair", name)
+                .and_then(|()| socket::stream_pair())
+                .map_err(|error| {
+                    failed("socket pair", name, &error, fds_hint).with_source(error)
+                })?;
+            (ours, Source::Fork(theirs))
+        }
+    };
 
     let origin = core.origin_of_child(name, 0);
     let life = Arc::new(Life::new(origin.clone()).spawned_at(isolate.spawned_at));
@@ -202,6 +251,20 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         armed: true,
     };
 
+    let ask = match source {
+        Source::Reserve(taken, (pid, pidfd, descendants)) => {
+            process.set_server(taken.server);
+            process.set_spawned(pid, pidfd, descendants);
+            crate::fault::point("give", name);
+            Ask::Claim(taken, Some(fds.all()))
+        }
+        Source::Fork(theirs) => Ask::Fork(theirs, fds),
+    };
+    if let Err(error) = warden.watch(&process) {
+        let error = failed("watching it", name, &error, "").with_source(error);
+        warden.never_was(&process, error.clone());
+        return Err(error);
+    }
     let (entry, state, carried) = match start {
         Start::Serve => (None, Vec::new(), Vec::new()),
         Start::State(entry, bytes, carried) => {
@@ -212,6 +275,7 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         .main
         .map(crate::descriptor::Descriptor::entry)
         .transpose();
+    let mut ask = ask;
     let child = main.and_then(|main| {
         let settings = ChildSettings {
             settings: settings.clone(),
@@ -234,7 +298,11 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
             on_start: settings.settings.on_start,
             environment: isolate.process.environment.clone(),
         };
-        let sent = link.send_boot(&boot, &carried);
+        let given = match &mut ask {
+            Ask::Claim(_, fds) => fds.take().map(|fds| (&outfit, fds)),
+            Ask::Fork(..) => None,
+        };
+        let sent = link.send_boot(given, &boot, &carried);
         // For another try.
         if let Start::State(_, bytes, _) = start {
             *bytes = boot.state;
@@ -242,7 +310,7 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         sent
     });
     if let Err(error) = child {
-        process.never_was(error.clone());
+        warden.never_was(&process, error.clone());
         return Err(error);
     }
     let ring = isolate.process.ring.unwrap_or(settings.ring);
@@ -251,21 +319,34 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
     {
         tracing::warn!(isolate = name, %error, "a link is without its ring");
     }
-    let asked =
-        crate::fault::check("request", name).and_then(|()| warden.spawn(&process, isolate, fds));
-    if let Err(error) = asked {
-        let error = failed("request", name, error, "");
-        process.never_was(error.clone());
-        return Err(error);
-    }
+    let taken = match ask {
+        Ask::Claim(taken, _) => {
+            crate::fault::point("claim", name);
+            warden.claim(&process, taken);
+            true
+        }
+        Ask::Fork(theirs, fds) => {
+            let asked = crate::fault::check("request", name)
+                .and_then(|()| warden.spawn(&process, outfit, theirs, fds));
+            if let Err(error) = asked {
+                let error = failed("request", name, error, "");
+                warden.never_was(&process, error.clone());
+                return Err(error);
+            }
+            false
+        }
+    };
 
     owner.set_waiting("a process to start");
+    core.local.await_start(&process);
     #[cfg(feature = "fault-points")]
     let asked_at = clock::now();
     let mut bound = pin!(time::pause(bounds.start));
     let mut scope = ScopeWatch::default();
+    let mut by_itself = false;
     let started = poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut ready).poll(cx) {
+            by_itself = true;
             return Poll::Ready(result.unwrap_or_else(|oneshot::Dropped| Err(life.gone())));
         }
         if let Poll::Ready(cancel) = scope.poll(cx) {
@@ -289,20 +370,53 @@ async fn try_spawn(core: &Core, isolate: &Isolate, start: &mut Start) -> Result<
         let took = std::time::Duration::from_nanos(clock::now() - asked_at);
         crate::ledger::not_spawned(name, took, bounds.start, error);
     }
+    if started.is_err() && by_itself {
+        this.was_dead = taken && link.is_untaken() && life.cancelled().is_none();
+    }
     started?;
     abort.armed = false;
     Ok(target)
+}
+
+/// Where a process comes from.
+enum Source {
+    /// One that waits.
+    Reserve(Taken, (i32, Pidfd, Descendants)),
+    /// A new one, whose end of the link this is.
+    Fork(OwnedFd),
+}
+
+/// What the forkserver is told.
+enum Ask {
+    /// Whose one is that waited; before that it is given these, once.
+    Claim(Taken, Option<Vec<OwnedFd>>),
+    Fork(OwnedFd, SpawnFds),
+}
+
+/// What the process is given beside its link, as it crosses.
+fn outfit(isolate: &Isolate, fds: &SpawnFds) -> Outfit {
+    let options = &isolate.process;
+    let limits = options.limits.iter();
+    Outfit {
+        name: isolate.name.clone(),
+        umask: options.umask,
+        limits: limits
+            .map(|(limit, soft, hard)| (protocol::limit_number(*limit), *soft, *hard))
+            .collect(),
+        directory: fds.directory.is_some(),
+        stdio: fds.stdio.each_ref().map(Option::is_some),
+        grants: fds
+            .grants
+            .as_ref()
+            .map(|grants| u8::try_from(grants.len()).unwrap_or(u8::MAX)),
+    }
 }
 
 /// The reading ends of a process's standard output and error, where they are drained.
 pub(crate) type Outputs = [Option<PipeReader>; 2];
 
 /// Opens what the process gets beside its link.
-fn open_fds(
-    isolate: &Isolate,
-    confined: bool,
-    link: OwnedFd,
-) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
+fn open_fds(isolate: &Isolate, confined: bool) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
     let null = |write: bool| -> Result<OwnedFd, (String, io::Error)> {
         let file = File::options().read(!write).write(write).open("/dev/null");
         file.map(OwnedFd::from)
@@ -347,7 +461,6 @@ fn open_fds(
     let (stderr, err) = output(process.stderr)?;
     Ok((
         SpawnFds {
-            link,
             directory,
             stdio: [stdin, stdout, stderr],
             grants,

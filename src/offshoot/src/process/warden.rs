@@ -12,17 +12,18 @@ use super::{Process, decode_body};
 use crate::janitor::{GrantedDir, TreeDir};
 use crate::mark::Mark;
 use crate::runtime::Runtime;
-use crate::spec::{Descendants, Isolate};
+use crate::spec::Descendants;
 use crate::{Error, ErrorKind, Result};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
 use offshoot_mailbox::oneshot;
+use offshoot_sys::event::Timer;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, socket, spawn};
 use offshoot_wire::frame::{Ended, Header, Kind, Ready};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -34,6 +35,7 @@ use std::time::Duration;
 const WAKE: Token = Token(0);
 const CONTROL: Token = Token(1);
 const SERVER: Token = Token(2);
+const SOON: Token = Token(3);
 /// Tokens of process `n` are `FIRST + 4n` for its link, then its pidfd and its two pipes.
 const FIRST: usize = 4;
 
@@ -55,16 +57,66 @@ const ANSWER: u64 = 1_000_000_000;
 const ENROL: u64 = 5_000_000_000;
 /// How long a process has to die whose link has ended.
 const LINK_ENDED: u64 = 200_000_000;
+/// How long the thread leaves alone what is not urgent: a process that has just been started, and whoever waits for it, need the processors.
+const NOT_URGENT: Duration = Duration::from_micros(300);
 /// How long a process has to be gone that has said how it ended: its pool, its last frames and its
 /// standard output, which may be a full pipe, must not keep its owner waiting for ever.
 const SAID_ITS_END: u64 = 8_000_000_000;
 
-/// The descriptors of one spawn.
+/// The descriptors of one spawn, but for its link.
 pub(crate) struct SpawnFds {
-    pub(crate) link: OwnedFd,
     pub(crate) directory: Option<OwnedFd>,
     pub(crate) stdio: [Option<OwnedFd>; 3],
     pub(crate) grants: Option<Vec<GrantedDir>>,
+}
+
+impl SpawnFds {
+    pub(crate) fn all(self) -> Vec<OwnedFd> {
+        let stdio = self.stdio.into_iter().flatten();
+        self.directory.into_iter().chain(stdio).collect()
+    }
+}
+
+/// A process that waits for us to say what it is to become.
+pub(crate) struct Blank {
+    /// Names it between us and the forkserver.
+    number: u64,
+    /// The forkserver that forked it.
+    server: u32,
+    pub(crate) child: (i32, Pidfd, Descendants),
+    pub(crate) link: OwnedFd,
+}
+
+/// Which one it was, once it is a process of ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Taken {
+    number: u64,
+    pub(crate) server: u32,
+}
+
+impl Blank {
+    /// Without its descriptors, for want of room in this process, there is none: it sees the end of its link.
+    fn new(
+        (number, server): (u64, u32),
+        (pid, cgroup): (i32, bool),
+        fds: Vec<OwnedFd>,
+    ) -> Option<Blank> {
+        let mut fds = fds.into_iter();
+        let (link, pidfd) = (fds.next()?, fds.next()?);
+        Some(Blank {
+            number,
+            server,
+            child: (pid, Pidfd::from_fd(pidfd), descendants(cgroup)),
+            link,
+        })
+    }
+
+    pub(crate) fn taken(&self) -> Taken {
+        Taken {
+            number: self.number,
+            server: self.server,
+        }
+    }
 }
 
 /// The forkserver, as far as this process has to do with it.
@@ -74,13 +126,37 @@ struct Server {
     pidfd: Option<Pidfd>,
     /// By which the mark of what it forks names it.
     number: u32,
+    /// What it has said that somebody else than the thread has read, in its order.
+    read: VecDeque<Said>,
+    buffer: Vec<u8>,
+}
+
+/// An event and what came with it.
+type Said = (Event, Vec<OwnedFd>);
+
+impl Server {
+    fn new(control: OwnedFd, pidfd: Option<Pidfd>, number: u32) -> Server {
+        Server {
+            control,
+            pidfd,
+            number,
+            read: VecDeque::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// What it said next; as of [`protocol::receive`].
+    fn receive(&mut self) -> io::Result<Option<Said>> {
+        match self.read.pop_front() {
+            Some(said) => Ok(Some(said)),
+            None => protocol::receive::<Event>(&self.control, &mut self.buffer),
+        }
+    }
 }
 
 struct Watched {
     process: Arc<Process>,
     link_ended: bool,
-    /// When it was asked for (ns).
-    since: u64,
     /// When something has to be done about it, and what.
     due: Option<(u64, Due)>,
 }
@@ -106,6 +182,12 @@ pub(crate) struct Warden {
     registry: Registry,
     waker: mio::Waker,
     server: Mutex<Option<Server>>,
+    /// Those that wait for us, the oldest first.
+    hand: Mutex<VecDeque<Blank>>,
+    /// Those that we have made ours and the forkserver has not heard of yet, and which processes they are.
+    claims: Mutex<Vec<(Taken, u64)>>,
+    /// Wakes the thread a little later.
+    soon: Timer,
     /// New ones, which the thread takes over.
     arrived: Mutex<Vec<Arc<Process>>>,
     enrolling: Mutex<Vec<Enrolling>>,
@@ -128,6 +210,12 @@ impl Warden {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waker = mio::Waker::new(&registry, WAKE)?;
+        let soon = Timer::new()?;
+        registry.register(
+            &mut SourceFd(&soon.as_fd().as_raw_fd()),
+            SOON,
+            Interest::READABLE,
+        )?;
         if let Some(control) = &control {
             registry.register(
                 &mut SourceFd(&control.as_raw_fd()),
@@ -139,11 +227,10 @@ impl Warden {
             runtime: Arc::downgrade(runtime),
             registry,
             waker,
-            server: Mutex::new(control.map(|control| Server {
-                control,
-                pidfd: None,
-                number: 0,
-            })),
+            server: Mutex::new(control.map(|control| Server::new(control, None, 0))),
+            hand: Mutex::default(),
+            claims: Mutex::default(),
+            soon,
             arrived: Mutex::default(),
             enrolling: Mutex::default(),
             queued: Mutex::default(),
@@ -166,7 +253,6 @@ impl Warden {
                     more: BTreeSet::new(),
                     heard: 0,
                     next_tick: None,
-                    buffer: Vec::new(),
                 }
                 .run()
             })?;
@@ -190,7 +276,7 @@ impl Warden {
             lent.len() == 1
         };
         if first {
-            self.wake();
+            self.soon.set(NOT_URGENT);
         }
     }
 
@@ -230,43 +316,126 @@ impl Warden {
         Ok(())
     }
 
-    /// Asks for a process. Its link is read from here on.
+    /// Begins to watch a process that is about to be asked for. The thread takes it over with the first event of it; to wake it for that would
+    /// cost the spawn a wake-up.
+    pub(crate) fn watch(self: &Arc<Self>, process: &Arc<Process>) -> io::Result<()> {
+        let request = process.request;
+        let warden = Arc::downgrade(self);
+        process.link.on_queued(move || {
+            if let Some(warden) = warden.upgrade() {
+                warden.queued.lock().push(request);
+                warden.wake();
+            }
+        });
+        // First: an event of one that is not known yet would be lost.
+        self.arrived.lock().push(process.clone());
+        process.watch_link(&self.registry, link_token(request))?;
+        for (stream, fd) in process.pipe_fds().into_iter().enumerate() {
+            let Some(fd) = fd else { continue };
+            let token = Token(link_token(request).0 + 2 + stream);
+            let watched = self
+                .registry
+                .register(&mut SourceFd(&fd), token, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::error!(%error, "cannot watch the output of a process");
+            }
+        }
+        match process.pidfd() {
+            None => Ok(()),
+            Some(pidfd) => self.registry.register(
+                &mut SourceFd(&pidfd.as_fd().as_raw_fd()),
+                pidfd_token(request),
+                Interest::READABLE,
+            ),
+        }
+    }
+
+    /// One of those that wait for us, if one lives.
+    pub(crate) fn take_blank(&self) -> Option<Blank> {
+        loop {
+            // The oldest: a new one may be busy yet with what it can do before it is wanted.
+            let first = self.hand.lock().pop_front();
+            let blank = first.or_else(|| self.next_blank())?;
+            // One that is dead has not been heard of yet, or is about to be.
+            if !blank.child.1.is_dead() {
+                return Some(blank);
+            }
+        }
+    }
+
+    /// One of which the forkserver has said so, and the thread has not read it yet.
+    fn next_blank(&self) -> Option<Blank> {
+        let mut server = self.server.lock();
+        // It gives them into no other hand than the root's, which alone watches it.
+        let server = server.as_mut().filter(|server| server.pidfd.is_some())?;
+        // What the thread is woken for in any case, it finds there or here.
+        while let Ok(Some((event, fds))) =
+            protocol::receive::<Event>(&server.control, &mut server.buffer)
+        {
+            match event {
+                Event::Blank { blank, pid, cgroup } => {
+                    if let Some(blank) = Blank::new((blank, server.number), (pid, cgroup), fds) {
+                        return Some(blank);
+                    }
+                }
+                other => server.read.push_back((other, fds)),
+            }
+        }
+        None
+    }
+
+    /// One of those that waited for us is this process, which the forkserver hears soon, and before anything else that it is asked.
+    pub(crate) fn claim(&self, process: &Process, taken: Taken) {
+        let first = {
+            let mut claims = self.claims.lock();
+            claims.push((taken, process.request));
+            claims.len() == 1
+        };
+        if first {
+            self.soon.set(NOT_URGENT);
+        }
+    }
+
+    /// Says what has been claimed, as far as that goes.
+    fn send_claims(&self, server: &Server) -> io::Result<()> {
+        let mut claims = self.claims.lock();
+        while let Some((taken, request)) = claims.first().copied() {
+            // Of one that has ended nothing is left that it could be told.
+            if taken.server == server.number {
+                let blank = taken.number;
+                let claim = Request::Claim { blank, request };
+                protocol::send(&server.control, &claim, &[])?;
+            }
+            claims.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Asks for a process that is watched.
     pub(crate) fn spawn(
         &self,
         process: &Arc<Process>,
-        isolate: &Isolate,
+        outfit: protocol::Outfit,
+        link: OwnedFd,
         fds: SpawnFds,
     ) -> io::Result<()> {
-        self.arrived.lock().push(process.clone());
-        let options = &isolate.process;
         let request = Request::Spawn {
             request: process.request,
-            outfit: protocol::Outfit {
-                name: isolate.name.clone(),
-                umask: options.umask,
-                limits: options
-                    .limits
-                    .iter()
-                    .map(|(limit, soft, hard)| (protocol::limit_number(*limit), *soft, *hard))
-                    .collect(),
-                directory: fds.directory.is_some(),
-                stdio: fds.stdio.each_ref().map(Option::is_some),
-                grants: fds
-                    .grants
-                    .as_ref()
-                    .map(|grants| u8::try_from(grants.len()).unwrap_or(u8::MAX)),
-            },
+            outfit,
         };
-        let all: Vec<BorrowedFd<'_>> = std::iter::once(&fds.link)
+        let all: Vec<BorrowedFd<'_>> = std::iter::once(&link)
             .chain(&fds.directory)
             .chain(fds.stdio.iter().flatten())
             .map(AsFd::as_fd)
             .chain(fds.grants.iter().flatten().map(AsFd::as_fd))
             .collect();
-        let sent = self.send(&request, &all, |server| process.set_server(server.number));
-        // In any case: the thread either reads its link or finds that it never was.
+        self.send(&request, &all, |server| process.set_server(server.number))
+    }
+
+    /// A process that is watched never was: the thread is to forget it.
+    pub(crate) fn never_was(&self, process: &Process, error: Error) {
+        process.never_was(error);
         self.wake();
-        sent
     }
 
     /// Sends once the forkserver takes it; `before` sees that forkserver each time it is tried.
@@ -282,7 +451,8 @@ impl Warden {
                 None => Err(io::Error::other("the tree's forkserver has ended")),
                 Some(server) => {
                     before(server);
-                    protocol::send(&server.control, request, fds)
+                    self.send_claims(server)
+                        .and_then(|()| protocol::send(&server.control, request, fds))
                 }
             };
             match sent {
@@ -291,6 +461,9 @@ impl Warden {
                     if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline =>
                 {
                     std::thread::yield_now();
+                }
+                Err(error) if socket::is_peer_gone(&error) => {
+                    return Err(io::Error::other("the tree's forkserver has ended"));
                 }
                 result => return result,
             }
@@ -448,11 +621,7 @@ fn start_server(
         });
     watched.map_err(|error| abort(failed("watching it", &error)))?;
     tracing::debug!(pid, "forkserver started");
-    Ok(Server {
-        control: ours,
-        pidfd: Some(pidfd),
-        number,
-    })
+    Ok(Server::new(ours, Some(pidfd), number))
 }
 
 /// The thread's own half.
@@ -466,7 +635,14 @@ struct Loop {
     heard: u64,
     /// When the lent links are looked after (ns), if any is.
     next_tick: Option<u64>,
-    buffer: Vec<u8>,
+}
+
+/// How it is told what a process has started.
+fn descendants(cgroup: bool) -> Descendants {
+    match cgroup {
+        true => Descendants::Cgroup,
+        false => Descendants::Subreaper,
+    }
 }
 
 fn link_token(request: u64) -> Token {
@@ -490,10 +666,12 @@ impl Loop {
             // Taken first: a request arrives before it is given up.
             let given_up = std::mem::take(&mut *self.warden.given_up.lock());
             self.take_arrived();
+            self.say_claims();
             let mut control = false;
             for event in events.iter() {
                 match event.token() {
                     WAKE => {}
+                    SOON => drop(self.warden.soon.drain()),
                     CONTROL => control = true,
                     SERVER => self.server_ended("it died"),
                     Token(token) => {
@@ -529,7 +707,7 @@ impl Loop {
                 if let Some(watched) = self.watched.get_mut(&request)
                     && !watched.process.is_spawned()
                 {
-                    watched.due = Some((watched.since + ANSWER, Due::Forked));
+                    watched.due = Some((watched.process.since + ANSWER, Due::Forked));
                 }
             }
             self.look_at_clock();
@@ -580,42 +758,34 @@ impl Loop {
     fn take_arrived(&mut self) {
         let arrived = std::mem::take(&mut *self.warden.arrived.lock());
         for process in arrived {
-            let request = process.request;
-            let registered = process.watch_link(&self.warden.registry, link_token(request));
-            if let Err(error) = registered {
-                process.never_was(error.into());
-                continue;
-            }
-            for (stream, fd) in process.pipe_fds().into_iter().enumerate() {
-                let Some(fd) = fd else { continue };
-                let token = Token(link_token(request).0 + 2 + stream);
-                if let Err(error) =
-                    self.warden
-                        .registry
-                        .register(&mut SourceFd(&fd), token, Interest::READABLE)
-                {
-                    tracing::error!(%error, "cannot watch the output of a process");
-                }
-            }
-            let warden = Arc::downgrade(&self.warden);
-            process.link.on_queued(move || {
-                if let Some(warden) = warden.upgrade() {
-                    warden.queued.lock().push(request);
-                    warden.wake();
-                }
-            });
             self.watched.insert(
-                request,
+                process.request,
                 Watched {
                     process,
                     link_ended: false,
-                    since: clock::now(),
                     due: None,
                 },
             );
-            // What came before it was registered makes no edge of its own on every kernel.
-            self.link_ready(request);
-            self.write_queued(request);
+        }
+    }
+
+    /// Tells the forkserver what has been claimed since.
+    fn say_claims(&self) {
+        if self.warden.claims.lock().is_empty() {
+            return;
+        }
+        let said = match &*self.warden.server.lock() {
+            Some(server) => self.warden.send_claims(server),
+            // They ended with it.
+            None => {
+                self.warden.claims.lock().clear();
+                Ok(())
+            }
+        };
+        match said {
+            Err(error) if socket::may_pass(&error) => self.warden.soon.set(NOT_URGENT),
+            // It has gone, which is seen elsewhere.
+            Err(_) | Ok(()) => {}
         }
     }
 
@@ -793,7 +963,7 @@ impl Loop {
         };
         if watched.process.is_spawned() {
             watched.due = None;
-        } else if self.heard < watched.since {
+        } else if self.heard < watched.process.since {
             self.server_ended("it did not answer");
         } else {
             // It answers others: this answer was lost, for want of a descriptor. The process sees
@@ -806,9 +976,9 @@ impl Loop {
 
     fn read_control(&mut self) {
         loop {
-            let received = match &*self.warden.server.lock() {
+            let received = match &mut *self.warden.server.lock() {
                 None => return,
-                Some(server) => protocol::receive::<Event>(&server.control, &mut self.buffer),
+                Some(server) => server.receive(),
             };
             if matches!(&received, Ok(Some(_)))
                 || matches!(&received, Err(error) if error.kind() == io::ErrorKind::InvalidData)
@@ -831,6 +1001,17 @@ impl Loop {
     fn take_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Welcome => {}
+            Event::Blank { blank, pid, cgroup } => {
+                if let Some(server) = &*self.warden.server.lock()
+                    && let Some(blank) = Blank::new((blank, server.number), (pid, cgroup), fds)
+                {
+                    self.warden.hand.lock().push_back(blank);
+                }
+            }
+            Event::Gone { blank } => {
+                let mut hand = self.warden.hand.lock();
+                hand.retain(|waiting| waiting.number != blank);
+            }
             Event::Spawned {
                 request,
                 pid,
@@ -868,11 +1049,7 @@ impl Loop {
                 {
                     watched.due = None;
                 }
-                let descendants = match cgroup {
-                    true => Descendants::Cgroup,
-                    false => Descendants::Subreaper,
-                };
-                process.set_spawned(pid, pidfd, descendants);
+                process.set_spawned(pid, pidfd, descendants(cgroup));
                 // It may have died before it was watched.
                 self.died(request);
             }
@@ -903,6 +1080,7 @@ impl Loop {
                 code,
                 core,
             } => {
+                self.take_arrived();
                 // All that it had said is in its link.
                 self.read_last_words(request);
                 let status = if signal {
@@ -937,7 +1115,7 @@ impl Loop {
     fn server_ended(&mut self, why: &str) {
         // Its last reports first.
         let runtime = self.warden.runtime.upgrade();
-        let (server, bound) = {
+        let (mut server, bound) = {
             let mut slot = self.warden.server.lock();
             let Some(server) = slot.take() else { return };
             if let Some(pidfd) = &server.pidfd {
@@ -952,15 +1130,17 @@ impl Loop {
             )
         };
         // Its last reports first.
-        while let Ok(Some((event, fds))) =
-            protocol::receive::<Event>(&server.control, &mut self.buffer)
-        {
+        while let Ok(Some((event, fds))) = server.receive() {
             self.take_event(event, fds);
         }
         let registry = &self.warden.registry;
         let _ = registry.deregister(&mut SourceFd(&server.control.as_raw_fd()));
         self.warden.enrolling.lock().clear();
         let Some(pidfd) = server.pidfd else { return };
+        // Nobody has begun to use them.
+        for blank in std::mem::take(&mut *self.warden.hand.lock()) {
+            let _ = blank.child.1.kill();
+        }
         // All that it was asked for is watched, or was put there before it was asked.
         self.take_arrived();
         tracing::error!(
@@ -1027,6 +1207,7 @@ impl Loop {
             return;
         };
         self.warden.enrolling.lock().clear();
+        self.warden.hand.lock().clear();
         let Server { control, pidfd, .. } = server;
         drop(control);
         let Some(pidfd) = pidfd else { return };
