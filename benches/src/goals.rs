@@ -121,7 +121,7 @@ pub fn goals() -> Vec<Goal> {
         ),
         goal(
             "call",
-            "ask, process isolate, one after another",
+            "ask, process isolate with a ring, one after another",
             AtMost(1.5),
             "bare ring that spins 30 µs, one after another",
         ),
@@ -135,7 +135,7 @@ pub fn goals() -> Vec<Goal> {
     }
     all.push(goal(
         "stream",
-        "calls with bytes, process isolate",
+        "calls with bytes, process isolate with a ring",
         Rate(0.9),
         "bare ring",
     ));

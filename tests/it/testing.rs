@@ -278,7 +278,8 @@ async fn answers_until(direction: Direction, after: After) -> Result<u64> {
     let began = Instant::now();
     let mut answered = 0;
     let result = offshoot::nursery(async |nursery| {
-        let one = nursery.spawn("one").await?;
+        // What agrees upon a ring is frames, too.
+        let one = nursery.spawn(Isolate::named("one").ring(0)).await?;
         assert!(testing::break_link_after(&one, direction, after));
         assert!(
             !testing::break_link_after(&one, direction, after),

@@ -10,7 +10,7 @@ use crate::floor::ring::Ring;
 use crate::floor::threads::EventFds;
 use crate::record::{Kind, Recorder, Row, Side};
 use crate::setting::{Reserve, pause, tree};
-use offshoot::Isolation;
+use offshoot::{Isolate, Isolation};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -18,6 +18,19 @@ const AWAKE: &str = "crossbeam channels, one after another";
 const ASLEEP: &str = "eventfds, every 200 µs";
 const SOCKET: &str = "socket pair, one after another";
 const SOCKET_ASLEEP: &str = "socket pair, every 200 µs";
+const RING: &str = "bare ring that spins 30 µs, one after another";
+const RING_ASLEEP: &str = "bare ring that spins 30 µs, every 200 µs";
+/// The ring of a link, in bytes each way.
+const BYTES: usize = 64 << 10;
+
+/// How messages get to an isolate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// They do not leave the process.
+    None,
+    Socket,
+    Ring,
+}
 
 /// The first is as fast as it goes; in the second both sides sleep before each.
 pub fn paces() -> [Pace; 2] {
@@ -49,10 +62,11 @@ pub fn question() -> Question {
             channels(),
             std_channels(),
             event_fds(),
-            isolates(Isolation::Thread),
+            isolates(Isolation::Thread, Way::None),
             sockets(),
             ring(),
-            isolates(Isolation::Process),
+            isolates(Isolation::Process, Way::Socket),
+            isolates(Isolation::Process, Way::Ring),
         ],
     }
 }
@@ -149,15 +163,23 @@ fn ring() -> Subject {
     })
 }
 
-fn isolates(isolation: Isolation) -> Subject {
-    let (key, side, who) = match isolation {
-        Isolation::Process => ("process", Side::Process, "process isolate"),
-        _ => ("thread", Side::Thread, "thread isolate"),
+fn isolates(isolation: Isolation, way: Way) -> Subject {
+    let (key, side, who, floors) = match way {
+        Way::None => ("thread", Side::Thread, "thread isolate", [AWAKE, ASLEEP]),
+        Way::Socket => (
+            "process",
+            Side::Process,
+            "process isolate",
+            [SOCKET, SOCKET_ASLEEP],
+        ),
+        Way::Ring => (
+            "process-ring",
+            Side::Process,
+            "process isolate with a ring",
+            [RING, RING_ASLEEP],
+        ),
     };
-    let floors = match side {
-        Side::Thread => [AWAKE, ASLEEP],
-        Side::Process => [SOCKET, SOCKET_ASLEEP],
-    };
+    let ring = if way == Way::Ring { BYTES } else { 0 };
     let mut all = Vec::new();
     for what in ["call", "ask"] {
         let rows = rows(Kind::Offshoot, side, &format!("{what}, {who}"));
@@ -170,8 +192,9 @@ fn isolates(isolation: Isolation) -> Subject {
     Subject::new(key, all, move |into| {
         let times = tree(isolation, Reserve::Default, async move || {
             offshoot::nursery(async |nursery| {
-                let farm = nursery.spawn("farm").await?;
-                let counter = nursery.start("counter", 0_u64).await?;
+                let farm = nursery.spawn(Isolate::named("farm").ring(ring)).await?;
+                let counter = Isolate::named("counter").ring(ring);
+                let counter = nursery.start(counter, 0_u64).await?;
                 let mut times = [const { Vec::new() }; 4];
                 for (row, pace) in paces().iter().enumerate() {
                     times[row].reserve(pace.per_round);

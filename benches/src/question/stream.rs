@@ -9,7 +9,7 @@ use crate::floor::ring::{CHUNK, Ring};
 use crate::record::{Kind, Row, Side, Unit};
 use crate::setting::{Reserve, tree};
 use futures_util::future::try_join_all;
-use offshoot::{Bytes, Isolation};
+use offshoot::{Bytes, Isolate, Isolation};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -19,6 +19,9 @@ const CHUNKS: usize = 128;
 const AT_ONCE: usize = 8;
 const UNIT: Unit = Unit::Chunk(CHUNK as u32);
 const SOCKET: &str = "socket pair";
+const RING: &str = "bare ring";
+/// The ring of a link, in bytes each way: as much as the bare one has.
+const BYTES: usize = 1 << 20;
 
 async fn take(chunk: Bytes) -> usize {
     black_box(chunk.len())
@@ -33,8 +36,9 @@ pub fn question() -> Question {
             memory(),
             ring(),
             socket(),
-            isolates(Isolation::Thread),
-            isolates(Isolation::Process),
+            isolates(Isolation::Thread, false),
+            isolates(Isolation::Process, false),
+            isolates(Isolation::Process, true),
         ],
     }
 }
@@ -53,7 +57,7 @@ fn memory() -> Subject {
 }
 
 fn ring() -> Subject {
-    let row = Row::new(Kind::Floor, Side::Process, "bare ring").unit(UNIT);
+    let row = Row::new(Kind::Floor, Side::Process, RING).unit(UNIT);
     let mut ring = None;
     let chunk = Box::new([1_u8; CHUNK]);
     Subject::new("ring", [row], move |into| {
@@ -84,24 +88,37 @@ fn socket() -> Subject {
     })
 }
 
-fn isolates(isolation: Isolation) -> Subject {
-    let (key, side, who) = match isolation {
-        Isolation::Process => (
+fn isolates(isolation: Isolation, ring: bool) -> Subject {
+    let (key, side, who, floor) = match (isolation, ring) {
+        (Isolation::Process, false) => (
             "process",
             Side::Process,
             "calls with bytes, process isolate",
+            Some(SOCKET),
         ),
-        _ => ("thread", Side::Thread, "calls with bytes, thread isolate"),
+        (Isolation::Process, true) => (
+            "process-ring",
+            Side::Process,
+            "calls with bytes, process isolate with a ring",
+            Some(RING),
+        ),
+        _ => (
+            "thread",
+            Side::Thread,
+            "calls with bytes, thread isolate",
+            None,
+        ),
     };
     let mut row = Row::new(Kind::Offshoot, side, who).unit(UNIT);
-    if side == Side::Process {
-        row = row.floor(SOCKET);
+    if let Some(floor) = floor {
+        row = row.floor(floor);
     }
+    let ring = if ring { BYTES } else { 0 };
     // Calls, eight under way at once, until there is a stream to be opened.
     Subject::new(key, [row], move |into| {
         let time = tree(isolation, Reserve::Default, async move || {
             offshoot::nursery(async |nursery| {
-                let sink = nursery.spawn("sink").await?;
+                let sink = nursery.spawn(Isolate::named("sink").ring(ring)).await?;
                 sink.call(take, Bytes::from(vec![1; CHUNK])).await?;
                 let start = Instant::now();
                 for _ in 0..CHUNKS / AT_ONCE {

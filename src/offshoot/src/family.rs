@@ -12,7 +12,8 @@
 //!    tenths of what its parent has left, so that the parent always has time to reap and report.
 //! 2. At `grace_at` the child itself drops its user futures.
 //! 3. At `hard_at` a process is killed. A thread is interrupted [`INTERRUPT`] before, and if it has
-//!    not ended then, abandoned; its own children are then taken over, and taken down.
+//!    not ended then, abandoned; its own children are then taken over, and taken down. One that wants
+//!    a processor and hardly had one meanwhile is let off up to [`EXCUSES`] times.
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
@@ -33,6 +34,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// How long an interrupted thread has to end.
 const INTERRUPT: u64 = 40_000_000;
+/// How often it is let off when its time is over though it had no processor, for [`INTERRUPT`] each.
+const EXCUSES: u32 = 7;
 /// How long a killed process has to be gone, whatever its size.
 const KILL_BOUND: u64 = 2_000_000_000;
 /// How long children have that were taken over from an abandoned thread.
@@ -141,8 +144,31 @@ pub(crate) struct Member {
     order: Option<CancelOrder>,
     /// What its thread was doing when it was interrupted.
     stack: Option<thread::PendingStack>,
+    starved: Starved,
     /// When its cancellation was first asked for.
     since: u64,
+}
+
+/// Whether a thread that does not come down was given the time to do so.
+#[derive(Default)]
+struct Starved {
+    /// When it was looked at (ns), and for how long it had had a processor by then, if it wanted one.
+    seen: Option<(u64, u64)>,
+    excused: u32,
+}
+
+impl Starved {
+    /// Looks at a thread. True if it wanted a processor since the last time and hardly had one: on a crowded machine that is no reason to
+    /// cut it off yet.
+    fn look(&mut self, shared: &Shared, now: u64) -> bool {
+        let ran = shared.tid().and_then(thread::wants_processor);
+        let seen = std::mem::replace(&mut self.seen, ran.map(|ran| (now, ran)));
+        let (Some((at, before)), Some(ran)) = (seen, ran) else {
+            return false;
+        };
+        self.excused += 1;
+        self.excused <= EXCUSES && ran.saturating_sub(before) < now.saturating_sub(at) / 4
+    }
 }
 
 /// A child that is no more.
@@ -438,10 +464,19 @@ impl Family {
                             member.stack = shared.capture_stack();
                         }
                         shared.interrupt();
+                        member.starved.look(shared, now);
                     }
                     member.stage = Stage::Interrupted;
                     let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
                     self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
+                }
+                (Body::Thread(_), Stage::Interrupted)
+                    if member
+                        .target
+                        .thread()
+                        .is_some_and(|shared| member.starved.look(shared, now)) =>
+                {
+                    self.due.insert((now + INTERRUPT, key));
                 }
                 (Body::Thread(_), Stage::Interrupted) => {
                     let after_ms = now.saturating_sub(member.since) / 1_000_000;
@@ -514,6 +549,11 @@ impl Family {
         processes.collect()
     }
 
+    /// What stands behind each child.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = &Body> {
+        self.members.values().map(|member| &member.body)
+    }
+
     /// Whether no child is about to begin or to be collected, and no process is being started or owes an answer.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.members.values().all(|member| {
@@ -560,6 +600,7 @@ impl Member {
             stage: Stage::Running,
             order: None,
             stack: None,
+            starved: Starved::default(),
             since: 0,
         }
     }

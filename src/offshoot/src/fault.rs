@@ -8,6 +8,8 @@
 //!   `panic`, `hang` (block for ever), `delay` (so many ms), and, where the stage can fail, `fail` by the
 //!   number of an error of the operating system.
 //!
+//! [`testing::Fault`](crate::testing::Fault) and [`Builder::faults`](crate::Builder::faults) say the same by a builder.
+//!
 //! A process isolate sees the variable of its own [`env`](crate::Isolate::env) from S3 on, and before
 //! that the one that the forkserver was started with, as does the forkserver.
 //!
@@ -38,10 +40,18 @@
 //! | `lost` | the root, a forkserver being gone, before it ends that one's processes | no |
 //! | `replaced` | the root, a forkserver being gone, before it sweeps what was left | no |
 //! | `tree` | the root, before the tree's directory is made | yes |
+//! | `cgroup` | the forkserver, before it makes its control group | yes, which is no failure |
 //! | `bind` | whoever binds a path, before anything is made | yes |
 //! | `wake` | a sender, having pushed a message, before it wakes the receiver | no |
 
 use std::io;
+
+/// The stages of the table above.
+#[cfg(feature = "fault-points")]
+pub(crate) const STAGES: [&str; 24] = [
+    "thread", "server", "pair", "request", "fork", "forked", "S1", "S2", "S3", "build", "S4", "S5",
+    "S6", "S7", "S8", "reap", "sweep", "end", "lost", "replaced", "tree", "cgroup", "bind", "wake",
+];
 
 /// Does here what the environment says, for the isolate of this name.
 #[cfg(feature = "fault-points")]
@@ -51,20 +61,54 @@ pub(crate) fn point(stage: &str, name: &str) {
     }
 }
 
+/// The faults that a builder has set, of this process; a forked one has those of the forkserver.
+#[cfg(feature = "fault-points")]
+static BUILT: parking_lot::Mutex<String> = parking_lot::Mutex::new(String::new());
+#[cfg(feature = "fault-points")]
+static ANY_BUILT: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Sets the faults of this process, in place of those that were set here before.
+#[cfg(feature = "fault-points")]
+pub(crate) fn set(faults: String) {
+    ANY_BUILT.store(!faults.is_empty(), std::sync::atomic::Ordering::Relaxed);
+    *BUILT.lock() = faults;
+}
+
+/// Those that a builder has set, for another process.
+pub(crate) fn built() -> String {
+    #[cfg(feature = "fault-points")]
+    return BUILT.lock().clone();
+    #[cfg(not(feature = "fault-points"))]
+    String::new()
+}
+
+/// Takes over those that another process has sent.
+pub(crate) fn take(faults: String) {
+    #[cfg(feature = "fault-points")]
+    set(faults);
+    #[cfg(not(feature = "fault-points"))]
+    drop(faults);
+}
+
 /// As [`point`], where an error of the operating system can be made up.
 #[cfg(feature = "fault-points")]
 pub(crate) fn check(stage: &str, name: &str) -> io::Result<()> {
-    match std::env::var("OFFSHOOT_FAULT") {
-        Ok(all) => check_in(&all, stage, name),
-        Err(_) => Ok(()),
+    if let Ok(all) = std::env::var("OFFSHOOT_FAULT") {
+        check_in(&all, stage, name)?;
     }
+    if ANY_BUILT.load(std::sync::atomic::Ordering::Relaxed) {
+        let all = BUILT.lock().clone();
+        check_in(&all, stage, name)?;
+    }
+    Ok(())
 }
 
 /// As [`point`], on the way of every message: the environment is only asked the first time.
 #[cfg(feature = "fault-points")]
 pub(crate) fn frequent_point<'a>(stage: &str, name: impl FnOnce() -> &'a str) {
     static ANY: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    if *ANY.get_or_init(|| std::env::var_os("OFFSHOOT_FAULT").is_some()) {
+    let built = ANY_BUILT.load(std::sync::atomic::Ordering::Relaxed);
+    if built || *ANY.get_or_init(|| std::env::var_os("OFFSHOOT_FAULT").is_some()) {
         point(stage, name());
     }
 }

@@ -4,10 +4,14 @@
 //! Errors name the path; [`Error::downcast_ref`](crate::Error::downcast_ref) finds the `io::Error`.
 //! Each operation is a checkpoint, see [`unblock`] for what a cancellation leaves.
 
+use crate::testing::places;
 use crate::{Error, Result, unblock};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,9 +104,34 @@ pub async fn read_dir(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
 /// ```
 #[derive(Debug)]
 pub struct File {
-    file: Arc<fs::File>,
+    file: Arc<Opened>,
     path: Arc<Path>,
     at: u64,
+}
+
+/// A file whose descriptor a census can name.
+#[derive(Debug)]
+struct Opened(fs::File);
+
+impl Opened {
+    fn new(file: fs::File) -> Opened {
+        places::made(file.as_raw_fd());
+        Opened(file)
+    }
+}
+
+impl Deref for Opened {
+    type Target = fs::File;
+
+    fn deref(&self) -> &fs::File {
+        &self.0
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        places::closed(self.0.as_raw_fd());
+    }
 }
 
 impl File {
@@ -110,37 +139,50 @@ impl File {
     ///
     /// # Errors
     /// As of [`std::fs::File::open`]; a cancelled error.
-    pub async fn open(path: impl AsRef<Path>) -> Result<File> {
-        let path = path.as_ref();
-        let file = on("open", path, |path| fs::File::open(path)).await?;
-        Ok(File::from_std(file, path))
+    #[track_caller]
+    pub fn open(path: impl AsRef<Path>) -> impl Future<Output = Result<File>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let path = path.as_ref();
+            let file = on("open", path, |path| fs::File::open(path)).await?;
+            Ok(File::of(file, path))
+        })
     }
 
     /// Opens a file to write and read it. It is made if there is none, and emptied if there is one.
     ///
     /// # Errors
     /// As of [`std::fs::File::create`]; a cancelled error.
-    pub async fn create(path: impl AsRef<Path>) -> Result<File> {
-        let path = path.as_ref();
-        let file = on("create", path, |path| {
-            fs::File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(path)
+    #[track_caller]
+    pub fn create(path: impl AsRef<Path>) -> impl Future<Output = Result<File>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let path = path.as_ref();
+            let file = on("create", path, |path| {
+                fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .open(path)
+            })
+            .await?;
+            Ok(File::of(file, path))
         })
-        .await?;
-        Ok(File::from_std(file, path))
+    }
+
+    fn of(file: fs::File, path: &Path) -> File {
+        File {
+            file: Arc::new(Opened::new(file)),
+            path: path.into(),
+            at: 0,
+        }
     }
 
     /// A file that was opened elsewhere, at its beginning; `path` is what errors call it.
+    #[track_caller]
     pub fn from_std(file: fs::File, path: impl AsRef<Path>) -> File {
-        File {
-            file: Arc::new(file),
-            path: path.as_ref().into(),
-            at: 0,
-        }
+        places::run_at(Location::caller(), || File::of(file, path.as_ref()))
     }
 
     async fn on<T: Send + 'static>(

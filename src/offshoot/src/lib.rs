@@ -48,6 +48,7 @@ mod endpoint;
 mod family;
 mod fault;
 pub mod fs;
+mod inspect;
 mod isolate;
 mod janitor;
 mod ledger;
@@ -81,10 +82,11 @@ pub use dialogue::{
     Parting, Peer, ResultOf, SendItem, Window,
 };
 pub use endpoint::{Endpoint, Method, Payload};
+pub use inspect::Blocked;
 pub use isolate::inbox::Inbox;
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
-pub use ledger::verdict;
+pub use ledger::{captured, verdict};
 pub use narrow::Narrow;
 pub use nursery::{Nursery, Spawning, TaskHandle, nursery};
 pub use offshoot_wire::{

@@ -83,6 +83,11 @@ impl Life {
         }
     }
 
+    /// Where it was spawned, if that was in this process.
+    pub(crate) fn spawned_at_text(&self) -> Option<String> {
+        self.spawned_at.map(ToString::to_string)
+    }
+
     /// Who this is, with the process as far as it is known.
     pub(crate) fn origin(&self) -> Origin {
         Origin {

@@ -18,7 +18,7 @@ use crate::isolate::shared::{Route, Shared, Target};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
 use crate::portal::{LocalPortal, Portal, through_serde};
-use crate::process::spawn::{Start, spawn_process};
+use crate::process::spawn::{Start, spawn_process, wait_before};
 use crate::scope::{Scope, ScopeWatch, cancelled_error};
 use crate::spec::{Isolate, Isolation};
 use crate::time::{nanos, off_isolate};
@@ -142,7 +142,10 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
         Spawning(Box::pin(async move {
             let target = match self.core.isolation(&isolate) {
                 Isolation::Process => spawn_process(&self.core, isolate, Start::Serve).await?,
-                isolation => self.core.spawn_thread(&isolate, Work::Serve, isolation)?,
+                isolation => {
+                    let work = Work::Serve;
+                    self.core.spawn_thread(&isolate, work, isolation).await?
+                }
             };
             Ok(Portal::new(target))
         }))
@@ -167,11 +170,8 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
                 }
                 isolation => {
                     let state = through_serde(state, isolation == Isolation::Serde)?;
-                    self.core.spawn_thread(
-                        &isolate,
-                        Work::State(Box::new(move || Box::new(state))),
-                        isolation,
-                    )?
+                    let work = Work::State(Box::new(move || Box::new(state)));
+                    self.core.spawn_thread(&isolate, work, isolation).await?
                 }
             };
             Ok(Portal::new(target))
@@ -187,7 +187,7 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     pub fn spawn_local(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, LocalPortal> {
         let isolate = isolate.into().spawned_at(Location::caller());
         Spawning(Box::pin(async move {
-            let target = self.core.spawn_local(&isolate, Work::Serve)?;
+            let target = self.core.spawn_local(&isolate, Work::Serve).await?;
             Ok(LocalPortal::new(target))
         }))
     }
@@ -206,7 +206,8 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
         Spawning(Box::pin(async move {
             let target = self
                 .core
-                .spawn_local(&isolate, Work::State(Box::new(move || Box::new(state))))?;
+                .spawn_local(&isolate, Work::State(Box::new(move || Box::new(state))))
+                .await?;
             Ok(LocalPortal::new(target))
         }))
     }
@@ -428,7 +429,7 @@ impl Core {
         }
     }
 
-    fn spawn_local(&self, isolate: &Isolate, work: Work) -> Result<Arc<Target>> {
+    async fn spawn_local(&self, isolate: &Isolate, work: Work) -> Result<Arc<Target>> {
         if isolate.isolation == Some(Isolation::Process) {
             let message = format!(
                 "isolate `{}` asks for a process, but `spawn_local` and `start_local` make threads: use `spawn` or `start`",
@@ -436,13 +437,46 @@ impl Core {
             );
             return Err(Error::new(ErrorKind::Misuse, message));
         }
-        self.spawn_thread(isolate, work, Isolation::Thread)
+        self.spawn_thread(isolate, work, Isolation::Thread).await
     }
 
-    fn spawn_thread(
+    /// Starts a thread; what may pass by itself is tried again.
+    async fn spawn_thread(
         &self,
         isolate: &Isolate,
         work: Work,
+        isolation: Isolation,
+    ) -> Result<Arc<Target>> {
+        let mut work = Some(work);
+        let error = match self.try_thread(isolate, &mut work, isolation) {
+            Ok(target) => return Ok(target),
+            Err(error) => error,
+        };
+        let again = async || {
+            let began = clock::now();
+            let default = self.local.shared.runtime.settings.bounds;
+            let bound = isolate.resolve_bounds(default).start;
+            let mut error = error;
+            for again in 0.. {
+                if work.is_none() {
+                    return Err(error);
+                }
+                wait_before(again, began, bound, error).await?;
+                match self.try_thread(isolate, &mut work, isolation) {
+                    Ok(target) => return Ok(target),
+                    Err(next) => error = next,
+                }
+            }
+            unreachable!("the last try returns")
+        };
+        // Boxed: its state would make every spawn's larger.
+        Box::pin(again()).await
+    }
+
+    fn try_thread(
+        &self,
+        isolate: &Isolate,
+        work: &mut Option<Work>,
         isolation: Isolation,
     ) -> Result<Arc<Target>> {
         self.check_open()?;
@@ -501,14 +535,18 @@ impl Core {
             (false, _) => Manner::Loop,
         };
         runtime.reserve.want();
-        match thread::start(shared, work, manner, isolate.stack) {
+        let Some(to_do) = work.take() else {
+            unreachable!("it is given back by a start that fails")
+        };
+        match thread::start(shared, to_do, manner, isolate.stack) {
             Ok(joiner) => {
                 if let Some(member) = owner.family.lock().member(key) {
                     member.body = Body::Thread(Some(joiner));
                 }
                 Ok(target)
             }
-            Err(error) => {
+            Err((error, back)) => {
+                *work = back;
                 owner.family.lock().forget(key);
                 Err(error)
             }

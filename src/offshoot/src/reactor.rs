@@ -4,6 +4,7 @@
 
 use crate::isolate::local::Local;
 use crate::scope::{Scope, ScopeWatch, cancelled_error, poll_refusal};
+use crate::testing::places;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker as MioWaker};
@@ -218,9 +219,11 @@ impl<S: AsFd> Registered<S> {
         })?;
         let source = Held::new(&local.shared.sockets, source)?;
         let fd = source.as_fd().as_raw_fd();
+        places::made(fd);
         let (key, readiness) = local
             .reactor()?
-            .register(&mut SourceFd(&fd), Interest::READABLE | Interest::WRITABLE)?;
+            .register(&mut SourceFd(&fd), Interest::READABLE | Interest::WRITABLE)
+            .inspect_err(|_| places::closed(fd))?;
         Ok(Registered {
             source,
             key,
@@ -313,6 +316,7 @@ impl<S: AsFd> Registered<S> {
 
 impl<S: AsFd> Drop for Registered<S> {
     fn drop(&mut self) {
+        places::closed(self.source.as_fd().as_raw_fd());
         if let Some(reactor) = self.local.existing_reactor() {
             let fd = self.source.as_fd().as_raw_fd();
             reactor.deregister(&mut SourceFd(&fd), self.key);

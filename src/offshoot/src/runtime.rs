@@ -6,6 +6,7 @@
 use crate::blocking::Pool;
 use crate::descriptor::{HookEntry, captures_nothing};
 use crate::family::{Body, Departed, Family, Key, Member, Status};
+use crate::inspect::{Blocked, Noticed, Watcher};
 use crate::isolate::job::{Outcome, poll_caught};
 use crate::isolate::local::Local;
 use crate::isolate::panics;
@@ -15,11 +16,13 @@ use crate::isolate::thread::{self, Manner, Work};
 use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
 use crate::life::{Life, ended};
 use crate::narrow::Allowed;
+use crate::process::link::Link;
 use crate::process::porter::{Hold, Porter};
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
 use crate::spec::{Bounds, Descendants, Isolation, Sigint};
 use crate::spin::{self, Spin};
+use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, Result, TreeId};
 use dashmap::DashMap;
 use offshoot_mailbox::{Parker, Sleep};
@@ -55,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) descendants: Descendants,
     /// Process isolates have addresses only where they were granted.
     pub(crate) confined: bool,
+    /// How long an isolate may keep from its loop unnoticed.
+    pub(crate) notice_blocked: Option<Duration>,
     /// The bytes of the ring of a link each way; 0 for none.
     pub(crate) ring: usize,
     pub(crate) on_start: Option<Entry>,
@@ -81,6 +86,9 @@ pub(crate) struct ChildSettings {
 
 /// What asks a whole program to end: from the terminal, from a supervisor, from a lost terminal.
 pub(crate) const SIGNALS: [i32; 3] = [signal::SIGINT, signal::SIGTERM, signal::SIGHUP];
+
+/// How long processes may take to say what they do, where a signal asks.
+const DUMPED: Duration = Duration::from_secs(1);
 
 /// Into how many parts the table of isolates is divided, each with a lock of its own.
 const SHARDS: usize = 16;
@@ -112,7 +120,7 @@ pub(crate) struct Runtime {
     process_key: u32,
     next_slot: AtomicU32,
     place: Place,
-    isolates: DashMap<IsolateId, Weak<Shared>>,
+    pub(crate) isolates: DashMap<IsolateId, Weak<Shared>>,
     /// What portals point to that may come back from elsewhere.
     targets: Mutex<BTreeMap<IsolateId, Known>>,
     porter: Mutex<Option<Arc<Porter>>>,
@@ -121,6 +129,10 @@ pub(crate) struct Runtime {
     pub(crate) binder: crate::binder::Binder,
     /// What timers go by, if a test has given another clock than the machine's.
     pub(crate) clock: OnceLock<Arc<crate::testing::clock::Inner>>,
+    /// The link to our owner, of a process isolate.
+    pub(crate) uplink: OnceLock<Weak<Link>>,
+    pub(crate) noticed: Noticed,
+    watcher: Mutex<Option<Watcher>>,
     abandoned: AtomicUsize,
     /// The tree has ended; an abandoned thread that comes back must not start anything again.
     over: AtomicBool,
@@ -205,11 +217,7 @@ impl Runtime {
         let runtime = Arc::new(Runtime {
             tree,
             reserve: Arc::new(Reserve::new(threads, settings.stack, settings.lean)),
-            spin: Spin::new(match place {
-                Place::Root => settings.spin,
-                // The cores are counted once for the whole tree.
-                Place::Child(_) => Duration::ZERO,
-            }),
+            spin: Spin::new(settings.spin, matches!(place, Place::Child(_))),
             settings,
             pool: Pool::default(),
             process_key: u32::try_from(random()? >> 32).unwrap_or(0),
@@ -224,6 +232,9 @@ impl Runtime {
             tree_dir: Mutex::new(None),
             binder: crate::binder::Binder::default(),
             clock: OnceLock::new(),
+            uplink: OnceLock::new(),
+            noticed: Noticed::default(),
+            watcher: Mutex::new(None),
             abandoned: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         });
@@ -396,6 +407,22 @@ impl Runtime {
         Some((turns, outside))
     }
 
+    /// Tells an owner what is noticed here.
+    pub(crate) fn report_to(self: &Arc<Runtime>, link: &Arc<Link>) {
+        let _ = self.uplink.set(Arc::downgrade(link));
+        self.begin_watch();
+    }
+
+    /// Looks for isolates that block, if that was asked for.
+    fn begin_watch(self: &Arc<Runtime>) {
+        if let Some(bound) = self.settings.notice_blocked {
+            match Watcher::start(self, bound) {
+                Ok(watcher) => *self.watcher.lock() = Some(watcher),
+                Err(error) => tracing::warn!(%error, "nobody looks for isolates that block"),
+            }
+        }
+    }
+
     pub(crate) fn count_abandoned(&self) {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
@@ -484,6 +511,8 @@ impl Runtime {
     /// Ends what the tree shares in this process. All its isolates have ended before.
     pub(crate) fn shut_down(&self) {
         self.over.store(true, Ordering::Release);
+        let watcher = self.watcher.lock().take();
+        drop(watcher);
         // First, while the warden still gets answers for those who wait in it.
         let left = self.pool.stop(self.settings.bounds.hard_kill);
         self.abandoned.fetch_add(left, Ordering::Relaxed);
@@ -496,6 +525,7 @@ impl Runtime {
         if let Some(warden) = warden {
             warden.stop();
         }
+        self.spin.close();
         self.binder.clear();
         let dir = self.tree_dir.lock().take();
         if let Some(dir) = dir {
@@ -533,6 +563,10 @@ pub struct Builder {
     frame_max: usize,
     descendants: Descendants,
     confined: bool,
+    notice_blocked: Option<Duration>,
+    dump_on_signal: bool,
+    #[cfg(feature = "fault-points")]
+    faults: Option<String>,
     ring: Option<usize>,
     on_start: Option<(fn(), &'static crate::descriptor::Descriptor)>,
     signals: bool,
@@ -562,6 +596,10 @@ impl Builder {
             frame_max: frame::BODY_MAX,
             descendants: Descendants::default(),
             confined: false,
+            notice_blocked: None,
+            dump_on_signal: false,
+            #[cfg(feature = "fault-points")]
+            faults: None,
             ring: None,
             on_start: None,
             signals: false,
@@ -666,7 +704,8 @@ impl Builder {
     /// It is what makes an answer of a thread that is awake come after a microsecond instead of after a
     /// wake-up, and costs others next to nothing: fewer threads spin than there are cores, no more than
     /// 0.5 % of the time is spun in vain, and whoever loses its core while it spins stays away from spinning
-    /// for up to half a second. Process isolates do not spin.
+    /// for up to half a second. Of process isolates those do whose owner gave them a [ring](Builder::ring): the cores are counted once for
+    /// the whole tree, the time for each process.
     pub fn spin(mut self, window: Duration) -> Builder {
         self.spin = window;
         self
@@ -693,6 +732,33 @@ impl Builder {
     /// Lets process isolates have addresses only where [`Isolate::grant`](crate::Isolate::grant) says; off by default.
     pub fn confined(mut self, on: bool) -> Builder {
         self.confined = on;
+        self
+    }
+
+    /// Has isolates noticed, in every process of the tree, that block: whose code has not come back to their loop for so long. It is
+    /// a warning of `tracing` in each process on the way to the root, and [`Handle::noticed`]. Off by default.
+    ///
+    /// Noticed are also processes that were stopped by a signal or a debugger; not [blocking](crate::Isolate::blocking) isolates, which may. A
+    /// thread per process looks four times in that time (at least once a second) at what each isolate notes anyhow: no message costs more for it. What
+    /// is noticed a second time is another block.
+    pub fn notice_blocked(mut self, longer_than: Duration) -> Builder {
+        self.notice_blocked = Some(longer_than);
+        self
+    }
+
+    /// Has SIGUSR1, sent to this process, print on its standard error what each isolate of the tree is doing, as
+    /// [`Handle::dump_tree`] says; off by default. For one tree of a process at a time. Seen while somebody waits for the tree's end.
+    pub fn dump_on_sigusr1(mut self, on: bool) -> Builder {
+        self.dump_on_signal = on;
+        self
+    }
+
+    /// Has faults happen in this tree, in all its processes; see [`testing::Fault`](crate::testing::Fault). They hold for this
+    /// process until another tree is started in it, together with those of the environment variable `OFFSHOOT_FAULT`.
+    #[cfg(feature = "fault-points")]
+    pub fn faults(mut self, faults: impl IntoIterator<Item = crate::testing::Fault>) -> Builder {
+        let faults: Vec<String> = faults.into_iter().map(|fault| fault.text()).collect();
+        self.faults = Some(faults.join(","));
         self
     }
 
@@ -797,6 +863,7 @@ impl Builder {
             frame_max: self.frame_max,
             descendants: self.descendants,
             confined: self.confined,
+            notice_blocked: self.notice_blocked,
             ring: number(self.ring, RING)?.unwrap_or(0),
             on_start,
         })
@@ -824,11 +891,23 @@ impl Builder {
         T: Send + 'static,
     {
         let settings = self.settings()?;
-        let signals = if self.signals {
-            Some(Signals::install(&SIGNALS)?)
-        } else {
-            None
+        #[cfg(feature = "fault-points")]
+        crate::fault::set(self.faults.clone().unwrap_or_default());
+        let mut handled = Vec::new();
+        if self.signals {
+            handled.extend(SIGNALS);
+        }
+        if self.dump_on_signal {
+            handled.push(signal::SIGUSR1);
+        }
+        let signals = match handled[..] {
+            [] => None,
+            _ => Some(Signals::install(&handled)?),
         };
+        #[cfg(panic = "abort")]
+        tracing::warn!(
+            "built with `panic = \"abort\"`: a panic in a thread isolate ends the whole program; use process isolates, or unwind"
+        );
         let runtime = Runtime::new(TreeId(random()?), settings, Place::Root)?;
         let clock = self.clock.as_ref();
         let clock = clock
@@ -882,8 +961,9 @@ impl Builder {
         let slot = Arc::new(Mutex::new(None));
         let into = slot.clone();
         let work = Work::Main(Box::new(move |local| begin_root(local, root, into)));
-        let joiner = thread::start(shared, work, Manner::Loop, None)?;
+        let joiner = thread::start(shared, work, Manner::Loop, None).map_err(|(error, _)| error)?;
         self.fill_reserves(&runtime);
+        runtime.begin_watch();
         if let Some(member) = outside.family.lock().member(key) {
             member.body = Body::Thread(Some(joiner));
         }
@@ -1071,6 +1151,28 @@ impl Handle {
     pub fn dump(&self) -> Vec<String> {
         self.outside.runtime.dump()
     }
+
+    /// As [`dump`](Handle::dump), of every process of the tree. Each is asked over its control lane; one that does not answer in time, because its first
+    /// isolate blocks or the process was stopped, has a line with what the system says of it.
+    ///
+    /// # Blocking
+    /// Until all have answered, for at most so long.
+    pub fn dump_tree(&self, at_most: Duration) -> Vec<String> {
+        self.outside
+            .runtime
+            .dump_tree(clock::now() + nanos(at_most))
+    }
+
+    /// The isolates of the tree that were noticed to block, the last 64, oldest first; see [`Builder::notice_blocked`].
+    pub fn noticed(&self) -> Vec<Blocked> {
+        self.outside
+            .runtime
+            .noticed
+            .lock()
+            .iter()
+            .cloned()
+            .collect()
+    }
 }
 
 impl std::fmt::Debug for Handle {
@@ -1111,6 +1213,10 @@ impl<T> Tree<T> {
             }
             if let Some(signals) = &self.signals {
                 for number in signals.drain() {
+                    if number == signal::SIGUSR1 {
+                        self.print_dump();
+                        continue;
+                    }
                     let cancel = Cancel {
                         by: Canceller::Signal(signal::name(number)),
                     };
@@ -1151,6 +1257,21 @@ impl<T> Tree<T> {
             result,
             signal: first_signal,
             abandoned,
+        }
+    }
+
+    /// Prints what everybody does, by a thread of its own: it waits for answers, and this one has a tree to look after.
+    fn print_dump(&self) {
+        let runtime = self.runtime.clone();
+        let printed = std::thread::Builder::new()
+            .name("offshoot-dump".to_owned())
+            .spawn(move || {
+                let until = clock::now() + nanos(DUMPED);
+                let lines = runtime.dump_tree(until).join("\n");
+                eprintln!("offshoot: the tree {}:\n{lines}", runtime.tree);
+            });
+        if let Err(error) = printed {
+            eprintln!("offshoot: cannot print what the tree does: {error}");
         }
     }
 

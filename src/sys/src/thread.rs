@@ -173,6 +173,17 @@ pub fn demote(tid: i32) -> io::Result<()> {
     checked(unsafe { libc::sched_setscheduler(tid, libc::SCHED_IDLE, &priority) }).map(drop)
 }
 
+/// For how long the thread `tid` of this process has had a processor, in nanoseconds, if it wants one now; `None` if it waits for something
+/// else, has ended, or the kernel does not say.
+pub fn wants_processor(tid: i32) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/self/task/{tid}/{name}")).ok();
+    let stat = read("stat")?;
+    // Behind the name, which may contain anything (proc_pid_stat(5)).
+    let state = stat.rsplit_once(')')?.1.trim_start();
+    let ran = read("schedstat")?.split(' ').next()?.parse().ok()?;
+    state.starts_with('R').then_some(ran)
+}
+
 /// What the thread `tid` of this process is doing, in one line: its name, state, the kernel function and the system call that it waits in. What
 /// the kernel does not show (a hardened one, a thread that has ended) is named as such.
 pub fn wait_channel(tid: i32) -> String {
@@ -581,6 +592,27 @@ mod tests {
             })
             .unwrap();
         (receive_id.recv_timeout(LONG).unwrap(), handle)
+    }
+
+    #[test]
+    fn who_computes_wants_a_processor_and_who_waits_does_not() {
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let (busy, computing) = start("busy", move || {
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {}
+        });
+        let (end, ended) = mpsc::channel::<()>();
+        let (idle, waiting) = start("idle) R", move || {
+            let _ = ended.recv();
+        });
+        let first = wants_processor(busy).expect("it computes");
+        assert!(within(LONG, || wants_processor(busy) > Some(first)));
+        assert!(within(LONG, || wants_processor(idle).is_none()));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(end);
+        computing.join().unwrap();
+        waiting.join().unwrap();
+        assert_eq!(wants_processor(busy), None);
     }
 
     fn within(bound: Duration, mut condition: impl FnMut() -> bool) -> bool {

@@ -125,11 +125,21 @@ fn listed(from: From, passed: &[Header]) {
             [] | [Kind::Ready, ..] | [Kind::Refused]
         )),
         From::Holder | From::Isolate => {
-            assert!(place(Kind::Boot).is_none() && place(Kind::Ready).is_none());
+            assert!(
+                place(Kind::Boot).is_none()
+                    && place(Kind::Ready).is_none()
+                    && place(Kind::Offer).is_none()
+            );
         }
     }
     if let Some(ended) = place(Kind::Ended) {
-        let late = [Kind::Credit, Kind::Started, Kind::CancelAck, Kind::Close];
+        let late = [
+            Kind::Accept,
+            Kind::Credit,
+            Kind::Started,
+            Kind::CancelAck,
+            Kind::Close,
+        ];
         assert!(!kinds[ended..].iter().any(|kind| late.contains(kind)));
     }
     for pair in passed.windows(2) {
@@ -152,6 +162,9 @@ fn listed(from: From, passed: &[Header]) {
     };
     assert!(!kinds.iter().any(|kind| wrong.contains(kind)));
     let empty = [
+        Kind::Offer,
+        Kind::Accept,
+        Kind::Switch,
         Kind::Drop,
         Kind::Close,
         Kind::CancelAck,

@@ -57,6 +57,8 @@ pub enum Kind {
     Introduce = 9,
     /// Owner to child, before Boot, to one that was there before it had an owner: what else it is given at its start.
     Outfit = 10,
+    /// Owner to child: say what your tree is doing, until this time (a `u64`, ns of the monotonic clock).
+    Inspect = 11,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -73,6 +75,10 @@ pub enum Kind {
     Ended = 22,
     /// Child to owner: the first value of a dialogue, encoded.
     Started = 23,
+    /// Child to owner: lines of text, what its tree is doing.
+    Inspected = 24,
+    /// Child to owner: an isolate of its tree blocks.
+    Noticed = 25,
     /// An item of a dialogue's stream, encoded.
     Item = 32,
     /// No item of this side comes any more. Empty body.
@@ -101,10 +107,10 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 29] = [
+        const ALL: [Kind; 32] = [
             Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
             Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
-            HaltSeen, Cut, Enclosed, Offer, Accept, Switch,
+            HaltSeen, Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }

@@ -3,7 +3,9 @@
 //! ```text
 //!                    first            then, in any order                                       last
 //! owner  → child     [Outfit] Boot    Call Ask Tell Drop Cancel Close Open Introduce · stream
+//!                                     Offer, Switch
 //! child  → owner     Ready | Refused  Reply Failure Credit CancelAck Started · stream          Ended, Refused
+//!                                     Accept
 //! holder → isolate                    Call Ask Tell Drop Cancel Close Open Introduce · stream
 //! isolate → holder                    Reply Failure Credit CancelAck Started Close · stream    Ended
 //! ```
@@ -13,9 +15,10 @@
 //! - Boot, Ready and Refused come once and first, but that an Outfit may come before a Boot, to a child that waited for
 //!   its owner. Nothing follows a Refused.
 //! - Ended comes once. Behind it may come answers and streams that were under way, which nobody waits for any more;
-//!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close.
+//!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close, no Accept.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
 //!   Boot Call Ask Tell Open Reply Started Item. Nothing comes between the two.
+//! - An owner may also send Inspect, which a child answers by Inspected, and a child Noticed, as often as they like.
 //! - Of a ring: an owner may send Offer once, and once after it Switch; a child Accept, once.
 //! - Drop, Close, CancelAck, End, Deaf, HaltSeen, Offer, Accept and Switch have no body.
 //!
@@ -168,6 +171,7 @@ impl Order {
                 Kind::Ended | Kind::Credit | Kind::Started | Kind::CancelAck | Kind::Close => {
                     Err(Disorder::TooLate(kind))
                 }
+                Kind::Accept => Err(Disorder::TooLate(kind)),
                 _ => Ok(Stage::Ended),
             },
         }
@@ -190,8 +194,8 @@ fn may_send(from: From, kind: Kind) -> bool {
     use Kind::*;
     let asks = matches!(from, From::Owner | From::Holder);
     match kind {
-        Outfit | Boot | Offer | Switch => from == From::Owner,
-        Ready | Refused | Accept => from == From::Child,
+        Outfit | Boot | Offer | Switch | Inspect => from == From::Owner,
+        Ready | Refused | Accept | Inspected | Noticed => from == From::Child,
         Call | Ask | Tell | Drop | Cancel | Open | Introduce => asks,
         Close => from != From::Child,
         Reply | Failure | Credit | CancelAck | Ended | Started => !asks,

@@ -49,6 +49,26 @@ fn each_side_begins_with_its_greeting_and_with_nothing_else() {
 }
 
 #[test]
+fn a_ring_is_spoken_of_once() {
+    let twice = [
+        Kind::Boot,
+        Kind::Offer,
+        Kind::Switch,
+        Kind::Call,
+        Kind::Offer,
+    ];
+    assert_eq!(
+        refused(From::Owner, &twice).unwrap(),
+        (4, Disorder::TooLate(Kind::Offer))
+    );
+    let twice = [Kind::Ready, Kind::Accept, Kind::Accept];
+    assert_eq!(
+        refused(From::Child, &twice).unwrap(),
+        (2, Disorder::TooLate(Kind::Accept))
+    );
+}
+
+#[test]
 fn a_greeting_comes_once() {
     for (from, first) in [(From::Owner, Kind::Boot), (From::Child, Kind::Ready)] {
         let (at, why) = refused(from, &[first, first]).unwrap();
@@ -87,7 +107,8 @@ fn behind_the_end_comes_only_what_was_under_way() {
             ) || matches!(
                 kind,
                 Kind::Deaf | Kind::Halt | Kind::HaltSeen | Kind::Enclosed
-            ) || (from == From::Child && kind == Kind::Accept);
+            ) || (from == From::Child
+                && matches!(kind, Kind::Inspected | Kind::Noticed));
             assert_eq!(refused(from, &whole).is_none(), legal, "{from:?} {kind:?}");
         }
     }
@@ -111,10 +132,10 @@ fn each_kind_is_for_those_of_the_table() {
         let expected = match kind as u8 {
             // Boot, Outfit.
             1 | 10 => [true, false, false, false],
-            // Offer, Switch.
-            40 | 42 => [true, false, false, false],
-            // Accept.
-            41 => [false, true, false, false],
+            // Inspect, Offer, Switch.
+            11 | 40 | 42 => [true, false, false, false],
+            // Inspected, Noticed, Accept.
+            24 | 25 | 41 => [false, true, false, false],
             // Close.
             7 => [true, false, true, true],
             2..=9 => [true, false, true, false],
@@ -196,7 +217,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn what_gets_through_is_in_order(head in any::<[u8; 2]>(), frames in vec((0..40_u8, 0..4_u8, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8]), 0..40)) {
+    fn what_gets_through_is_in_order(head in any::<[u8; 2]>(), frames in vec((0..48_u8, 0..4_u8, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8]), 0..40)) {
         let mut data = head.to_vec();
         for (kind, correlation, len) in frames {
             data.extend([kind, correlation, len]);

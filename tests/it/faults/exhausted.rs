@@ -303,11 +303,35 @@ threads! {
 
     fn f09_no_thread_can_be_had(t: T) {
         t.faults("thread@x:fail=11");
-        t.run(async || {
+        // Without a reserve, which may have one by the time that it is tried again.
+        t.builder().reserve_threads(0).run(async || {
             offshoot::nursery(async |nursery| {
                 let error = nursery.spawn("x").await.unwrap_err();
                 spawn_error(&error, &["os error 11", "RLIMIT_NPROC", "threads-max"]);
                 serves(&nursery.spawn("y").await?).await
+            })
+            .await
+        })
+        .unwrap();
+    }
+
+    /// A thread that cannot be had for a moment is tried again, with all that it was given, which has to be moved once.
+    fn f09_a_thread_that_fails_for_a_moment(t: T) {
+        t.faults("thread@called*2:fail=11,thread@asked*2:fail=11,thread@local*2:fail=12,thread@late:fail=11");
+        t.builder().reserve_threads(0).run(async || {
+            offshoot::nursery(async |nursery| {
+                serves(&nursery.spawn("called").await?).await?;
+                let asked = nursery.start("asked", vec![1, 2, 3]).await?;
+                assert_eq!(asked.ask(Vec::len, ()).await?, 3);
+                let local = nursery.start_local("local", std::sync::Mutex::new(4)).await?;
+                assert_eq!(local.with(async |state| state.get_mut().map(|n| *n).unwrap_or(0)).await?, 4);
+                // Not for longer than its start may take.
+                let began = Instant::now();
+                let late = Isolate::named("late").start_within(Duration::from_millis(5));
+                spawn_error(&nursery.spawn(late).await.unwrap_err(), &["os error 11"]);
+                assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+                // Nothing is left of the tries.
+                Ok(())
             })
             .await
         })

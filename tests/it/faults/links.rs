@@ -142,7 +142,8 @@ async fn ended_for(bytes: Vec<u8>) -> Result<Error> {
     offshoot::nursery(async |outer| {
         let sibling = outer.spawn("sibling").await?;
         let error = offshoot::nursery(async |nursery| {
-            let hostile = nursery.spawn("hostile").await?;
+            // What it writes to the socket beside a ring has no meaning; see `rings` for that.
+            let hostile = nursery.spawn(Isolate::named("hostile").ring(0)).await?;
             let _ = hostile.call(write_frame, bytes).await;
             hostile.call(pends, ()).await
         })
@@ -215,7 +216,7 @@ processes! {
         offshoot::nursery(async |outer| {
             let mut calls = Vec::new();
             let inner = offshoot::nursery(async |nursery| {
-                let p = nursery.spawn("p").await?;
+                let p = nursery.spawn(Isolate::named("p").ring(0)).await?;
                 for _ in 0..4 {
                     let p = p.clone();
                     calls.push(outer.task(async move { p.call(pends, ()).await }));
@@ -243,7 +244,7 @@ processes! {
 
     async fn f35_an_answer_that_claims_more_than_it_is(_t: T) {
         offshoot::nursery(async |nursery| {
-            let p = nursery.spawn("hostile").await?;
+            let p = nursery.spawn(Isolate::named("hostile").ring(0)).await?;
             let mut asked = Box::pin(p.call(text, ()));
             let began = Instant::now();
             let (answer, ()) = futures_util::future::join(asked.as_mut(), async {
@@ -287,7 +288,7 @@ processes! {
 
     async fn f37_answers_for_nobody(_t: T) {
         offshoot::nursery(async |nursery| {
-            let p = nursery.spawn("hostile").await?;
+            let p = nursery.spawn(Isolate::named("hostile").ring(0)).await?;
             // The first call has been answered.
             serves(&p).await?;
             p.call(answers_for_nobody, ()).await?;
@@ -327,7 +328,7 @@ processes! {
     async fn f38_a_process_that_never_stops_sending(_t: T) {
         offshoot::nursery(async |nursery| {
             let sibling = nursery.spawn("sibling").await?;
-            let p = nursery.spawn("hostile").await?;
+            let p = nursery.spawn(Isolate::named("hostile").ring(0)).await?;
             let flood = nursery.task(p.call(floods, 1_500));
             held("flooding").await?;
             let watch = Stopwatch::start();
@@ -346,7 +347,7 @@ processes! {
 
     async fn f39_more_credit_than_there_is(_t: T) {
         offshoot::nursery(async |nursery| {
-            let p = nursery.spawn("hostile").await?;
+            let p = nursery.spawn(Isolate::named("hostile").ring(0)).await?;
             serves(&p).await?;
             p.call(gives_credit, ()).await?;
             serves(&p).await
@@ -358,7 +359,7 @@ processes! {
         // Without processes in reserve, whose descriptors come at any time.
         t.builder().reserve_processes(0).run(async || {
         offshoot::nursery(async |nursery| {
-            let p = nursery.spawn("hostile").await?;
+            let p = nursery.spawn(Isolate::named("hostile").ring(0)).await?;
             serves(&p).await?;
             let before = descriptors();
             for many in [1, 3, 253] {

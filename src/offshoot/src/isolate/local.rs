@@ -916,12 +916,15 @@ impl Local {
             self.shared.set_busy(false);
         }
         if let Some(process) = self.borrow_link(busy) {
-            self.sleep_on(&process, deadline.map(left));
+            self.sleep_on(&process, deadline);
             return;
         }
         // What comes meanwhile is consumed by the parker, which then does not let it sleep.
         if !busy {
-            self.shared.runtime.spin.wait(&self.shared.parker, deadline);
+            if let Some(uplink) = self.uplink.get() {
+                uplink.stay_awake();
+            }
+            self.shared.runtime.spin.wait(|| self.has_come(), deadline);
         }
         match self.reactor.get() {
             // It has just looked, and what it does because of that needs no second look at once.
@@ -1029,13 +1032,26 @@ impl Local {
         }
     }
 
+    /// Whether there is something to do, as far as that is seen without a system call.
+    fn has_come(&self) -> bool {
+        self.shared.parker.is_notified() || self.uplink.get().is_some_and(Uplink::has_more)
+    }
+
     /// Says to the owner of this process that its link's reader sleeps. False if there is something to be read.
     fn uplink_sleeps(&self) -> bool {
         self.uplink.get().is_none_or(Uplink::may_sleep)
     }
 
     /// Sleeps until bytes of this process have come, or there may be something else to do.
-    fn sleep_on(&self, process: &Arc<Process>, timeout: Option<Duration>) {
+    fn sleep_on(&self, process: &Arc<Process>, deadline: Option<u64>) {
+        if process.link.has_ring() {
+            let there = || process.link.has_more() || self.has_come();
+            self.shared.runtime.spin.wait(there, deadline);
+            if process.link.has_more() {
+                process.read_link(self.shared.life.identity().id);
+                return;
+            }
+        }
         if !self.uplink_sleeps() {
             return;
         }
@@ -1048,6 +1064,7 @@ impl Local {
         }
         self.shared.set_busy(false);
         let link = process.link.fd();
+        let timeout = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock::now())));
         let woken = match (self.reactor.get(), self.shared.poll_waker.get()) {
             (Some(reactor), _) => poll::wait_either(link.as_raw_fd(), reactor.fd(), timeout),
             (None, Some(PollWaker::Event(event))) => {

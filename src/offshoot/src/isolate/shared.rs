@@ -1,6 +1,7 @@
 //! The half of an isolate that others reach, and the target that a portal points to.
 
 use super::job::{Job, StateJob};
+use super::thread::Work;
 use crate::credit::Lane;
 use crate::dialogue::tie::Tie;
 use crate::family::{Family, Key, Status, Upward};
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     /// How many turns its loop has had.
     turns: AtomicU64,
     cut_off: AtomicBool,
+    /// What it is there for, until a thread of its own takes it.
+    pub(crate) work: Mutex<Option<Work>>,
     next_nursery: AtomicU64,
     /// What portals to it point to, where there is one.
     target: Mutex<Weak<Target>>,
@@ -110,6 +113,7 @@ impl Shared {
             busy_since: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             cut_off: AtomicBool::new(false),
+            work: Mutex::new(None),
             next_nursery: AtomicU64::new(crate::family::ADOPTED + 1),
             target: Mutex::default(),
             serving: AtomicU64::new(0),
@@ -190,6 +194,8 @@ impl Shared {
     pub(crate) fn capture_stack(&self) -> Option<thread::PendingStack> {
         let tid = self.tid.load(Ordering::Acquire);
         let origin = self.life.origin();
+        #[cfg(feature = "fault-points")]
+        crate::ledger::capture();
         (tid != 0).then(|| {
             thread::PendingStack::capture(tid, Duration::from_millis(50), move |stack| {
                 tracing::error!(isolate = %origin, "a thread does not come down:\n{stack}");
@@ -281,6 +287,11 @@ impl Shared {
             .store(if busy { clock::now() } else { 0 }, Ordering::Relaxed);
     }
 
+    /// Since when it has been running code without a turn of its loop (ns), if it is.
+    pub(crate) fn busy_since(&self) -> Option<u64> {
+        Some(self.busy_since.load(Ordering::Relaxed)).filter(|since| *since != 0)
+    }
+
     /// The number of its thread, once that has begun.
     pub(crate) fn tid(&self) -> Option<i32> {
         Some(self.tid.load(Ordering::Acquire)).filter(|tid| *tid != 0)
@@ -308,6 +319,9 @@ impl Shared {
             origin.pid,
             self.tid.load(Ordering::Relaxed)
         );
+        if let Some(place) = self.life.spawned_at_text() {
+            line.push_str(&format!(" spawned at {place};"));
+        }
         if let Some(cancel) = self.life.cancelled() {
             line.push_str(&format!(" {cancel};"));
         }

@@ -71,13 +71,13 @@ impl Assignment {
 /// size or the reserve is empty.
 ///
 /// # Errors
-/// [`ErrorKind::Spawn`] if the operating system gives no thread.
+/// [`ErrorKind::Spawn`] if the operating system gives no thread, with what it was to do, for another try.
 pub(crate) fn start(
     shared: Arc<Shared>,
     work: Work,
     manner: Manner,
     stack: Option<usize>,
-) -> Result<Joiner> {
+) -> Result<Joiner, (Error, Option<Work>)> {
     let runtime = shared.runtime.clone();
     let mut assignment = Assignment {
         shared,
@@ -95,17 +95,36 @@ pub(crate) fn start(
     let spawn = || ErrorKind::Spawn("thread".to_owned());
     if let Err(why) = crate::budget::thread(stack, runtime.settings.lean) {
         let message = format!("cannot start a thread for isolate `{name}`: {why}");
-        return Err(Error::new(spawn(), message));
+        return Err((Error::new(spawn(), message), Some(assignment.work)));
     }
     let lean = runtime.settings.lean;
+    let Assignment {
+        shared,
+        work,
+        manner,
+    } = assignment;
+    // Not in the closure, which a thread that cannot be had takes along.
+    *shared.work.lock() = Some(work);
+    let own = shared.clone();
+    let body = move || {
+        let work = own.work.lock().take();
+        if let Some(work) = work {
+            thread_main(Assignment {
+                shared: own,
+                work,
+                manner,
+            });
+        }
+    };
     crate::fault::check("thread", &name)
-        .and_then(|()| launch(lean, &name, stack, move || thread_main(assignment)))
+        .and_then(|()| launch(lean, &name, stack, body))
         .map_err(|error| {
             let message = format!(
                 "cannot start a thread for isolate `{name}`: {error}; the limits are: {}",
                 crate::budget::of_tasks()
             );
-            Error::new(spawn(), message).with_source(error)
+            let error = Error::new(spawn(), message).with_source(error);
+            (error, shared.work.lock().take())
         })
 }
 

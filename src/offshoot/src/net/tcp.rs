@@ -2,11 +2,13 @@
 
 use super::{ToAddresses, stream};
 use crate::reactor::{Direction, Registered};
+use crate::testing::places;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -42,27 +44,31 @@ impl TcpStream {
     ///
     /// # Cancellation
     /// If the future is dropped, the connection is closed.
-    pub async fn connect(to: impl ToAddresses) -> io::Result<TcpStream> {
-        let addresses = to.to_addresses().resolve().await?;
-        let mut last = None;
-        for address in addresses {
-            match TcpStream::connect_one(address).await {
-                Ok(stream) => return Ok(stream),
-                // A cancellation is not this address's fault.
-                Err(error)
-                    if error
-                        .get_ref()
-                        .is_some_and(|inner| inner.is::<crate::Error>()) =>
-                {
-                    return Err(error);
-                }
-                Err(error) => {
-                    let message = format!("cannot connect to {address}: {error}");
-                    last = Some(io::Error::new(error.kind(), message));
+    #[track_caller]
+    pub fn connect(to: impl ToAddresses) -> impl Future<Output = io::Result<TcpStream>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let addresses = to.to_addresses().resolve().await?;
+            let mut last = None;
+            for address in addresses {
+                match TcpStream::connect_one(address).await {
+                    Ok(stream) => return Ok(stream),
+                    // A cancellation is not this address's fault.
+                    Err(error)
+                        if error
+                            .get_ref()
+                            .is_some_and(|inner| inner.is::<crate::Error>()) =>
+                    {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        let message = format!("cannot connect to {address}: {error}");
+                        last = Some(io::Error::new(error.kind(), message));
+                    }
                 }
             }
-        }
-        Err(last.unwrap_or_else(|| io::ErrorKind::InvalidInput.into()))
+            Err(last.unwrap_or_else(|| io::ErrorKind::InvalidInput.into()))
+        })
     }
 
     async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
@@ -86,10 +92,13 @@ impl TcpStream {
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-        stream.set_nonblocking(true)?;
-        let socket = Registered::new(mio::net::TcpStream::from_std(stream))?;
-        Ok(TcpStream { socket })
+        places::run_at(Location::caller(), || {
+            stream.set_nonblocking(true)?;
+            let socket = Registered::new(mio::net::TcpStream::from_std(stream))?;
+            Ok(TcpStream { socket })
+        })
     }
 
     /// Reads without taking what is read. A checkpoint.
@@ -171,20 +180,27 @@ impl TcpListener {
     ///
     /// # Errors
     /// That of the last address, named: `AddrInUse` among others.
-    pub async fn bind(to: impl ToAddresses) -> io::Result<TcpListener> {
-        let bound = super::first(to, "listen at", mio::net::TcpListener::bind).await?;
-        let socket = Registered::new(bound)?;
-        Ok(TcpListener { socket })
+    #[track_caller]
+    pub fn bind(to: impl ToAddresses) -> impl Future<Output = io::Result<TcpListener>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let bound = super::first(to, "listen at", mio::net::TcpListener::bind).await?;
+            let socket = Registered::new(bound)?;
+            Ok(TcpListener { socket })
+        })
     }
 
     /// A listener that was made elsewhere, of this isolate from now on.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-        listener.set_nonblocking(true)?;
-        let socket = Registered::new(mio::net::TcpListener::from_std(listener))?;
-        Ok(TcpListener { socket })
+        places::run_at(Location::caller(), || {
+            listener.set_nonblocking(true)?;
+            let socket = Registered::new(mio::net::TcpListener::from_std(listener))?;
+            Ok(TcpListener { socket })
+        })
     }
 
     /// The next connection, and whose it is. A checkpoint.
@@ -192,13 +208,17 @@ impl TcpListener {
     /// # Errors
     /// A cancelled error; a failed system call. Most of the latter concern one connection or pass
     /// (`ConnectionAborted`, too many open files); after a pause `accept` can be tried again.
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, address) = self
-            .socket
-            .operate(Direction::Read, mio::net::TcpListener::accept)
-            .await?;
-        let socket = Registered::new(stream)?;
-        Ok((TcpStream { socket }, address))
+    #[track_caller]
+    pub fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let (stream, address) = self
+                .socket
+                .operate(Direction::Read, mio::net::TcpListener::accept)
+                .await?;
+            let socket = Registered::new(stream)?;
+            Ok((TcpStream { socket }, address))
+        })
     }
 
     /// Its address, with the port that it was given.

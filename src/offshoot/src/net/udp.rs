@@ -2,10 +2,12 @@
 
 use super::ToAddresses;
 use crate::reactor::{Direction, Registered};
+use crate::testing::places;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::Location;
 
 /// A UDP socket.
 ///
@@ -20,20 +22,27 @@ impl UdpSocket {
     ///
     /// # Errors
     /// That of the last address, named: `AddrInUse` among others.
-    pub async fn bind(to: impl ToAddresses) -> io::Result<UdpSocket> {
-        let bound = super::first(to, "bind", mio::net::UdpSocket::bind).await?;
-        let socket = Registered::new(bound)?;
-        Ok(UdpSocket { socket })
+    #[track_caller]
+    pub fn bind(to: impl ToAddresses) -> impl Future<Output = io::Result<UdpSocket>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let bound = super::first(to, "bind", mio::net::UdpSocket::bind).await?;
+            let socket = Registered::new(bound)?;
+            Ok(UdpSocket { socket })
+        })
     }
 
     /// A socket that was made elsewhere, of this isolate from now on.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn from_std(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
-        socket.set_nonblocking(true)?;
-        let socket = Registered::new(mio::net::UdpSocket::from_std(socket))?;
-        Ok(UdpSocket { socket })
+        places::run_at(Location::caller(), || {
+            socket.set_nonblocking(true)?;
+            let socket = Registered::new(mio::net::UdpSocket::from_std(socket))?;
+            Ok(UdpSocket { socket })
+        })
     }
 
     /// Sets whom [`send`](UdpSocket::send) sends to and [`recv`](UdpSocket::recv) receives from. A

@@ -9,6 +9,7 @@ use super::stream;
 use crate::binder::{self, Claimed};
 use crate::janitor::GrantedDir;
 use crate::reactor::{Direction, Registered};
+use crate::testing::places;
 use crate::time;
 use futures_io::{AsyncRead, AsyncWrite};
 use offshoot_sys::fsx;
@@ -17,6 +18,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -83,32 +85,43 @@ impl UnixStream {
     ///
     /// # Cancellation
     /// If the future is dropped, there is no connection.
-    pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
-        let path = path.as_ref();
-        let connected = retry(|| through(path, |path| mio::net::UnixStream::connect(path))).await;
-        let stream = connected.map_err(|error| named("connect to", path, error))?;
-        let socket = Registered::new(stream)?;
-        Ok(UnixStream { socket })
+    #[track_caller]
+    pub fn connect(path: impl AsRef<Path>) -> impl Future<Output = io::Result<UnixStream>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let path = path.as_ref();
+            let connected =
+                retry(|| through(path, |path| mio::net::UnixStream::connect(path))).await;
+            let stream = connected.map_err(|error| named("connect to", path, error))?;
+            let socket = Registered::new(stream)?;
+            Ok(UnixStream { socket })
+        })
     }
 
     /// Two ends of one connection.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
-        let (one, other) = mio::net::UnixStream::pair()?;
-        let (one, other) = (Registered::new(one)?, Registered::new(other)?);
-        Ok((UnixStream { socket: one }, UnixStream { socket: other }))
+        places::run_at(Location::caller(), || {
+            let (one, other) = mio::net::UnixStream::pair()?;
+            let (one, other) = (Registered::new(one)?, Registered::new(other)?);
+            Ok((UnixStream { socket: one }, UnixStream { socket: other }))
+        })
     }
 
     /// A connection that was made elsewhere, of this isolate from now on.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
-        stream.set_nonblocking(true)?;
-        let socket = Registered::new(mio::net::UnixStream::from_std(stream))?;
-        Ok(UnixStream { socket })
+        places::run_at(Location::caller(), || {
+            stream.set_nonblocking(true)?;
+            let socket = Registered::new(mio::net::UnixStream::from_std(stream))?;
+            Ok(UnixStream { socket })
+        })
     }
 
     /// Ends reading, writing or both.
@@ -175,22 +188,30 @@ impl UnixListener {
     /// # Ok(())
     /// # }).unwrap();
     /// ```
-    pub async fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
-        let bind = |path: &Path| mio::net::UnixListener::bind(path);
-        let (listener, claimed) = binder::bind_socket(path.as_ref(), bind).await?;
-        let socket = Registered::new(listener)?;
-        Ok(UnixListener { socket, claimed })
+    #[track_caller]
+    pub fn bind(path: impl AsRef<Path>) -> impl Future<Output = io::Result<UnixListener>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let bind = |path: &Path| mio::net::UnixListener::bind(path);
+            let (listener, claimed) = binder::bind_socket(path.as_ref(), bind).await?;
+            let socket = Registered::new(listener)?;
+            Ok(UnixListener { socket, claimed })
+        })
     }
 
     /// The next connection. A checkpoint.
     ///
     /// # Errors
     /// A cancelled error; a failed system call, see [`TcpListener::accept`](super::TcpListener::accept).
-    pub async fn accept(&self) -> io::Result<UnixStream> {
-        let accept = |socket: &mio::net::UnixListener| socket.accept();
-        let (stream, _) = self.socket.operate(Direction::Read, accept).await?;
-        let socket = Registered::new(stream)?;
-        Ok(UnixStream { socket })
+    #[track_caller]
+    pub fn accept(&self) -> impl Future<Output = io::Result<UnixStream>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let accept = |socket: &mio::net::UnixListener| socket.accept();
+            let (stream, _) = self.socket.operate(Direction::Read, accept).await?;
+            let socket = Registered::new(stream)?;
+            Ok(UnixStream { socket })
+        })
     }
 
     /// Where it listens, symbolic links of the directory resolved.
@@ -232,39 +253,52 @@ impl UnixDatagram {
     ///
     /// # Cancellation
     /// If the future is dropped, the path may exist for a moment.
-    pub async fn bind(path: impl AsRef<Path>) -> io::Result<UnixDatagram> {
-        let bind = |path: &Path| mio::net::UnixDatagram::bind(path);
-        let (socket, claimed) = binder::bind_socket(path.as_ref(), bind).await?;
-        UnixDatagram::new(socket, Some(claimed))
+    #[track_caller]
+    pub fn bind(path: impl AsRef<Path>) -> impl Future<Output = io::Result<UnixDatagram>> {
+        let place = Location::caller();
+        places::at(place, async move {
+            let bind = |path: &Path| mio::net::UnixDatagram::bind(path);
+            let (socket, claimed) = binder::bind_socket(path.as_ref(), bind).await?;
+            UnixDatagram::new(socket, Some(claimed))
+        })
     }
 
     /// One that has no path: it can send, and be half of a connection.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn unbound() -> io::Result<UnixDatagram> {
-        UnixDatagram::new(mio::net::UnixDatagram::unbound()?, None)
+        places::run_at(Location::caller(), || {
+            UnixDatagram::new(mio::net::UnixDatagram::unbound()?, None)
+        })
     }
 
     /// Two that are connected with each other.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
-        let (one, other) = mio::net::UnixDatagram::pair()?;
-        Ok((
-            UnixDatagram::new(one, None)?,
-            UnixDatagram::new(other, None)?,
-        ))
+        places::run_at(Location::caller(), || {
+            let (one, other) = mio::net::UnixDatagram::pair()?;
+            Ok((
+                UnixDatagram::new(one, None)?,
+                UnixDatagram::new(other, None)?,
+            ))
+        })
     }
 
     /// One that was made elsewhere, of this isolate from now on. A path that it has is not removed.
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    #[track_caller]
     pub fn from_std(socket: std::os::unix::net::UnixDatagram) -> io::Result<UnixDatagram> {
-        socket.set_nonblocking(true)?;
-        UnixDatagram::new(mio::net::UnixDatagram::from_std(socket), None)
+        places::run_at(Location::caller(), || {
+            socket.set_nonblocking(true)?;
+            UnixDatagram::new(mio::net::UnixDatagram::from_std(socket), None)
+        })
     }
 
     fn new(socket: mio::net::UnixDatagram, claimed: Option<Claimed>) -> io::Result<UnixDatagram> {

@@ -16,6 +16,7 @@ use crate::dialogue::remote::Remote;
 use crate::dialogue::tie::{Role, Tie};
 use crate::dialogue::{RemoteOpen, Window};
 use crate::family::Status;
+use crate::inspect;
 use crate::isolate::inbox::serve_all;
 use crate::isolate::local::Local;
 use crate::isolate::panics;
@@ -388,7 +389,7 @@ struct Prepared {
 }
 
 /// Makes this process what the owner asked for.
-fn prepare((boot, enclosed): First, control: OwnedFd, link: &Link) -> Result<Prepared> {
+fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Result<Prepared> {
     // First, because a test may set a fault point by it.
     for (key, value) in &boot.environment {
         match value {
@@ -411,6 +412,7 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Link) -> Result<Pre
     let settings: ChildSettings = codec::decode(&boot.settings)
         .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
     let runtime = Runtime::of_child(boot.tree, &settings, control)?;
+    runtime.report_to(link);
     let parent = boot.parent.clone();
     link.set_between(&runtime, move || parent.clone());
     let carried = match enclosed {
@@ -683,6 +685,11 @@ impl Uplink {
                 local.close();
                 Ok(())
             }
+            Kind::Inspect => {
+                let until = decode_body(kind, body)?;
+                inspect::answer(&local.shared.runtime, &self.link, correlation, until);
+                Ok(())
+            }
             Kind::Introduce => {
                 let mut introduce: Introduce = decode_body(kind, body)?;
                 let allowed = std::mem::replace(&mut introduce.allowed, frame::Allowed::All);
@@ -794,6 +801,16 @@ impl Uplink {
 
     pub(crate) fn before_sleep(&self) {
         self.link.flush_credit();
+    }
+
+    /// Looks into the ring by itself, until it asks whether it may sleep.
+    pub(crate) fn stay_awake(&self) {
+        self.link.stay_awake();
+    }
+
+    /// Whether there may be something in the ring. Of what it would wait for no longer, there is nothing.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.ended.get() && self.link.has_more()
     }
 
     /// False if something has come by the ring, and it must not sleep.

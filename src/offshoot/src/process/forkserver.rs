@@ -373,6 +373,7 @@ impl Server {
                 build_id,
                 reserve,
                 cgroups,
+                faults,
             } => {
                 let is_root = self
                     .peers
@@ -383,6 +384,7 @@ impl Server {
                     self.remove_peer(token);
                     return;
                 }
+                crate::fault::take(faults);
                 let lock = (fds.len() > 1).then(|| fds.remove(1));
                 if let Some(dir) = fds.into_iter().next() {
                     match TreeDir::from_fds(dir, lock) {

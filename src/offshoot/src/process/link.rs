@@ -185,6 +185,8 @@ pub(crate) struct Link {
     limit: AtomicUsize,
     next_correlation: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
+    /// What everybody is told who waits, once the other side has ended.
+    gone: OnceLock<Error>,
     /// Dialogues that are not over, of either side.
     dialogues: Mutex<HashMap<u64, Arc<Remote>>>,
     lanes: Mutex<HashMap<u32, Weak<Lane>>>,
@@ -227,6 +229,7 @@ impl Link {
             limit: AtomicUsize::new(limit),
             next_correlation: AtomicU64::new(1),
             pending: Mutex::default(),
+            gone: OnceLock::new(),
             dialogues: Mutex::default(),
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(0),
@@ -646,6 +649,17 @@ impl Link {
         debug_assert!(set.is_ok(), "a link is flushed by one");
     }
 
+    /// Nothing is written any more, and no ring is needed for that.
+    pub(super) fn close_way(&self) {
+        let waiting = {
+            let mut out = self.out.lock();
+            let waiting = Link::close_out(&mut out, &io::ErrorKind::BrokenPipe.into());
+            out.way = Way::default();
+            waiting
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     /// Returns who is to be woken once the lock is given back.
     #[must_use]
     fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
@@ -892,7 +906,15 @@ impl Link {
     /// Notes a call or ask that is about to be sent; its number.
     pub(crate) fn pend(&self, pending: Pending) -> u64 {
         let correlation = self.next_correlation();
-        self.pending.lock().insert(correlation, pending);
+        let mut all = self.pending.lock();
+        // Those who wait are told first that nobody answers any more, and are then looked for: one who comes in between would be
+        // told by nobody. Its sender is dropped instead, which says the same.
+        let late = match self.gone.get() {
+            None => all.insert(correlation, pending),
+            Some(_) => Some(pending),
+        };
+        drop(all);
+        drop(late);
         correlation
     }
 
@@ -938,6 +960,7 @@ impl Link {
 
     /// Answers everybody that the other side has ended.
     pub(crate) fn fail_pending(&self, life: &Life) {
+        let _ = self.gone.set(life.gone());
         let pending = std::mem::take(&mut *self.pending.lock());
         for (_, Pending { sender, permit }) in pending {
             let _ = sender.send(Err(life.gone()));
@@ -954,7 +977,16 @@ impl Link {
     // ---- dialogues ----
 
     pub(crate) fn add_dialogue(&self, id: u64, remote: &Arc<Remote>) {
-        self.dialogues.lock().insert(id, remote.clone());
+        let mut all = self.dialogues.lock();
+        // As of `pend`.
+        let late = self.gone.get();
+        if late.is_none() {
+            all.insert(id, remote.clone());
+        }
+        drop(all);
+        if let Some(gone) = late {
+            remote.lost(gone.clone());
+        }
     }
 
     pub(crate) fn remove_dialogue(&self, id: u64) {
@@ -1396,4 +1428,47 @@ pub(crate) fn read_frames(
         }
     }
     Read::More
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credit::Kind as Of;
+    use crate::{Exit, IsolateId};
+    use offshoot_wire::frame::BODY_MAX;
+    use std::pin::pin;
+
+    /// A call that is sent when those who wait are being told of the end is told of it, too, and costs no credit.
+    #[test]
+    fn a_call_that_comes_with_the_end_is_answered() {
+        let (ours, _theirs) = socket::stream_pair().expect("a socket pair");
+        let link = Link::new(ours, BODY_MAX);
+        let id = IsolateId {
+            process: 1,
+            slot: 1,
+            generation: 0,
+        };
+        let path = "root/p".to_owned();
+        let life = Life::new(Origin { path, id, pid: 1 });
+        let lane = Lane::new(1, (4, 4), true);
+        let asks = || {
+            assert!(lane.credit(Of::Call).try_take());
+            let (sender, receiver) = oneshot::channel();
+            let permit = Taken::of(lane.clone(), Of::Call);
+            (link.pend(Pending { sender, permit }), receiver)
+        };
+        let (early, told) = asks();
+        assert!(link.is_awaited(early));
+        life.announce(Exit::Completed);
+        link.fail_pending(&life);
+        let (late, told_late) = asks();
+        assert!(!link.is_awaited(early) && !link.is_awaited(late));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(pin!(told).poll(&mut cx), Poll::Ready(Ok(Err(_)))));
+        let dropped = pin!(told_late).poll(&mut cx);
+        assert!(matches!(dropped, Poll::Ready(Err(oneshot::Dropped))));
+        for _ in 0..4 {
+            assert!(lane.credit(Of::Call).try_take(), "the credit is back");
+        }
+    }
 }

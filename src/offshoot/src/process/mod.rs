@@ -19,6 +19,7 @@ pub(crate) mod spawn;
 pub(crate) mod warden;
 
 use crate::family::{Status, Upward};
+use crate::inspect::Inspections;
 use crate::isolate::shared::Control;
 use crate::life::{Life, News};
 use crate::{Cancel, Canceller, Descendants, Error, ErrorKind, Exit, Result};
@@ -53,6 +54,7 @@ pub(crate) struct Process {
     status: Arc<Status>,
     pidfd: OnceLock<Pidfd>,
     descendants: OnceLock<Descendants>,
+    pub(crate) inspections: Mutex<Inspections>,
     state: Mutex<State>,
     output: Mutex<Output>,
 }
@@ -111,6 +113,7 @@ impl Process {
             status,
             pidfd: OnceLock::new(),
             descendants: OnceLock::new(),
+            inspections: Mutex::default(),
             state: Mutex::new(state),
             output: Mutex::new(Output {
                 pipes,

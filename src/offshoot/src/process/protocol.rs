@@ -21,6 +21,7 @@ pub(crate) enum Request {
         build_id: Vec<u8>,
         reserve: u32,
         cgroups: bool,
+        faults: String,
     },
     /// Fork. Descriptors: the link, then as the outfit says.
     Spawn { request: u64, outfit: Outfit },

@@ -22,15 +22,15 @@
 //! does.
 
 use super::link::{Link, Way};
+use crate::runtime::Runtime;
 use crate::testing::cut::Direction;
 use crate::{Error, ErrorKind, Result};
 use offshoot_sys::ring::{self, Reader, Side, Watch, Writer};
 use offshoot_sys::socket;
 use offshoot_wire::frame::Kind;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How many bells are taken out of the socket at once.
@@ -43,7 +43,8 @@ const GROUPS_AHEAD: usize = 32;
 #[derive(Default)]
 pub(super) struct Ring {
     stage: Mutex<Stage>,
-    into: OnceLock<Into>,
+    /// None before, and again once the link is over: a portal may outlive its process for long, and the memory is not to.
+    into: RwLock<Option<Into>>,
 }
 
 #[derive(Default)]
@@ -80,15 +81,16 @@ impl Link {
         *self.ring.stage.lock() = Stage::Open;
     }
 
-    /// Offers a ring of `capacity` bytes each way.
+    /// Offers a ring of `capacity` bytes each way, and the seats of those who spin in this tree.
     ///
     /// # Errors
     /// That there is no memory or descriptor for one; the link stays as it was.
-    pub(crate) fn offer_ring(&self, capacity: usize) -> Result<()> {
+    pub(crate) fn offer_ring(&self, capacity: usize, runtime: &Runtime) -> Result<()> {
+        let seats = runtime.spin.seats()?;
         let memory = ring::create(capacity)?;
         let ends = ring::open(memory.as_fd(), Side::Maker)?;
         *self.ring.stage.lock() = Stage::Offered(Box::new(ends));
-        self.send_with(Kind::Offer, vec![memory])
+        self.send_with(Kind::Offer, vec![memory, seats])
     }
 
     /// Takes one of the frames by which a ring is agreed upon. True if what follows it is in the ring.
@@ -99,8 +101,11 @@ impl Link {
         let mut stage = self.ring.stage.lock();
         match (kind, std::mem::take(&mut *stage)) {
             (Kind::Offer, Stage::Open) => {
-                let memory = self.take_came(1)?.and_then(|fds| fds.into_iter().next());
-                match memory.map(take_memory) {
+                let came = self.take_came(2)?.map(<[OwnedFd; 2]>::try_from);
+                match came
+                    .and_then(std::result::Result::ok)
+                    .map(|came| self.take_memory(came))
+                {
                     Some(Ok((writer, reader))) => {
                         *stage = Stage::Accepted(Box::new(reader));
                         drop(stage);
@@ -133,6 +138,15 @@ impl Link {
         }
     }
 
+    /// Maps what came.
+    fn take_memory(&self, [memory, seats]: [OwnedFd; 2]) -> io::Result<(Writer, Reader)> {
+        let ends = ring::open(memory.as_fd(), Side::Taker)?;
+        if let Some(runtime) = self.runtime() {
+            runtime.spin.share(seats)?;
+        }
+        Ok(ends)
+    }
+
     fn read_from_ring(&self, reader: Reader) {
         let into = Into {
             watch: reader.watch(),
@@ -141,51 +155,65 @@ impl Link {
             rung: AtomicBool::new(true),
             over: AtomicBool::new(false),
         };
-        let set = self.ring.into.set(into);
-        debug_assert!(set.is_ok(), "a link switches once");
+        *self.ring.into.write() = Some(into);
+    }
+
+    /// Gives the memory back of a link over which nothing comes or goes any more.
+    pub(super) fn release_ring(&self) {
+        if matches!(
+            std::mem::replace(&mut *self.ring.stage.lock(), Stage::Done),
+            Stage::Socket
+        ) {
+            return;
+        }
+        self.close_way();
+        *self.ring.into.write() = None;
     }
 
     /// Whether what the other side sends comes by a ring.
     pub(crate) fn has_ring(&self) -> bool {
-        self.ring.into.get().is_some()
+        self.ring.into.read().is_some()
     }
 
     /// Somebody has seen that the socket is readable.
     pub(crate) fn rung(&self) {
-        if let Some(into) = self.ring.into.get() {
+        if let Some(into) = &*self.ring.into.read() {
             into.rung.store(true, Ordering::Release);
         }
     }
 
     /// Whether something may be in the ring, or beside it, that was not read. False without one.
     pub(crate) fn has_more(&self) -> bool {
-        let into = self.ring.into.get();
-        into.is_some_and(|into| into.watch.has_bytes() || into.rung.load(Ordering::Acquire))
+        let into = self.ring.into.read();
+        into.as_ref()
+            .is_some_and(|into| into.watch.has_bytes() || into.rung.load(Ordering::Acquire))
     }
 
     /// Says in the ring that this side is about to sleep. False if there is something to be read first.
     pub(crate) fn may_sleep(&self) -> bool {
-        let into = self.ring.into.get();
-        into.is_none_or(|into| into.watch.sleep() && !into.rung.load(Ordering::Acquire))
+        let into = self.ring.into.read();
+        into.as_ref()
+            .is_none_or(|into| into.watch.sleep() && !into.rung.load(Ordering::Acquire))
     }
 
     /// Says in the ring that this side looks by itself, for as long as it does not ask [`Link::may_sleep`].
     pub(crate) fn stay_awake(&self) {
-        if let Some(into) = self.ring.into.get() {
+        if let Some(into) = &*self.ring.into.read() {
             into.watch.stay_awake();
         }
     }
 
     /// Whether the other end of the socket beneath the ring is known to be closed.
     fn is_over(&self) -> bool {
-        let into = self.ring.into.get();
-        into.is_some_and(|into| into.over.load(Ordering::Acquire))
+        let into = self.ring.into.read();
+        into.as_ref()
+            .is_some_and(|into| into.over.load(Ordering::Acquire))
     }
 
     /// As [`Link::receive`], where there is a ring; `None` where there is none.
     pub(super) fn receive_by_ring(&self, space: &mut [u8]) -> Option<io::Result<usize>> {
-        let into = self.ring.into.get()?;
-        Some(self.receive_from(into, space))
+        let into = self.ring.into.read();
+        into.as_ref().map(|into| self.receive_from(into, space))
     }
 
     fn receive_from(&self, into: &Into, space: &mut [u8]) -> io::Result<usize> {
@@ -239,7 +267,7 @@ impl Link {
 
     /// For a process that ends, and reads nothing any more: takes the bells, so that waiting for the next one is a wait.
     pub(super) fn take_last_bells(&self) {
-        if let Some(into) = self.ring.into.get() {
+        if let Some(into) = &*self.ring.into.read() {
             self.take_bells(into);
         }
     }
@@ -302,11 +330,6 @@ impl Link {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         socket::send_with_fds(&self.fd(), &[0], &fds).map(drop)
     }
-}
-
-/// Maps what came.
-fn take_memory(memory: OwnedFd) -> io::Result<(Writer, Reader)> {
-    ring::open(memory.as_fd(), Side::Taker)
 }
 
 impl Way {

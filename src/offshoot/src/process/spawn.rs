@@ -136,20 +136,30 @@ pub(crate) async fn spawn_process(
             dead += 1;
             continue;
         }
-        let passes = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-            .is_some_and(process::may_pass);
-        let pause = AGAIN * (1 << again.min(AGAIN_MAX));
-        let pause = pause + pause / 64 * u32::try_from(clock::now() / 64 % 32).unwrap_or(0);
-        let elapsed = Duration::from_nanos(clock::now() - began);
-        if !passes || again == AGAIN_MAX || elapsed + pause >= bounds.start {
-            return Err(error);
-        }
-        tracing::debug!(isolate = %isolate.name, %error, ?pause, "fork is tried again");
-        time::pause(pause).await?;
+        wait_before(again, began, bounds.start, error).await?;
         again += 1;
     }
+}
+
+/// Waits until what has failed so often, a fork or a thread, is to be tried again; gives the error back if it is not.
+pub(crate) async fn wait_before(
+    again: u32,
+    began: u64,
+    bound: Duration,
+    error: Error,
+) -> Result<()> {
+    let passes = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error)
+        .is_some_and(process::may_pass);
+    let pause = AGAIN * (1 << again.min(AGAIN_MAX));
+    let pause = pause + pause / 64 * u32::try_from(clock::now() / 64 % 32).unwrap_or(0);
+    let elapsed = Duration::from_nanos(clock::now() - began);
+    if !passes || again >= AGAIN_MAX || elapsed + pause >= bound {
+        return Err(error);
+    }
+    tracing::debug!(%error, ?pause, "a start is tried again");
+    time::pause(pause).await
 }
 
 async fn try_spawn(
@@ -315,7 +325,7 @@ async fn try_spawn(
     }
     let ring = isolate.process.ring.unwrap_or(settings.ring);
     if ring > 0
-        && let Err(error) = link.offer_ring(ring)
+        && let Err(error) = link.offer_ring(ring, &runtime)
     {
         tracing::warn!(isolate = name, %error, "a link is without its ring");
     }

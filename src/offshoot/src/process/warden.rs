@@ -9,6 +9,7 @@ use super::inlet::{self, Reading};
 use super::link::{Beside, Parcel, Read, read_frames};
 use super::protocol::{self, Event, Refusal, Request};
 use super::{Process, decode_body};
+use crate::inspect::Blocked;
 use crate::janitor::{GrantedDir, TreeDir};
 use crate::mark::Mark;
 use crate::runtime::Runtime;
@@ -527,7 +528,7 @@ impl Warden {
 }
 
 /// Parks this thread until the answer is there or the deadline (ns) has passed.
-fn wait_for<T>(
+pub(crate) fn wait_for<T>(
     mut receiver: oneshot::Receiver<T>,
     deadline: u64,
 ) -> Option<Result<T, oneshot::Dropped>> {
@@ -584,6 +585,7 @@ fn start_server(
         build_id: image::build_id().to_vec(),
         reserve,
         cgroups,
+        faults: crate::fault::built(),
     };
     protocol::send(&ours, &hello, &fds).map_err(|error| abort(failed("first request", &error)))?;
     let served = socket::wait_readable(&ours, Some(SERVER_START))
@@ -911,6 +913,7 @@ impl Loop {
         }
         watched.process.close_pipes();
         how(&watched.process);
+        watched.process.link.release_ring();
     }
 
     fn look_at_clock(&mut self) {
@@ -1280,6 +1283,12 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
         Kind::CancelAck => {
             process.life.acknowledge();
             process.has_seen_cancellation();
+        }
+        Kind::Inspected => process.inspected(correlation, decode_body(kind, body)?),
+        Kind::Noticed => {
+            if let Some(runtime) = process.link.runtime() {
+                runtime.notice(decode_body::<Blocked>(kind, body)?);
+            }
         }
         Kind::Ended => process.set_ended(decode_body::<Ended>(kind, body)?.arrived()),
         _ => {

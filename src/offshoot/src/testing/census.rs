@@ -1,5 +1,6 @@
 //! What a process has, as the kernel tells it.
 
+use super::places;
 use crate::janitor;
 use crate::reap::{self, InUse, Reaper};
 use crate::runtime::{self, Runs};
@@ -76,6 +77,7 @@ impl Census {
     /// # Blocking
     /// For some hundred reads of `/proc`, in the order of milliseconds.
     pub fn now() -> Census {
+        places::keep();
         let inhabitants = runtime::inhabitants();
         let all_maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let who = |runs: Runs| {
@@ -167,7 +169,8 @@ impl Census {
                     true => Kind::Socket,
                     false => Kind::Descriptor,
                 };
-                add(kind, format!("{fd}: {target}"), Cleaning::Nothing);
+                let made = places::of(*fd).map_or(String::new(), |at| format!(", made at {at}"));
+                add(kind, format!("{fd}: {target}{made}"), Cleaning::Nothing);
             }
         }
         for (what, many) in &now.shared {

@@ -35,10 +35,15 @@
 mod census;
 pub(crate) mod clock;
 pub(crate) mod cut;
+#[cfg(feature = "fault-points")]
+mod fault;
+pub(crate) mod places;
 
 pub use census::{Census, Kind, Leak};
 pub use clock::Clock;
 pub use cut::{After, Direction};
+#[cfg(feature = "fault-points")]
+pub use fault::Fault;
 
 use crate::{Builder, Error, ErrorKind, Portal, Result};
 use std::fmt::Write as _;
@@ -50,6 +55,9 @@ use std::time::{Duration, Instant};
 const SETTLING: Duration = Duration::from_secs(5);
 
 const STEP: Duration = Duration::from_millis(1);
+
+/// How long the processes of a tree may take to say what they were doing.
+const DUMPED: Duration = Duration::from_secs(1);
 
 /// Takes a census, and when it is dropped, another one: what is there now and was not before is named in a panic, and cleaned up as
 /// [`Leak::clean`] says. During a panic it only prints.
@@ -166,8 +174,8 @@ where
 
 /// Runs a tree under a time limit and a [`Guard`].
 ///
-/// When the limit has passed, what each isolate of this process is doing is printed on the standard error, and the tree is cancelled and
-/// comes down within its bounds.
+/// When the limit has passed, what each isolate of the tree is doing is printed on the standard error, and the tree is cancelled and
+/// comes down within its bounds. A process that does not answer within a second is named with what the system says of it.
 ///
 /// # Blocking
 /// Until the tree has ended.
@@ -186,7 +194,7 @@ where
     let (done, ended) = channel::<()>();
     let watch = std::thread::spawn(move || match ended.recv_timeout(limit) {
         Err(RecvTimeoutError::Timeout) => {
-            let dump = handle.dump().join("\n");
+            let dump = handle.dump_tree(DUMPED).join("\n");
             eprintln!("not done after {limit:?}:\n{dump}");
             handle.cancel();
             Some(dump)
