@@ -344,7 +344,9 @@ both! {
             let told = lines(&format!("{name} near"));
             assert!(told.len() == 1 && told[0].contains("cancelled by SIGINT"), "{stage}: {told:?}");
             let seen = lines(&format!("{name} far"));
-            assert!(seen.len() == 1 && seen[0].contains("SIGINT"), "{stage}: {seen:?}");
+            // By its isolate, which is taken down with the tree, or by its opener, which lets go: whichever is first.
+            let who = |text: &String| text.contains("SIGINT") || text.contains("cancelled by root");
+            assert!(seen.len() == 1 && seen.iter().all(who), "{stage}: {seen:?}");
             assert!(marked(&format!("{name} over")), "{stage}: it still runs");
         }
     }

@@ -30,7 +30,7 @@ pub fn order(data: &[u8]) {
             let (body, tail) = tail.split_at(usize::from(len).min(tail.len()));
             rest = tail;
             // An unknown kind is another target's concern.
-            let Some(kind) = Kind::from_number(kind % 43) else {
+            let Some(kind) = Kind::from_number(kind % 48) else {
                 continue;
             };
             let header = Header {

@@ -217,7 +217,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn what_gets_through_is_in_order(head in any::<[u8; 2]>(), frames in vec((0..43_u8, 0..4_u8, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8]), 0..40)) {
+    fn what_gets_through_is_in_order(head in any::<[u8; 2]>(), frames in vec((0..48_u8, 0..4_u8, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8]), 0..40)) {
         let mut data = head.to_vec();
         for (kind, correlation, len) in frames {
             data.extend([kind, correlation, len]);
