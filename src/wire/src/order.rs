@@ -15,7 +15,7 @@
 //! - Boot, Ready and Refused come once and first, but that an Outfit may come before a Boot, to a child that waited for
 //!   its owner. Nothing follows a Refused.
 //! - Ended comes once. Behind it may come answers and streams that were under way, which nobody waits for any more;
-//!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close.
+//!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close, no Accept.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
 //!   Boot Call Ask Tell Open Reply Started Item. Nothing comes between the two.
 //! - An owner may also send Inspect, which a child answers by Inspected, and a child Noticed, as often as they like.

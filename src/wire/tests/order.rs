@@ -108,7 +108,7 @@ fn behind_the_end_comes_only_what_was_under_way() {
                 kind,
                 Kind::Deaf | Kind::Halt | Kind::HaltSeen | Kind::Enclosed
             ) || (from == From::Child
-                && matches!(kind, Kind::Accept | Kind::Inspected | Kind::Noticed));
+                && matches!(kind, Kind::Inspected | Kind::Noticed));
             assert_eq!(refused(from, &whole).is_none(), legal, "{from:?} {kind:?}");
         }
     }
