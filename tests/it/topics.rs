@@ -45,7 +45,7 @@ both! {
             let mut publisher = topics.publisher().await?;
             let taking = nursery.task(async move {
                 let (mut texts, mut missed) = (0, 0);
-                while texts + missed < 5_000 {
+                while texts + missed < 20_000 {
                     match fast.next().await? {
                         Some(Message::Text(_)) => texts += 1,
                         Some(Message::Missed(n)) => missed += n,
@@ -54,20 +54,20 @@ both! {
                 }
                 Ok::<_, offshoot::Error>(texts + missed)
             });
-            for n in 0..5_000 {
+            for n in 0..20_000 {
                 publisher.send(("numbers".to_owned(), n.to_string())).await?;
             }
-            assert_eq!(publisher.result().await??, 5_000);
-            assert_eq!(taking.await??, 5_000);
+            assert_eq!(publisher.result().await??, 20_000);
+            assert_eq!(taking.await??, 20_000);
             // The slow one gets the oldest that were under way, is told of the gap, and ends with the newest.
             let (mut texts, mut missed, mut last) = (0, 0, String::new());
-            while texts + missed < 5_000 {
+            while texts + missed < 20_000 {
                 match slow.next().await?.expect("a message") {
                     Message::Text(text) => (texts, last) = (texts + 1, text),
                     Message::Missed(n) => missed += n,
                 }
             }
-            assert!(missed > 4_000 && last == "4999", "{missed} {last}");
+            assert!(missed > 10_000 && last == "19999", "{missed} {last}");
             Ok(())
         })
         .await?;
