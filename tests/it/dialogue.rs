@@ -3,6 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use offshoot::prelude::*;
 use offshoot::{ErrorKind, Overflow, Window, current};
+use offshoot_sys::clock;
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_tests::{Guard, append, both, held, hold, lines, mark, marked, processes, soon};
 use std::time::{Duration, Instant};
@@ -775,6 +776,61 @@ processes! {
             .unwrap_err();
             assert!(matches!(inner.exit(), Some(Exit::Killed { .. })), "{inner:?}");
             assert_eq!(inner.failures().len(), 1, "{inner:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    /// As above, of those to whom it was introduced: they have a connection of their own, and nobody who tells them how it ended.
+    async fn all_that_waits_for_the_killed_elsewhere_is_told_within_100_ms(_t: T) {
+        async fn stays(mut peer: Peer<u64, u64>) -> u64 {
+            peer.started(()).expect("the first time");
+            let _ = offshoot::sleep(LONG).await;
+            0
+        }
+        async fn never_starts(_peer: Peer<u64, u64>) -> u64 {
+            mark("asked");
+            let _ = offshoot::sleep(LONG).await;
+            0
+        }
+        /// When each was told (ns), and what.
+        async fn waits(p: Portal) -> Result<Vec<(u64, String)>> {
+            async fn told(what: impl Future<Output = Result<()>>) -> (u64, String) {
+                let error = what.await.expect_err("it is killed");
+                (clock::now(), error.to_string())
+            }
+            let window = Window { items: 1, bytes: 1 };
+            let (link, ()) = p.open(stays, ()).window(window).await?;
+            let (mut outgoing, mut incoming, mut outcome) = link.split();
+            outgoing.send(0).await?;
+            let all = futures_util::future::join5(
+                told(async { p.open(never_starts, ()).await.map(drop) }),
+                told(async { p.call(async || offshoot::sleep(LONG).await.is_ok(), ()).await.map(drop) }),
+                told(outgoing.send(1)),
+                told(async { incoming.next().await.map(drop) }),
+                told(async { outcome.result().await.map(drop) }),
+            );
+            let (a, b, c, d, e) = all.await;
+            Ok(vec![a, b, c, d, e])
+        }
+        offshoot::nursery(async |outer| {
+            let holder = outer.spawn("holder").await?;
+            let inner = offshoot::nursery(async |nursery| {
+                let p = nursery.spawn("p").await?;
+                let waiting = outer.task(holder.call(waits, p.clone()));
+                held("asked").await?;
+                let killed = clock::now();
+                assert!(Pidfd::open(p.origin().pid)?.kill()?);
+                let told = waiting.await???;
+                for (at, text) in told {
+                    let late = Duration::from_nanos(at - killed);
+                    assert!(late < Duration::from_millis(100), "{late:?}");
+                    assert!(text.contains("root/p"), "{text}");
+                }
+                Ok(())
+            })
+            .await
+            .unwrap_err();
+            assert!(matches!(inner.exit(), Some(Exit::Killed { .. })), "{inner:?}");
             Ok(())
         })
         .await?;

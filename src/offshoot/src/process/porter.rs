@@ -39,7 +39,7 @@ const WAKE: Token = Token(0);
 /// thread never come.
 const LAST_ANSWERS: u64 = 50_000_000;
 /// How long is looked for how a process has ended that left no word (ns).
-const POST_MORTEM: u64 = 80_000_000;
+const POST_MORTEM: u64 = 50_000_000;
 /// How often that is looked at (ns).
 const LOOK: u64 = 2_000_000;
 /// How long a connection that is over may take to be written (ns): its other side reads, or ends.
