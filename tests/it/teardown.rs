@@ -315,10 +315,18 @@ threads! {
                 drop(nursery.task(p.call(yields_to_all, ())));
                 soon("it runs", || marked("starved")).await?;
                 let cores = std::thread::available_parallelism().map_or(2, usize::from);
-                let crowd: Vec<_> = (0..2 * cores).map(|_| std::thread::spawn(move || {
-                    let begun = Instant::now();
-                    while begun.elapsed() < hard + Duration::from_millis(100) {}
-                })).collect();
+                // All of them run before it is asked to end.
+                let begin = std::sync::Arc::new(std::sync::Barrier::new(4 * cores + 1));
+                let one = || {
+                    let begin = begin.clone();
+                    std::thread::spawn(move || {
+                        begin.wait();
+                        let begun = Instant::now();
+                        while begun.elapsed() < hard + Duration::from_millis(100) {}
+                    })
+                };
+                let crowd: Vec<_> = (0..4 * cores).map(|_| one()).collect();
+                begin.wait();
                 drop(p.cancel());
                 let exit = p.ended().await;
                 for one in crowd {
