@@ -8,7 +8,6 @@
 //! keys would become every child's.
 
 use super::child;
-use super::link::Link;
 use super::protocol::{self, Event, Request};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
 use crate::mark::Mark;
@@ -18,7 +17,6 @@ use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
-use offshoot_wire::frame::BODY_MAX;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
@@ -574,7 +572,7 @@ impl Server {
         let keep = [link.as_raw_fd()];
         let name = outfit.name.clone();
         let (token, pidfd) = self.fork(outfit, &keep, Some(claim), move |control, prelude| {
-            let link = Link::new(link, BODY_MAX);
+            let link = child::link_of(link);
             child::begin_life(&name, link, control, prelude, child::Warm::cold())
         })?;
         let pid = self.children.get(&token).map_or(0, |child| child.pid);
