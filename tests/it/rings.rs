@@ -175,6 +175,21 @@ processes! {
         assert!(until(|| rings() == 0));
     }
 
+    /// More than is read in one turn, and then nothing: what was read has to be taken, too.
+    async fn a_burst_of_long_calls_is_taken_whole(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let p = nursery.spawn(Isolate::named("p").ring(1 << 20)).await?;
+            for _ in 0..200 {
+                let calls = (0..8).map(|_| p.call(length, Bytes::from(vec![1; 64 << 10])));
+                for length in futures_util::future::try_join_all(calls).await? {
+                    assert_eq!(length, 64 << 10);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    }
+
     async fn nobody_has_one_who_did_not_ask(t: T) {
         let plain = t.builder().ring(0).run(async || {
             offshoot::nursery(async |nursery| {

@@ -3,8 +3,8 @@
 
 use offshoot::prelude::*;
 use offshoot::{Error, Isolation};
-use offshoot_tests::{Guard, Stopwatch, append, both, held, lines, mark, marked, soon, threads};
-use std::time::{Duration, Instant};
+use offshoot_tests::{Guard, Stopwatch, append, both, held, lines, mark, marked, soon};
+use std::time::Duration;
 
 const GRACE: Duration = Duration::from_millis(500);
 const HARD: Duration = Duration::from_millis(1_500);
@@ -292,50 +292,5 @@ both! {
         .await;
         assert!(result.is_ok(), "{result:?}");
         assert!(marked("deaf dropped"), "its destructors have run");
-    }
-}
-
-/// Lets all others go first, and then ends as soon as it is asked to.
-async fn yields_to_all() {
-    let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: of the calling thread, and `priority` lives.
-    let changed = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) };
-    assert_eq!(changed, 0);
-    append("starved", "");
-    std::future::pending().await
-}
-
-threads! {
-    /// A thread that would come down but is given no processor is let off for a while. Without that it is abandoned at 0.3 s, nearly always.
-    fn one_that_is_starved_is_no_wedged_one(t: T) {
-        let hard = Duration::from_millis(300);
-        let exit = t.builder().grace(Duration::from_millis(50)).hard_kill(hard).run(async move || {
-            offshoot::nursery(async |nursery| {
-                let p = nursery.spawn("starved").await?;
-                drop(nursery.task(p.call(yields_to_all, ())));
-                soon("it runs", || marked("starved")).await?;
-                let cores = std::thread::available_parallelism().map_or(2, usize::from);
-                // All of them run before it is asked to end.
-                let begin = std::sync::Arc::new(std::sync::Barrier::new(4 * cores + 1));
-                let one = || {
-                    let begin = begin.clone();
-                    std::thread::spawn(move || {
-                        begin.wait();
-                        let begun = Instant::now();
-                        while begun.elapsed() < hard + Duration::from_millis(100) {}
-                    })
-                };
-                let crowd: Vec<_> = (0..4 * cores).map(|_| one()).collect();
-                begin.wait();
-                drop(p.cancel());
-                let exit = p.ended().await;
-                for one in crowd {
-                    assert!(one.join().is_ok());
-                }
-                Ok(exit)
-            })
-            .await
-        });
-        assert!(matches!(exit, Ok(Exit::Cancelled(_))), "{exit:?}");
     }
 }

@@ -153,7 +153,7 @@ pub(crate) struct Member {
 #[derive(Default)]
 struct Starved {
     /// When it was looked at (ns), and for how long it had had a processor by then, if it wanted one.
-    seen: Option<(u64, u64)>,
+    last: Option<(u64, u64)>,
     excused: u32,
 }
 
@@ -161,13 +161,18 @@ impl Starved {
     /// Looks at a thread. True if it wanted a processor since the last time and hardly had one: on a crowded machine that is no reason to
     /// cut it off yet.
     fn look(&mut self, shared: &Shared, now: u64) -> bool {
-        let ran = shared.tid().and_then(thread::wants_processor);
-        let seen = std::mem::replace(&mut self.seen, ran.map(|ran| (now, ran)));
-        let (Some((at, before)), Some(ran)) = (seen, ran) else {
+        self.seen(shared.tid().and_then(thread::wants_processor), now)
+    }
+
+    /// As [`look`](Starved::look), at one that has had a processor for `ran` ns, if it wants one.
+    fn seen(&mut self, ran: Option<u64>, now: u64) -> bool {
+        let before = std::mem::replace(&mut self.last, ran.map(|ran| (now, ran)));
+        let (Some((at, had)), Some(ran)) = (before, ran) else {
             return false;
         };
-        self.excused += 1;
-        self.excused <= EXCUSES && ran.saturating_sub(before) < now.saturating_sub(at) / 4
+        let starved = ran.saturating_sub(had) < now.saturating_sub(at) / 4;
+        self.excused += u32::from(starved);
+        starved && self.excused <= EXCUSES
     }
 }
 
@@ -673,5 +678,38 @@ impl Advanced {
             }
         }
         self.gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn who_wants_a_processor_and_has_none_is_let_off_and_not_for_ever() {
+        let mut starved = Starved::default();
+        assert!(
+            !starved.seen(Some(5 * MS), 0),
+            "there is nothing to compare with"
+        );
+        for n in 1..=u64::from(EXCUSES) {
+            assert!(starved.seen(Some(5 * MS + n), n * 40 * MS), "{n}");
+        }
+        let n = u64::from(EXCUSES) + 1;
+        assert!(!starved.seen(Some(5 * MS + n), n * 40 * MS));
+    }
+
+    #[test]
+    fn who_computes_or_waits_is_not() {
+        let mut computes = Starved::default();
+        let mut waits = Starved::default();
+        for n in 0..4 {
+            assert!(!computes.seen(Some(n * 20 * MS), n * 40 * MS));
+            assert!(!waits.seen(None, n * 40 * MS));
+        }
+        // It has waited until now, so it was not kept from coming down.
+        assert!(!waits.seen(Some(1), 200 * MS));
     }
 }

@@ -59,7 +59,7 @@ const ORPHANED: u64 = 500_000_000;
 /// The exit code of a process that refused to start.
 const EXIT_REFUSED: i32 = 78;
 
-/// The link to the owner.
+/// The link to the owner, of every process however it was forked: its owner may offer a ring.
 pub(crate) fn link_of(fd: OwnedFd) -> Arc<Link> {
     let link = Link::new(fd, BODY_MAX);
     link.open_to_ring();
@@ -582,7 +582,11 @@ impl Uplink {
         match read {
             Read::Drained => self.readiness.clear_readable(),
             // Asked again in the next turn, which comes at once.
-            Read::More => any = true,
+            Read::More => {
+                // What was read and not taken is in no ring and makes no event.
+                self.link.rung();
+                any = true;
+            }
             Read::Ended => self.orphaned(local, "its owner has gone"),
             Read::Wrong(error) => {
                 tracing::error!(%error, "the owner sent something wrong");
