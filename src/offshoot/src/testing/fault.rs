@@ -8,12 +8,13 @@ use std::time::Duration;
 /// The stages, where each is, and which of them can fail: `src/fault.rs` of this crate has the table. `S1` to `S8` are those of a process from its fork to
 /// its end, `thread`, `fork`, `bind` and so on the steps of the runtime that ask the system for something.
 ///
-/// ```
+/// ```standalone_crate
 /// use offshoot::testing::Fault;
 ///
 /// # fn main() -> Result<(), offshoot::Error> {
-/// let none = Fault::at("thread").of("worker").fail(11); // EAGAIN
-/// let result = offshoot::Builder::new().faults([none]).run(async || {
+/// let none = Fault::at("thread").of("worker").fail(12); // ENOMEM
+/// let fresh = offshoot::Builder::new().reserve_threads(0);
+/// let result = fresh.faults([none]).run(async || {
 ///     offshoot::nursery(async |nursery| nursery.spawn("worker").await.map(drop)).await
 /// });
 /// assert!(result.unwrap_err().is_spawn());
