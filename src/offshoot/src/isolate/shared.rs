@@ -122,8 +122,9 @@ impl Shared {
 
     /// Called by its thread, first.
     pub(crate) fn begin(self: &Arc<Shared>) {
-        self.tid.store(thread::id(), Ordering::Release);
+        // Known first: whoever sees that it has begun is to find it among those that run.
         self.runtime.register(self);
+        self.tid.store(thread::id(), Ordering::Release);
     }
 
     pub(crate) fn next_nursery(&self) -> u64 {
