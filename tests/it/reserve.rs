@@ -56,6 +56,13 @@ fn waiting_below(forkserver: i32) -> BTreeSet<i32> {
         .collect()
 }
 
+/// Whether so many processes wait, and this one has them in its hand.
+fn in_hand(count: usize) -> bool {
+    let wanted = format!("that wait for a spawn: {count}");
+    let said = offshoot::dump_all();
+    waiting_processes().len() == count && said.iter().any(|line| line.ends_with(&wanted))
+}
+
 fn pid() -> i32 {
     process::id()
 }
@@ -132,11 +139,11 @@ threads! {
 processes! {
     fn a_spawn_takes_a_process_that_waits(t: T) {
         t.builder().reserve_processes(2).run(async || {
-            soon("the reserve is filled before the first spawn", || waiting_processes().len() == 2)
+            soon("the reserve is filled before the first spawn", || in_hand(2))
                 .await?;
             offshoot::nursery(async |nursery| {
                 for _ in 0..4 {
-                    soon("it is filled again", || waiting_processes().len() == 2).await?;
+                    soon("it is filled again", || in_hand(2)).await?;
                     let waiting = waiting_processes();
                     let portal = nursery.spawn("own-name").await?;
                     let own = portal.call(pid, ()).await?;
@@ -154,7 +161,7 @@ processes! {
     /// What a spawn carries is the same in a process that was there before.
     fn a_process_that_waited_becomes_what_was_asked_for(t: T) {
         t.builder().reserve_processes(1).run(async || {
-            soon("the reserve is filled", || waiting_processes().len() == 1).await?;
+            soon("the reserve is filled", || in_hand(1)).await?;
             let waiting = waiting_processes();
             offshoot::nursery(async |nursery| {
                 let isolate = Isolate::named("p")

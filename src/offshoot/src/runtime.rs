@@ -376,6 +376,11 @@ impl Runtime {
             .collect();
         let mut lines: Vec<String> = isolates.iter().map(|shared| shared.dump()).collect();
         lines.sort();
+        let warden = self.warden.lock().clone();
+        match warden.map_or(0, |warden| warden.waiting()) {
+            0 => {}
+            n => lines.push(format!("processes in reserve that wait for a spawn: {n}")),
+        }
         lines
     }
 

@@ -351,6 +351,11 @@ impl Warden {
         }
     }
 
+    /// How many processes wait for us.
+    pub(crate) fn waiting(&self) -> usize {
+        self.hand.lock().len()
+    }
+
     /// One of those that wait for us, if one lives.
     pub(crate) fn take_blank(&self) -> Option<Blank> {
         loop {
