@@ -9,7 +9,7 @@ use offshoot_tests::{append, both, dir, lines, mark, marked, processes, threads,
 use std::fs;
 use std::time::{Duration, Instant};
 
-const BOUND: Duration = Duration::from_millis(60);
+const BOUND: Duration = Duration::from_millis(600);
 const SOON: Duration = Duration::from_secs(8);
 
 /// Blocks its thread until the test says so.
