@@ -621,8 +621,8 @@ threads! {
                 let idle = nursery.spawn(format!("idle {n}")).await?;
                 idle.call(offshoot::checkpoint, ()).await??;
             }
-            assert_eq!(descriptors(), before);
-            Ok(())
+            // Whoever refills the reserve has one for a moment: it looks how many mappings there may be.
+            soon("nothing is open", || descriptors() == before).await
         })
         .await?;
     }
