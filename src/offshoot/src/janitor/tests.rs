@@ -1817,7 +1817,7 @@ fn the_control_groups_of_a_dead_tree_are_emptied_and_removed() {
     sweep_dead_trees(Some(&base)).unwrap();
     assert!(inner.is_populated());
     drop(tree);
-    let report = sweep_dead_trees(Some(&base)).unwrap();
+    let report = sweep_the_dead(&base);
     assert!(
         report.swept.removed.contains(&group.path().to_owned()),
         "{report:?}"
