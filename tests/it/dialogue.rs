@@ -704,6 +704,19 @@ both! {
     }
 }
 
+/// Says nothing, and reads nothing.
+async fn stays(mut peer: Peer<u64, u64>) -> u64 {
+    peer.started(()).expect("the first time");
+    let _ = offshoot::sleep(LONG).await;
+    0
+}
+
+async fn never_starts(_peer: Peer<u64, u64>) -> u64 {
+    mark("asked");
+    let _ = offshoot::sleep(LONG).await;
+    0
+}
+
 processes! {
     async fn one_whose_arguments_panic_while_they_are_decoded_fails_the_opening(_t: T) {
         #[derive(Debug, Serialize)]
@@ -733,16 +746,6 @@ processes! {
     }
 
     async fn all_that_waits_for_the_killed_is_told_within_100_ms(_t: T) {
-        async fn stays(mut peer: Peer<u64, u64>) -> u64 {
-            peer.started(()).expect("the first time");
-            let _ = offshoot::sleep(LONG).await;
-            0
-        }
-        async fn never_starts(_peer: Peer<u64, u64>) -> u64 {
-            mark("asked");
-            let _ = offshoot::sleep(LONG).await;
-            0
-        }
         offshoot::nursery(async |outer| {
             let inner = offshoot::nursery(async |nursery| {
                 let p = nursery.spawn("p").await?;
@@ -780,18 +783,9 @@ processes! {
         })
         .await?;
     }
+
     /// As above, of those to whom it was introduced: they have a connection of their own, and nobody who tells them how it ended.
     async fn all_that_waits_for_the_killed_elsewhere_is_told_within_100_ms(_t: T) {
-        async fn stays(mut peer: Peer<u64, u64>) -> u64 {
-            peer.started(()).expect("the first time");
-            let _ = offshoot::sleep(LONG).await;
-            0
-        }
-        async fn never_starts(_peer: Peer<u64, u64>) -> u64 {
-            mark("asked");
-            let _ = offshoot::sleep(LONG).await;
-            0
-        }
         /// When each was told (ns), and what.
         async fn waits(p: Portal) -> Result<Vec<(u64, String)>> {
             async fn told(what: impl Future<Output = Result<()>>) -> (u64, String) {

@@ -114,27 +114,14 @@ pub struct Received {
 /// # Errors
 /// As of [`recv`].
 pub fn recv_with_fds(fd: &impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
-    let mut part = libc::iovec {
+    let part = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
         iov_len: buf.len(),
     };
-    let mut control = Control::default();
-    let mut message = message_header();
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: pure arithmetic on the length.
-    message.msg_controllen =
-        unsafe { libc::CMSG_SPACE((PACKET_FDS_MAX * size_of::<RawFd>()) as u32) } as _;
-    let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: `message` holds two live, writable buffers of the lengths given.
-    let len =
-        retry(|| unsafe { libc::recvmsg(raw, &mut message, libc::MSG_CMSG_CLOEXEC) })? as usize;
-    let mut fds = take_fds(&message);
-    let fds_lost = message.msg_flags & libc::MSG_CTRUNC != 0;
-    if fds_lost {
-        fds.clear();
-    }
+    // SAFETY: `part` is `buf`, which is borrowed until this returns.
+    let Message {
+        len, fds, fds_lost, ..
+    } = unsafe { receive_message(fd, part) }?;
     Ok(Received { len, fds, fds_lost })
 }
 
@@ -233,31 +220,20 @@ pub fn is_peer_gone(error: &io::Error) -> bool {
 pub fn recv_packet(fd: &impl AsFd, buf: &mut Vec<u8>) -> io::Result<Option<Packet>> {
     buf.clear();
     buf.reserve(PACKET_MAX);
-    let mut part = libc::iovec {
+    let part = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
         iov_len: PACKET_MAX,
     };
-    let mut control = Control::default();
-    let mut message = message_header();
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: pure arithmetic on the length.
-    message.msg_controllen =
-        unsafe { libc::CMSG_SPACE((PACKET_FDS_MAX * size_of::<RawFd>()) as u32) } as _;
-    let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: `message` holds two live, writable buffers of the lengths given.
-    let length =
-        retry(|| unsafe { libc::recvmsg(raw, &mut message, libc::MSG_CMSG_CLOEXEC) })? as usize;
-    // Taken before anything else is looked at: from here on an early return closes them.
-    let mut fds = take_fds(&message);
-    if message.msg_flags & libc::MSG_TRUNC != 0 {
+    // SAFETY: `part` is the room of `buf`, which is borrowed until this returns.
+    let Message {
+        len: length,
+        fds,
+        fds_lost,
+        cut,
+    } = unsafe { receive_message(fd, part) }?;
+    if cut {
         let what = "a packet lost bytes: it was longer than the limit";
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    let fds_lost = message.msg_flags & libc::MSG_CTRUNC != 0;
-    if fds_lost {
-        fds.clear();
     }
     if length == 0 {
         return match fds.is_empty() && !fds_lost {
@@ -435,6 +411,47 @@ fn message_header() -> libc::msghdr {
     // SAFETY: an all-zero msghdr is valid and means nothing sent, nothing received. It has private padding on some targets, so that it
     // cannot be written as a literal.
     unsafe { std::mem::zeroed() }
+}
+
+/// What [`receive_message`] received. Dropped, it closes its descriptors.
+struct Message {
+    len: usize,
+    fds: Vec<OwnedFd>,
+    /// There were more than this process may open; the others are closed.
+    fds_lost: bool,
+    /// The message was longer.
+    cut: bool,
+}
+
+/// Receives into `part`, with descriptors.
+///
+/// # Safety
+/// `part` is memory that may be written for as long as this runs.
+unsafe fn receive_message(fd: &impl AsFd, mut part: libc::iovec) -> io::Result<Message> {
+    let mut control = Control::default();
+    let mut message = message_header();
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: pure arithmetic on the length.
+    message.msg_controllen =
+        unsafe { libc::CMSG_SPACE((PACKET_FDS_MAX * size_of::<RawFd>()) as u32) } as _;
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: `message` holds two live, writable buffers of the lengths given, one of them by the caller's word.
+    let len =
+        retry(|| unsafe { libc::recvmsg(raw, &mut message, libc::MSG_CMSG_CLOEXEC) })? as usize;
+    // Taken before anything else is looked at: from here on an early return closes them.
+    let mut fds = take_fds(&message);
+    let fds_lost = message.msg_flags & libc::MSG_CTRUNC != 0;
+    if fds_lost {
+        fds.clear();
+    }
+    Ok(Message {
+        len,
+        fds,
+        fds_lost,
+        cut: message.msg_flags & libc::MSG_TRUNC != 0,
+    })
 }
 
 /// Every descriptor in the control data of a received message.

@@ -114,6 +114,12 @@ impl Kind {
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
+
+    /// Whether it is said within a dialogue, by either side; see [`dialogue::Machine`](crate::dialogue::Machine).
+    pub fn is_stream(self) -> bool {
+        use Kind::*;
+        matches!(self, Item | End | Cut | Grant | Deaf | Halt | HaltSeen)
+    }
 }
 
 /// The first sixteen bytes of a frame.

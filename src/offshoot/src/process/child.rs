@@ -658,25 +658,7 @@ impl Uplink {
                 }
                 Ok(())
             }
-            Kind::Item
-            | Kind::End
-            | Kind::Cut
-            | Kind::Grant
-            | Kind::Deaf
-            | Kind::Halt
-            | Kind::HaltSeen => {
-                // What is unknown is over: the two last words have crossed.
-                match self.link.dialogue(correlation) {
-                    Some(remote) => remote.receive(
-                        kind,
-                        Parcel {
-                            bytes: body.to_vec(),
-                            carried: beside.carried,
-                        },
-                    ),
-                    None => Ok(()),
-                }
-            }
+            kind if kind.is_stream() => self.link.take_stream(header, body, beside.carried),
             Kind::Drop => {
                 self.link.drop_expected(correlation);
                 Ok(())

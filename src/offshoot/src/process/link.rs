@@ -958,6 +958,41 @@ impl Link {
         }
     }
 
+    /// Takes a Reply or a Failure: of a call, or of a dialogue whose last word it is.
+    pub(crate) fn take_reply(
+        &self,
+        header: Header,
+        body: &[u8],
+        carried: Vec<Arrived>,
+    ) -> Result<()> {
+        let result = match header.kind {
+            Kind::Reply => Ok(Parcel {
+                bytes: body.to_vec(),
+                carried,
+            }),
+            kind => Err(super::decode_body::<Error>(kind, body)?.arrived()),
+        };
+        match self.dialogue(header.correlation) {
+            Some(remote) => remote.receive_over(result)?,
+            None => self.answer(header.correlation, result),
+        }
+        Ok(())
+    }
+
+    /// Takes what is said within a dialogue. What is of none that is known is of one that is over: the two last words have crossed.
+    pub(crate) fn take_stream(
+        &self,
+        header: Header,
+        body: &[u8],
+        carried: Vec<Arrived>,
+    ) -> Result<()> {
+        let Some(remote) = self.dialogue(header.correlation) else {
+            return Ok(());
+        };
+        let bytes = body.to_vec();
+        remote.receive(header.kind, Parcel { bytes, carried })
+    }
+
     /// Answers everybody that the other side has ended.
     pub(crate) fn fail_pending(&self, life: &Life) {
         let _ = self.gone.set(life.gone());

@@ -46,33 +46,10 @@ pub(super) fn take_answer(
         return link.enclose(correlation, body);
     }
     let Beside { carried, .. } = link.take_beside(header)?;
-    let parcel = || Parcel {
-        bytes: body.to_vec(),
-        carried,
-    };
     match kind {
-        Kind::Reply | Kind::Failure => {
-            let result = match kind {
-                Kind::Reply => Ok(parcel()),
-                _ => Err(decode_body::<Error>(kind, body)?.arrived()),
-            };
-            match link.dialogue(correlation) {
-                Some(remote) => remote.receive_over(result)?,
-                None => link.answer(correlation, result),
-            }
-        }
-        Kind::Started
-        | Kind::Item
-        | Kind::End
-        | Kind::Cut
-        | Kind::Grant
-        | Kind::Deaf
-        | Kind::Halt
-        | Kind::HaltSeen => {
-            // What is unknown is over.
-            if let Some(remote) = link.dialogue(correlation) {
-                remote.receive(kind, parcel())?;
-            }
+        Kind::Reply | Kind::Failure => link.take_reply(header, body, carried)?,
+        kind if kind == Kind::Started || kind.is_stream() => {
+            link.take_stream(header, body, carried)?;
         }
         Kind::Credit => link.credited(decode_body(kind, body)?),
         Kind::CancelAck => life.acknowledge(),
@@ -112,23 +89,7 @@ impl Served {
                 };
                 self.invoke(link, header, invoke, arguments, beside)
             }
-            Kind::Item
-            | Kind::End
-            | Kind::Cut
-            | Kind::Grant
-            | Kind::Deaf
-            | Kind::Halt
-            | Kind::HaltSeen => match link.dialogue(correlation) {
-                Some(remote) => {
-                    let parcel = Parcel {
-                        bytes: body.to_vec(),
-                        carried: beside.carried,
-                    };
-                    remote.receive(kind, parcel)
-                }
-                // What is unknown is over: the two last words have crossed.
-                None => Ok(()),
-            },
+            kind if kind.is_stream() => link.take_stream(header, body, beside.carried),
             Kind::Drop => {
                 link.drop_expected(correlation);
                 Ok(())

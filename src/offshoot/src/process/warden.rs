@@ -6,7 +6,7 @@
 
 use super::child::hex;
 use super::inlet::{self, Reading};
-use super::link::{Beside, Parcel, Read, read_frames};
+use super::link::{Beside, Read, read_frames};
 use super::protocol::{self, Event, Refusal, Request};
 use super::{Process, decode_body};
 use crate::inspect::Blocked;
@@ -1237,10 +1237,6 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
         return process.link.enclose(correlation, body);
     }
     let Beside { carried, .. } = process.link.take_beside(header)?;
-    let parcel = || Parcel {
-        bytes: body.to_vec(),
-        carried,
-    };
     match kind {
         Kind::Ready => {
             let ready: Ready = decode_body(kind, body)?;
@@ -1261,28 +1257,9 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
             let error = Error::new(ErrorKind::Spawn("start of the isolate".to_owned()), message);
             process.fail_start(error.leaving(&origin));
         }
-        Kind::Reply | Kind::Failure => {
-            let result = match kind {
-                Kind::Reply => Ok(parcel()),
-                _ => Err(decode_body::<Error>(kind, body)?.arrived()),
-            };
-            match process.link.dialogue(correlation) {
-                Some(remote) => remote.receive_over(result)?,
-                None => process.link.answer(correlation, result),
-            }
-        }
-        Kind::Started
-        | Kind::Item
-        | Kind::End
-        | Kind::Cut
-        | Kind::Grant
-        | Kind::Deaf
-        | Kind::Halt
-        | Kind::HaltSeen => {
-            // What is unknown is over.
-            if let Some(remote) = process.link.dialogue(correlation) {
-                remote.receive(kind, parcel())?;
-            }
+        Kind::Reply | Kind::Failure => process.link.take_reply(header, body, carried)?,
+        kind if kind == Kind::Started || kind.is_stream() => {
+            process.link.take_stream(header, body, carried)?;
         }
         Kind::Credit => process.link.credited(decode_body(kind, body)?),
         Kind::CancelAck => {
