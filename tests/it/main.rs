@@ -1,7 +1,6 @@
 //! The functional tests: a module per promise.
 mod cancelling;
 mod clock;
-mod compile_fail;
 mod cycles;
 mod dialogue;
 mod dropping;

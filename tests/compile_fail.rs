@@ -1,6 +1,6 @@
 //! Misuse is a compile error that says what to do: each message as a user sees it, word by word.
 //!
-//! After a change that is meant, `TRYBUILD=overwrite cargo test -p offshoot-tests compile_fail` writes the new messages.
+//! After a change that is meant, `TRYBUILD=overwrite cargo test -p offshoot-tests --test compile_fail` writes the new messages.
 
 use std::process::Command;
 
