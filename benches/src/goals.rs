@@ -135,7 +135,7 @@ pub fn goals() -> Vec<Goal> {
     }
     all.push(goal(
         "stream",
-        "calls with bytes, process isolate with a ring",
+        "stream of bytes, process isolate with a ring",
         Rate(0.9),
         "bare ring",
     ));

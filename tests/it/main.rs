@@ -1,4 +1,5 @@
 //! The functional tests: a module per promise.
+mod bulk;
 mod cancelling;
 mod clock;
 mod cycles;

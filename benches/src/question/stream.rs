@@ -8,23 +8,26 @@ use crate::floor::processes::Sink;
 use crate::floor::ring::{CHUNK, Ring};
 use crate::record::{Kind, Row, Side, Unit};
 use crate::setting::{Reserve, tree};
-use futures_util::future::try_join_all;
-use offshoot::{Bytes, Isolate, Isolation};
+use offshoot::{Bytes, Error, Isolate, Isolation, Peer};
 use std::hint::black_box;
 use std::time::Instant;
 
 /// Chunks of a round.
 const CHUNKS: usize = 128;
-/// How many calls are under way at once.
-const AT_ONCE: usize = 8;
 const UNIT: Unit = Unit::Chunk(CHUNK as u32);
 const SOCKET: &str = "socket pair";
 const RING: &str = "bare ring";
 /// The ring of a link, in bytes each way: as much as the bare one has.
 const BYTES: usize = 1 << 20;
 
-async fn take(chunk: Bytes) -> usize {
-    black_box(chunk.len())
+/// Takes all chunks; how many bytes that were.
+async fn take(mut peer: Peer<Bytes, ()>) -> Result<usize, Error> {
+    peer.started(())?;
+    let mut bytes = 0;
+    while let Some(chunk) = peer.next().await? {
+        bytes += black_box(&chunk).len();
+    }
+    Ok(bytes)
 }
 
 /// The question.
@@ -93,19 +96,19 @@ fn isolates(isolation: Isolation, ring: bool) -> Subject {
         (Isolation::Process, false) => (
             "process",
             Side::Process,
-            "calls with bytes, process isolate",
+            "stream of bytes, process isolate",
             Some(SOCKET),
         ),
         (Isolation::Process, true) => (
             "process-ring",
             Side::Process,
-            "calls with bytes, process isolate with a ring",
+            "stream of bytes, process isolate with a ring",
             Some(RING),
         ),
         _ => (
             "thread",
             Side::Thread,
-            "calls with bytes, thread isolate",
+            "stream of bytes, thread isolate",
             None,
         ),
     };
@@ -114,18 +117,21 @@ fn isolates(isolation: Isolation, ring: bool) -> Subject {
         row = row.floor(floor);
     }
     let ring = if ring { BYTES } else { 0 };
-    // Calls, eight under way at once, until there is a stream to be opened.
+    let chunk = Bytes::from(vec![1; CHUNK]);
     Subject::new(key, [row], move |into| {
+        let chunk = chunk.clone();
         let time = tree(isolation, Reserve::Default, async move || {
             offshoot::nursery(async |nursery| {
                 let sink = nursery.spawn(Isolate::named("sink").ring(ring)).await?;
-                sink.call(take, Bytes::from(vec![1; CHUNK])).await?;
+                let (mut link, ()) = sink.open(take, ()).await?;
+                link.send(chunk.clone()).await?;
                 let start = Instant::now();
-                for _ in 0..CHUNKS / AT_ONCE {
-                    let calls =
-                        (0..AT_ONCE).map(|_| sink.call(take, Bytes::from(vec![1_u8; CHUNK])));
-                    try_join_all(calls).await?;
+                for _ in 0..CHUNKS {
+                    link.send(chunk.clone()).await?;
                 }
+                link.close();
+                let taken = link.result().await??;
+                assert_eq!(taken, CHUNK * (CHUNKS + 1), "all have come");
                 Ok(start.elapsed())
             })
             .await

@@ -119,6 +119,7 @@ impl<'de, S: 'static> Deserialize<'de> for Portal<S> {
 mod tests {
     use super::*;
     use crate::portal::{decode, encode, through_serde};
+    use offshoot_wire::Rope;
 
     fn with_portal<R: Send + 'static>(test: impl FnOnce(Portal) -> R + Send + 'static) -> R {
         let result = crate::run(async || Ok(test(crate::current().portal()?)));
@@ -128,17 +129,17 @@ mod tests {
     #[test]
     fn outside_of_a_message_a_portal_says_that_it_does_not_cross() {
         with_portal(|portal| {
-            let error = encode(&portal, &mut Vec::new()).unwrap_err();
+            let error = encode(&portal, &mut Rope::default()).unwrap_err();
             assert!(error.message().contains("inside of a message"), "{error:?}");
             let (encoded, carried) = pack(|| {
-                let mut bytes = Vec::new();
-                encode(&portal, &mut bytes).map(|()| bytes)
+                let mut rope = Rope::default();
+                encode(&portal, &mut rope).map(|()| rope.into_vec())
             });
             let bytes = encoded.expect("inside of one");
             let error = decode::<Portal>(&bytes).unwrap_err();
             assert!(error.message().contains("inside of a message"), "{error:?}");
             // It is inside only as long as that lasts.
-            assert!(encode(&portal, &mut Vec::new()).is_err());
+            assert!(encode(&portal, &mut Rope::default()).is_err());
             let arrived = carried.into_iter().map(Ok).collect();
             let back = unpack(arrived, || decode::<Portal>(&bytes)).expect("it came along");
             assert_eq!(back.id(), portal.id());
@@ -148,8 +149,9 @@ mod tests {
     #[test]
     fn forged_places_and_other_types_are_refused() {
         with_portal(|portal| {
-            let mut bytes = Vec::new();
-            encode(&(0_u32, state_of::<()>()), &mut bytes).expect("numbers");
+            let mut rope = Rope::default();
+            encode(&(0_u32, state_of::<()>()), &mut rope).expect("numbers");
+            let bytes = rope.into_vec();
             let error = unpack(Vec::new(), || decode::<Portal>(&bytes)).unwrap_err();
             assert!(error.message().contains("did not come along"), "{error:?}");
             let come = || vec![Ok(portal.carried())];

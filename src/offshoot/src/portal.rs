@@ -30,8 +30,8 @@ use crate::{
     Origin, Payload, Result, unblock,
 };
 use offshoot_mailbox::oneshot;
-use offshoot_wire::codec;
 use offshoot_wire::frame::{self, Entry};
+use offshoot_wire::{Rope, codec};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -565,13 +565,13 @@ trait Outgoing<T> {
         serde: bool,
     ) -> Result<Message>;
     /// As a frame: appends the arguments, says what to run.
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)>;
+    fn encode(&self, out: &mut Rope) -> Result<(frame::Kind, Entry)>;
     /// The result from its encoding.
     fn decode(&self) -> fn(&[u8]) -> Result<T>;
 }
 
-pub(crate) fn encode<T: Payload>(value: &T, out: &mut Vec<u8>) -> Result<()> {
-    codec::encode_into(value, out).map_err(|error| {
+pub(crate) fn encode<T: Payload>(value: &T, out: &mut Rope) -> Result<()> {
+    codec::encode_onto(value, out).map_err(|error| {
         Error::new(
             ErrorKind::Codec,
             format!("a value of type `{}`: {error}", std::any::type_name::<T>()),
@@ -593,9 +593,10 @@ pub(crate) fn through_serde<T: Payload>(value: T, wanted: bool) -> Result<T> {
     if !wanted {
         return Ok(value);
     }
-    let mut bytes = Vec::new();
-    let (encoded, carried) = carry::pack(|| encode(&value, &mut bytes));
+    let mut rope = Rope::default();
+    let (encoded, carried) = carry::pack(|| encode(&value, &mut rope));
     encoded?;
+    let bytes = rope.into_vec();
     carry::unpack(carried.into_iter().map(Ok).collect(), || decode(&bytes))
 }
 
@@ -648,7 +649,7 @@ where
         Ok(Message::Job(self))
     }
 
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+    fn encode(&self, out: &mut Rope) -> Result<(frame::Kind, Entry)> {
         encode(&self.args, out)?;
         Ok((frame::Kind::Call, CallEntry::<F, M>::DESCRIPTOR.entry()?))
     }
@@ -692,7 +693,7 @@ where
         Ok(Message::State(self))
     }
 
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+    fn encode(&self, out: &mut Rope) -> Result<(frame::Kind, Entry)> {
         encode(&self.args, out)?;
         Ok((
             frame::Kind::Ask,
@@ -731,7 +732,7 @@ where
         Ok(Message::Job(self))
     }
 
-    fn encode(&self, _: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+    fn encode(&self, _: &mut Rope) -> Result<(frame::Kind, Entry)> {
         never_crosses(&[])
     }
 
@@ -759,7 +760,7 @@ where
         Ok(Message::State(self))
     }
 
-    fn encode(&self, _: &mut Vec<u8>) -> Result<(frame::Kind, Entry)> {
+    fn encode(&self, _: &mut Rope) -> Result<(frame::Kind, Entry)> {
         never_crosses(&[])
     }
 
@@ -886,9 +887,10 @@ where
     match target.route() {
         Route::Thread(shared) => {
             if target.through_serde {
-                let mut bytes = Vec::new();
-                let (encoded, carried) = carry::pack(|| encode(&out.args, &mut bytes));
+                let mut rope = Rope::default();
+                let (encoded, carried) = carry::pack(|| encode(&out.args, &mut rope));
                 let carried = carried.into_iter().map(Ok).collect();
+                let bytes = rope.into_vec();
                 match encoded.and_then(|()| carry::unpack(carried, || decode(&bytes))) {
                     Ok(args) => out.args = args,
                     Err(error) => return Err((error, out)),
@@ -903,8 +905,8 @@ where
             let Some(link) = route.link() else {
                 return Err((target.gone(), out));
             };
-            let encode = |bytes: &mut Vec<u8>| {
-                encode(&out.args, bytes)?;
+            let encode = |rope: &mut Rope| {
+                encode(&out.args, rope)?;
                 MethodEntry::<S, F, M, false>::DESCRIPTOR.entry()
             };
             match link.send_invoke(frame::Kind::Tell, 0, taken.lane(), encode) {
@@ -1077,7 +1079,7 @@ impl<T> Reply<T> {
                 let lane = taken.lane().clone();
                 let permit = taken;
                 let correlation = link.pend(Pending { sender, permit });
-                let sent = link.send_invoke_as(correlation, &lane, |bytes| out.encode(bytes));
+                let sent = link.send_invoke_as(correlation, &lane, |rope| out.encode(rope));
                 if let Err(error) = sent {
                     link.unpend(correlation);
                     return Err(error);

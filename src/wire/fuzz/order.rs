@@ -55,7 +55,7 @@ pub fn order(data: &[u8]) {
                         // The connection ends here, and what had come was in order.
                         return listed(from, &passed);
                     }
-                    look(header.kind, body);
+                    look(header.kind, &body);
                     passed.push(header);
                 }
                 Ok(None) => break,

@@ -17,8 +17,10 @@
 //! The format is not self-describing: serde's `flatten`, `untagged`, `tag` and `skip_serializing_if`
 //! do not work in types that cross.
 
+use crate::bytes::{self, Bytes};
 use crate::frame::{BODY_MAX, Invoke};
 use crate::guard::{Guard, Ledger, elements_max};
+use crate::rope::Rope;
 use bincode::enc::write::Writer;
 use bincode::error::{DecodeError as Refusal, EncodeError as Complaint};
 use bincode::serde::{DecodeError as SerdeRefusal, EncodeError as SerdeComplaint};
@@ -55,19 +57,29 @@ pub struct DecodeError(String);
 /// # Panics
 /// Only if the value's own `Serialize` does. `out` is then as it was.
 pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    encode(value, Sink::new(out, None))
+}
+
+/// As [`encode_into`], with what is long of [`Bytes`] in the value by reference.
+///
+/// # Errors
+/// As of [`encode_into`].
+///
+/// # Panics
+/// As [`encode_into`].
+pub fn encode_onto<T: Serialize + ?Sized>(value: &T, out: &mut Rope) -> Result<(), EncodeError> {
+    encode(value, Sink::new(&mut out.bytes, Some(&mut out.parts)))
+}
+
+fn encode<T: Serialize + ?Sized>(value: &T, mut sink: Sink<'_>) -> Result<(), EncodeError> {
     let ledger = Ledger::unbounded();
-    let mut sink = Sink {
-        start: out.len(),
-        out,
-        complete: false,
-    };
     bincode::serde::encode_into_writer(
         Guard::new(value, &ledger),
         &mut sink,
         bincode::config::standard(),
     )
     .map_err(encode_error::<T>)?;
-    let len = sink.out.len() - sink.start;
+    let len = sink.len;
     if ledger.elements_spent() > elements_max(len) {
         let message = format!("{}: {}", type_name::<T>(), crate::guard::Fault::Elements);
         return Err(EncodeError(message));
@@ -112,17 +124,40 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 /// Appends to a vector up to the limit, and takes back what it appended unless told it is complete.
 struct Sink<'a> {
     out: &'a mut Vec<u8>,
-    start: usize,
+    /// Where long bytes go instead.
+    parts: Option<&'a mut Vec<(usize, Bytes)>>,
+    /// What there was before of both.
+    start: (usize, usize),
+    len: usize,
     complete: bool,
+}
+
+impl<'a> Sink<'a> {
+    fn new(out: &'a mut Vec<u8>, parts: Option<&'a mut Vec<(usize, Bytes)>>) -> Sink<'a> {
+        Sink {
+            start: (out.len(), parts.as_ref().map_or(0, |parts| parts.len())),
+            out,
+            parts,
+            len: 0,
+            complete: false,
+        }
+    }
 }
 
 impl Writer for Sink<'_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), Complaint> {
-        if bytes.len() > VALUE_MAX - (self.out.len() - self.start) {
+        if bytes.len() > VALUE_MAX - self.len {
             return Err(Complaint::UnexpectedEnd);
         }
-        self.out.extend_from_slice(bytes);
+        self.len += bytes.len();
+        if let Some(parts) = &mut self.parts
+            && let Some(shared) = bytes::serialized(bytes)
+        {
+            parts.push((self.out.len(), shared));
+        } else {
+            self.out.extend_from_slice(bytes);
+        }
         Ok(())
     }
 }
@@ -130,7 +165,10 @@ impl Writer for Sink<'_> {
 impl Drop for Sink<'_> {
     fn drop(&mut self) {
         if !self.complete {
-            self.out.truncate(self.start);
+            self.out.truncate(self.start.0);
+            if let Some(parts) = &mut self.parts {
+                parts.truncate(self.start.1);
+            }
         }
     }
 }

@@ -19,7 +19,8 @@
 //! [`dialogue::Machine`](crate::dialogue::Machine). Whatever breaks this order, is longer than the limit or names an unknown kind costs its sender
 //! the connection, and nobody else anything.
 
-use crate::{Cancel, Error, Exit, Origin, TreeId};
+use crate::bytes::LONG;
+use crate::{Bytes, Cancel, Error, Exit, Origin, TreeId};
 use serde::{Deserialize, Serialize};
 
 /// The version of this layout. The two ends are the same executable, so it only has to catch a
@@ -214,8 +215,9 @@ impl Header {
 /// there is none. At the end of the stream, [`finish`](FrameReader::finish) tells whether the other
 /// side stopped between two frames or inside one.
 ///
-/// A body is a slice of the buffer, valid until the next call; nothing is allocated per frame. The
-/// buffer holds 4 KiB until a read has filled it and 128 KiB from then on, grows for a frame that needs more and shrinks when that one is done.
+/// A body is a slice of the buffer, valid until the next call; nothing is allocated per frame, but for one of 16 KiB and more: unless
+/// it has come with others, it is read into memory of its own, which may be kept ([`Body::keep`]). The
+/// buffer holds 4 KiB until a read has filled it and 128 KiB from then on, and grows where frames pile up.
 ///
 /// # Examples
 /// ```
@@ -251,6 +253,86 @@ pub struct FrameReader {
     end: usize,
     /// A read has filled all that it was offered: what comes is more than a word now and then.
     busy: bool,
+    /// The last frame was long: little is read of the next before it is known where it belongs.
+    long: bool,
+    /// The long body of which a part has come, if one has.
+    partial: Option<Partial>,
+    /// The long body that was taken out last.
+    taken: Bytes,
+}
+
+/// A long body that is read into memory of its own.
+struct Partial {
+    header: Header,
+    /// All initialized, and as long as the body.
+    bytes: Vec<u8>,
+    have: usize,
+}
+
+impl Partial {
+    fn is_whole(&self) -> bool {
+        self.have == self.bytes.len()
+    }
+}
+
+/// The body of a frame, as a [`FrameReader`] has it.
+#[derive(Clone, Copy)]
+pub struct Body<'a> {
+    bytes: &'a [u8],
+    /// What has these, and may be shared.
+    whole: Option<&'a Bytes>,
+}
+
+impl<'a> Body<'a> {
+    /// Its bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// A part of it, to be kept: copied only where it is in a buffer that is used again.
+    ///
+    /// # Panics
+    /// It may, if it is not a slice of the body.
+    pub fn keep(self, part: &[u8]) -> Bytes {
+        match self.whole {
+            Some(whole) => whole.slice_ref(part),
+            None => part.into(),
+        }
+    }
+
+    /// Runs `f`, which decodes from it: long [`Bytes`] in what is decoded share its memory where it may be kept.
+    pub fn decoding<R>(self, f: impl FnOnce() -> R) -> R {
+        match self.whole {
+            Some(whole) => whole.decoding(|_| f()),
+            None => f(),
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Body<'a> {
+    fn from(bytes: &'a [u8]) -> Body<'a> {
+        Body { bytes, whole: None }
+    }
+}
+
+impl std::ops::Deref for Body<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl PartialEq for Body<'_> {
+    fn eq(&self, other: &Body<'_>) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl std::fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.bytes.fmt(f)
+    }
 }
 
 /// What a call of `read` is offered at least, before one has filled that: the pages of a longer buffer would be a third of what the start of
@@ -276,11 +358,15 @@ impl FrameReader {
         }
     }
 
-    /// Where to read into: at least what the current frame still needs, and at least 4 KiB, or 64 KiB once as much as was offered has come
-    /// at once.
+    /// Where to read into: the rest of a long body, or at least 4 KiB, or at least 64 KiB once as much as was offered has come at once.
     ///
     /// Frames that were not yet taken out stay where they are or move; none is lost.
     pub fn space(&mut self) -> &mut [u8] {
+        self.taken = Bytes::default();
+        self.divert();
+        if self.is_partial() {
+            return self.rest();
+        }
         let have = self.end - self.start;
         // Whatever is wrong with the header is reported by `next`; here it needs nothing.
         let missing = match self.head() {
@@ -294,8 +380,7 @@ impl FrameReader {
         let want = missing.max(least);
         let room = (have + want).max(usual);
         if self.buffer.len() < have + want || (self.buffer.len() > KEEP && room <= KEEP) {
-            // A fresh vector of zeros takes its pages when they are written to: a header that
-            // announces a long body costs nothing until the body comes.
+            // A fresh vector of zeros takes its pages when they are written to.
             let mut fresh = vec![0; room];
             fresh[..have].copy_from_slice(&self.buffer[self.start..self.end]);
             self.buffer = fresh;
@@ -304,7 +389,50 @@ impl FrameReader {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, have);
         }
-        &mut self.buffer[self.end..]
+        let most = match self.long {
+            true => FIRST,
+            false => usize::MAX,
+        };
+        let end = self.buffer.len().min(self.end.saturating_add(most));
+        &mut self.buffer[self.end..end]
+    }
+
+    /// Whether what comes is the rest of a long body.
+    fn is_partial(&self) -> bool {
+        self.partial
+            .as_ref()
+            .is_some_and(|partial| !partial.is_whole())
+    }
+
+    /// The room for that.
+    fn rest(&mut self) -> &mut [u8] {
+        match &mut self.partial {
+            Some(partial) => &mut partial.bytes[partial.have..],
+            None => &mut [],
+        }
+    }
+
+    /// Has the rest of a long body read into memory of its own.
+    fn divert(&mut self) {
+        let have = self.end - self.start;
+        let (header, total) = match self.head() {
+            Ok(Some(head)) => head,
+            Ok(None) | Err(_) => return,
+        };
+        if self.partial.is_some() || (header.len as usize) < LONG || total <= have {
+            return;
+        }
+        // A fresh vector of zeros takes its pages when they are written to: a header that announces a long body
+        // costs nothing until the body comes.
+        let mut bytes = vec![0; header.len as usize];
+        let come = &self.buffer[self.start + HEADER..self.end];
+        bytes[..come.len()].copy_from_slice(come);
+        self.partial = Some(Partial {
+            header,
+            have: come.len(),
+            bytes,
+        });
+        (self.start, self.end) = (0, 0);
     }
 
     /// Says that the first `n` bytes of the last [`space`](FrameReader::space) were read into.
@@ -312,10 +440,15 @@ impl FrameReader {
     /// # Panics
     /// If `n` exceeds that space, which is a bug of the caller.
     pub fn filled(&mut self, n: usize) {
-        assert!(
-            n <= self.buffer.len() - self.end,
-            "more bytes filled than there was space for"
-        );
+        const LIE: &str = "more bytes filled than there was space for";
+        if self.is_partial() {
+            assert!(n <= self.rest().len(), "{LIE}");
+            self.partial
+                .iter_mut()
+                .for_each(|partial| partial.have += n);
+            return;
+        }
+        assert!(n <= self.buffer.len() - self.end, "{LIE}");
         self.busy |= n == self.buffer.len() - self.end;
         self.end += n;
     }
@@ -326,13 +459,24 @@ impl FrameReader {
     /// What is wrong with the next header. The reader stays there, and says the same again.
     // Not an iterator: the body borrows from the reader.
     #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Result<Option<(Header, &[u8])>, FrameError> {
+    pub fn next(&mut self) -> Result<Option<(Header, Body<'_>)>, FrameError> {
+        self.taken = Bytes::default();
+        if let Some(partial) = self.partial.take_if(|partial| partial.is_whole()) {
+            self.long = true;
+            self.taken = partial.bytes.into();
+            let body = Body {
+                bytes: &self.taken,
+                whole: Some(&self.taken),
+            };
+            return Ok(Some((partial.header, body)));
+        }
         let have = self.end - self.start;
         match self.head()? {
             Some((header, total)) if total <= have => {
                 let body = self.start + HEADER..self.start + total;
                 self.start += total;
-                Ok(Some((header, &self.buffer[body])))
+                self.long = body.len() >= LONG;
+                Ok(Some((header, Body::from(&self.buffer[body]))))
             }
             _ => {
                 if have == 0 {
@@ -349,6 +493,7 @@ impl FrameReader {
     /// Forgets what has been filled and not been taken out: it is of another stream.
     pub fn discard(&mut self) {
         (self.start, self.end) = (0, 0);
+        self.partial = None;
     }
 
     /// Tells whether the stream may end here.
@@ -356,6 +501,12 @@ impl FrameReader {
     /// # Errors
     /// [`FrameError::Partial`] if it is inside a frame, or what is wrong with a header.
     pub fn finish(&self) -> Result<(), FrameError> {
+        if let Some(Partial { bytes, have, .. }) = &self.partial
+            && *have < bytes.len()
+        {
+            let (have, want) = (HEADER + have, HEADER + bytes.len());
+            return Err(FrameError::Partial { have, want });
+        }
         let mut at = self.start;
         while at < self.end {
             let have = self.end - at;
@@ -384,7 +535,8 @@ impl FrameReader {
 
 impl std::fmt::Debug for FrameReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let unread = self.end - self.start;
+        let partial = self.partial.as_ref().map_or(0, |partial| partial.have);
+        let unread = self.end - self.start + partial;
         f.debug_struct("FrameReader")
             .field("limit", &self.limit)
             .field("unread", &unread)
@@ -450,8 +602,7 @@ impl Invoke {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Boot {
     /// The build id of the owner's image; the child refuses another.
-    #[serde(with = "crate::bytes::as_bytes")]
-    pub build_id: Vec<u8>,
+    pub build_id: Bytes,
     /// The tree.
     pub tree: TreeId,
     /// Who the child is. Its pid is filled in by itself.
@@ -459,13 +610,11 @@ pub struct Boot {
     /// The owner.
     pub parent: Origin,
     /// The settings of the runtime, encoded by `offshoot`.
-    #[serde(with = "crate::bytes::as_bytes")]
-    pub settings: Vec<u8>,
+    pub settings: Bytes,
     /// What the isolate serves: the descriptor that builds it, and the encoded state.
     pub entry: Option<Entry>,
     /// The state, encoded.
-    #[serde(with = "crate::bytes::as_bytes")]
-    pub state: Vec<u8>,
+    pub state: Bytes,
     /// A function that runs before the first isolate of the process.
     pub on_start: Option<Entry>,
     /// Environment variables to set (or, with `None`, to remove) before anything else runs.
@@ -478,8 +627,7 @@ pub struct Ready {
     /// Its process.
     pub pid: i32,
     /// The build id of its image.
-    #[serde(with = "crate::bytes::as_bytes")]
-    pub build_id: Vec<u8>,
+    pub build_id: Bytes,
 }
 
 /// A cancellation with the ladder's absolute deadlines (CLOCK_MONOTONIC, nanoseconds).
@@ -628,6 +776,6 @@ mod tests {
         let whole = [&header.to_bytes()[..], b"x"].concat();
         reader.space()[..whole.len()].copy_from_slice(&whole);
         reader.filled(whole.len());
-        assert_eq!(reader.next(), Ok(Some((header, &b"x"[..]))));
+        assert_eq!(reader.next(), Ok(Some((header, b"x"[..].into()))));
     }
 }

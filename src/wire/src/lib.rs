@@ -14,6 +14,7 @@ mod error;
 mod exit;
 mod guard;
 mod ids;
+mod rope;
 
 pub mod codec;
 pub mod dialogue;
@@ -24,3 +25,4 @@ pub use bytes::Bytes;
 pub use error::{Error, ErrorKind, FailureId};
 pub use exit::{Cancel, Canceller, Exit, Panic};
 pub use ids::{IsolateId, Origin, TreeId};
+pub use rope::Rope;

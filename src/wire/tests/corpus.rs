@@ -189,7 +189,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
                 3,
                 &put(Ready {
                     pid: 1,
-                    build_id: vec![1; 20],
+                    build_id: vec![1; 20].into(),
                 }),
             ),
         ),

@@ -145,16 +145,16 @@ fn the_bytes_of_an_invoke() {
 #[test]
 fn the_bytes_of_boot() {
     let boot = Boot {
-        build_id: vec![0xde, 0xad],
+        build_id: vec![0xde, 0xad].into(),
         tree: TreeId(0x0102_0304_0506_0708),
         origin: origin(),
         parent: origin(),
-        settings: vec![1, 2, 3],
+        settings: vec![1, 2, 3].into(),
         entry: Some(Entry {
             offset: 0x1000,
             fingerprint: 9,
         }),
-        state: vec![],
+        state: Bytes::default(),
         on_start: None,
         environment: vec![
             ("A".to_owned(), Some("b".to_owned())),
@@ -172,7 +172,7 @@ fn the_bytes_of_ready() {
     golden(
         Ready {
             pid: -1,
-            build_id: vec![7],
+            build_id: vec![7].into(),
         },
         "01  01 07",
     );
@@ -614,13 +614,13 @@ fn boots() -> impl Strategy<Value = Boot> {
         let (build_id, tree, origin, parent) = who;
         let (settings, entry, state, on_start) = what;
         Boot {
-            build_id,
+            build_id: build_id.into(),
             tree: TreeId(tree),
             origin,
             parent,
-            settings,
+            settings: settings.into(),
             entry,
-            state,
+            state: state.into(),
             on_start,
             environment,
         }
@@ -697,7 +697,7 @@ proptest! {
 
     #[test]
     fn small_ones_survive(pid in any::<i32>(), bytes in byte_vectors(), n in any::<(u32, u32, u32)>(), entry in entries()) {
-        let ready = Ready { pid, build_id: bytes.clone() };
+        let ready = Ready { pid, build_id: bytes.clone().into() };
         prop_assert_eq!(survives(&ready), ready);
         let credit = Credit { lane: n.0, messages: n.1, calls: n.2 };
         prop_assert_eq!(survives(&credit), credit);

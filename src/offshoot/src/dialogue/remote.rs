@@ -11,9 +11,9 @@ use crate::credit::Taken;
 use crate::isolate::shared::Target;
 use crate::process::link::{Frame, Link, Parcel};
 use crate::{Error, ErrorKind, Payload, Result};
-use offshoot_wire::codec;
 use offshoot_wire::dialogue::{Event, Machine, Window};
 use offshoot_wire::frame::{Halt, Kind};
+use offshoot_wire::{Rope, codec};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -236,7 +236,7 @@ impl Remote {
         if let Some(item) = flows.queue.pop_front() {
             if let Some(grant) = flows.machine.take(item.bytes.len()) {
                 self.say_in(&mut flows, Event::Grant(grant), Kind::Grant, |out| {
-                    codec::encode_into(&grant, out)
+                    codec::encode_onto(&grant, out)
                 });
             }
             return Found::Item(item);
@@ -266,7 +266,7 @@ impl Remote {
         flows: &mut Flows,
         event: Event,
         kind: Kind,
-        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), codec::EncodeError>,
+        fill: impl FnOnce(&mut Rope) -> Result<(), codec::EncodeError>,
     ) {
         // What is too late needs not be said: the other side has said its last word, or ours was said already.
         if flows.machine.send(event).is_err() {
@@ -286,13 +286,13 @@ impl Remote {
         &self,
         event: Event,
         kind: Kind,
-        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), codec::EncodeError>,
+        fill: impl FnOnce(&mut Rope) -> Result<(), codec::EncodeError>,
     ) {
         self.say_in(&mut self.flows.lock(), event, kind, fill);
     }
 
     pub(crate) fn say_halt(&self, halt: &Halt) {
-        self.say(Event::Halt, Kind::Halt, |out| codec::encode_into(halt, out));
+        self.say(Event::Halt, Kind::Halt, |out| codec::encode_onto(halt, out));
     }
 
     pub(crate) fn say_halt_seen(&self) {
@@ -327,7 +327,7 @@ impl Remote {
 
     fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Frame> {
         self.link.frame(kind, self.id, |out| {
-            codec::encode_into(value, out).map_err(|error| {
+            codec::encode_onto(value, out).map_err(|error| {
                 let name = std::any::type_name::<T>();
                 Error::new(
                     ErrorKind::Codec,
@@ -393,7 +393,7 @@ impl Remote {
             Some(Ok(())) => self.say_in(flows, Event::End, Kind::End, |_| Ok(())),
             // It crossed once already, or is ours and small.
             Some(Err(error)) => self.say_in(flows, Event::End, Kind::Cut, |out| {
-                codec::encode_into(&error, out)
+                codec::encode_onto(&error, out)
             }),
             None => {}
         }
@@ -432,7 +432,7 @@ mod tests {
 
     fn parcel(bytes: &[u8]) -> Parcel {
         Parcel {
-            bytes: bytes.to_vec(),
+            bytes: bytes.into(),
             carried: Vec::new(),
         }
     }
@@ -532,7 +532,7 @@ mod tests {
         remote.receive(Kind::Item, parcel(b"x")).expect("an item");
         remote.lost(remote.tie.closed("lost"));
         assert!(remote.tie.is_over());
-        assert!(matches!(remote.take(None), Found::Item(item) if item.bytes == b"x"));
+        assert!(matches!(remote.take(None), Found::Item(item) if item.bytes[..] == *b"x"));
         assert!(matches!(remote.take(None), Found::Nothing));
     }
 }

@@ -36,7 +36,8 @@ use offshoot_sys::signal::{self, Signals};
 use offshoot_sys::{clock, fork, image, process, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
-    self, BODY_MAX, Boot, CancelOrder, Ended, FrameReader, Header, Introduce, Invoke, Kind, Ready,
+    self, BODY_MAX, Body, Boot, CancelOrder, Ended, FrameReader, Header, Introduce, Invoke, Kind,
+    Ready,
 };
 use offshoot_wire::order;
 use std::cell::{Cell, RefCell};
@@ -117,7 +118,7 @@ pub(crate) fn blank_in_hand(
             let what = format!("the first frame is {:?} instead of Outfit", header.kind);
             return Err(Error::new(ErrorKind::Protocol, what));
         }
-        let outfit: Outfit = decode_body(Kind::Outfit, body)?;
+        let outfit: Outfit = decode_body(Kind::Outfit, &body)?;
         let fds = link.take_came(outfit.fds())?;
         let fds = fds.ok_or_else(|| Error::from(process::out_of_descriptors()))?;
         Ok((outfit.name.clone(), outfit.with(fds)?))
@@ -250,7 +251,7 @@ fn main(link: Arc<Link>, control: OwnedFd, warm: Warm) -> Infallible {
                 0,
                 &Ready {
                     pid: process::id(),
-                    build_id: image::build_id().to_vec(),
+                    build_id: image::build_id().into(),
                 },
             );
             crate::fault::point("S5", shared.life.identity().name());
@@ -335,7 +336,7 @@ fn read_boot(link: &Link, reader: &mut FrameReader) -> Result<Option<First>> {
         let read = read_one(link, reader, Some(deadline), |header, body| {
             link.in_order(header)?;
             if header.kind == Kind::Boot {
-                return decode_body(Kind::Boot, body).map(Some);
+                return decode_body(Kind::Boot, &body).map(Some);
             }
             // What comes beside it, which needs the runtime that it tells of. It may be there already.
             enclosed = Some(body.to_vec());
@@ -354,7 +355,7 @@ fn read_one<T>(
     link: &Link,
     reader: &mut FrameReader,
     deadline: Option<u64>,
-    take: impl FnOnce(Header, &[u8]) -> Result<T>,
+    take: impl FnOnce(Header, Body<'_>) -> Result<T>,
 ) -> Result<Option<T>> {
     loop {
         match reader.next() {
@@ -399,7 +400,7 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Resul
     }
     crate::fault::point("S3", boot.origin.name());
     let another = crate::fault::check("build", boot.origin.name()).is_err();
-    if another || boot.build_id != image::build_id() {
+    if another || boot.build_id[..] != *image::build_id() {
         return Err(Error::new(
             ErrorKind::Protocol,
             format!(
@@ -633,17 +634,17 @@ impl Uplink {
         });
     }
 
-    fn take(&self, local: &Rc<Local>, header: Header, body: &[u8]) -> Result<()> {
+    fn take(&self, local: &Rc<Local>, header: Header, body: Body<'_>) -> Result<()> {
         let Header {
             kind, correlation, ..
         } = header;
         if kind == Kind::Enclosed {
-            return self.link.enclose(correlation, body);
+            return self.link.enclose(correlation, &body);
         }
         let beside = self.link.take_beside(header)?;
         match kind {
             Kind::Call | Kind::Ask | Kind::Tell | Kind::Open => {
-                let Some((invoke, arguments)) = Invoke::split(body) else {
+                let Some((invoke, arguments)) = Invoke::split(body.bytes()) else {
                     return Err(Error::new(
                         ErrorKind::Protocol,
                         format!("a frame {kind:?} of {} bytes", body.len()),
@@ -651,7 +652,7 @@ impl Uplink {
                 };
                 // Decoding runs code of the user's; it must not take the link down.
                 let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                    self.invoke(local, header, invoke, arguments, beside);
+                    body.decoding(|| self.invoke(local, header, invoke, arguments, beside));
                 }));
                 if decoded.is_err() {
                     tracing::error!(?kind, "decoding a message panicked");
@@ -664,7 +665,7 @@ impl Uplink {
                 Ok(())
             }
             Kind::Cancel => {
-                local.cancel(decode_body(kind, body)?);
+                local.cancel(decode_body(kind, &body)?);
                 Ok(())
             }
             Kind::Close => {
@@ -672,12 +673,12 @@ impl Uplink {
                 Ok(())
             }
             Kind::Inspect => {
-                let until = decode_body(kind, body)?;
+                let until = decode_body(kind, &body)?;
                 inspect::answer(&local.shared.runtime, &self.link, correlation, until);
                 Ok(())
             }
             Kind::Introduce => {
-                let mut introduce: Introduce = decode_body(kind, body)?;
+                let mut introduce: Introduce = decode_body(kind, &body)?;
                 let allowed = std::mem::replace(&mut introduce.allowed, frame::Allowed::All);
                 let allowed = Allowed::from_wire(allowed)?;
                 served::introduced(&self.link, &local.shared, introduce, allowed)

@@ -8,6 +8,7 @@
 use super::account::Account;
 use super::introduce;
 use super::protocol::Outfit;
+use super::queue::{Cursor, Queue};
 use super::ring::Ring;
 use crate::carry::{self, Arrived, Carried};
 use crate::chain::{self, Chain};
@@ -25,9 +26,10 @@ use offshoot_sys::ring::Writer;
 use offshoot_sys::socket::{self, Received};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
-    self, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
+    self, Body, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
 };
 use offshoot_wire::order::{self, Order};
+use offshoot_wire::{Bytes, Rope};
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -51,7 +53,7 @@ type Group = (usize, Vec<OwnedFd>);
 
 /// Whole frames, to be written in one piece.
 pub(crate) struct Frame {
-    bytes: Vec<u8>,
+    rope: Rope,
     groups: VecDeque<Group>,
     /// The length of the body of the last one.
     body: usize,
@@ -66,7 +68,7 @@ impl Frame {
     /// None, which writes nothing.
     fn none() -> Frame {
         Frame {
-            bytes: Vec::new(),
+            rope: Rope::default(),
             groups: VecDeque::new(),
             body: 0,
         }
@@ -76,14 +78,14 @@ impl Frame {
 /// An encoded value that has come, and the portals beside it.
 #[derive(Default)]
 pub(crate) struct Parcel {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
     pub(crate) carried: Vec<Arrived>,
 }
 
 impl Parcel {
     /// The value in it.
     pub(crate) fn open<T>(self, decode: impl FnOnce(&[u8]) -> T) -> T {
-        carry::unpack(self.carried, || decode(&self.bytes))
+        carry::unpack(self.carried, || self.bytes.decoding(decode))
     }
 }
 
@@ -129,9 +131,8 @@ impl Wanted {
 
 #[derive(Default)]
 struct Out {
-    /// What could not be written yet, from `start` on.
-    queued: Vec<u8>,
-    start: usize,
+    /// What could not be written yet.
+    queue: Queue,
     /// The descriptors that go along with it.
     groups: VecDeque<Group>,
     closed: bool,
@@ -365,7 +366,7 @@ impl Link {
         &self,
         kind: Kind,
         correlation: u64,
-        fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+        fill: impl FnOnce(&mut Rope) -> Result<()>,
     ) -> Result<()> {
         let frame = self.frame(kind, correlation, fill)?;
         self.write(frame);
@@ -378,28 +379,28 @@ impl Link {
         &self,
         kind: Kind,
         correlation: u64,
-        fill: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+        fill: impl FnOnce(&mut Rope) -> Result<()>,
     ) -> Result<Frame> {
-        let mut bytes = buffers::take();
-        bytes.resize(HEADER, 0);
-        let (filled, carried) = carry::pack(|| fill(&mut bytes));
+        let mut rope = buffers::take();
+        rope.bytes.resize(HEADER, 0);
+        let (filled, carried) = carry::pack(|| fill(&mut rope));
         filled?;
-        self.head(kind, correlation, &mut bytes)?;
-        self.enclosing(correlation, bytes, &carried, &None)
+        self.head(kind, correlation, &mut rope)?;
+        self.enclosing(correlation, rope, &carried, &None)
     }
 
     /// The frame with what goes beside it before it.
     fn enclosing(
         &self,
         correlation: u64,
-        bytes: Vec<u8>,
+        rope: Rope,
         carried: &[Carried],
         chain: &Chain,
     ) -> Result<Frame> {
-        let body = bytes.len() - HEADER;
+        let body = rope.len() - HEADER;
         if carried.is_empty() && chain.is_none() {
             return Ok(Frame {
-                bytes,
+                rope,
                 groups: VecDeque::new(),
                 body,
             });
@@ -416,22 +417,20 @@ impl Link {
             portals,
         };
         let mut whole = buffers::take();
-        whole.resize(HEADER, 0);
-        codec::encode_into(&enclosed, &mut whole)
-            .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
+        whole.bytes.resize(HEADER, 0);
+        encode(&enclosed, &mut whole)?;
         self.head(Kind::Enclosed, correlation, &mut whole)?;
-        whole.extend_from_slice(&bytes);
-        buffers::give_back(bytes);
+        whole.append(rope);
         Ok(Frame {
-            bytes: whole,
+            rope: whole,
             groups: grouped(sockets),
             body,
         })
     }
 
     /// Writes the header before a body.
-    fn head(&self, kind: Kind, correlation: u64, bytes: &mut [u8]) -> Result<()> {
-        let len = bytes.len() - HEADER;
+    fn head(&self, kind: Kind, correlation: u64, rope: &mut Rope) -> Result<()> {
+        let len = rope.len() - HEADER;
         let limit = self.limit();
         if len > limit {
             let message = format!(
@@ -445,7 +444,7 @@ impl Link {
             kind,
             correlation,
         };
-        bytes[..HEADER].copy_from_slice(&header.to_bytes());
+        rope.bytes[..HEADER].copy_from_slice(&header.to_bytes());
         Ok(())
     }
 
@@ -456,25 +455,26 @@ impl Link {
         boot: &Boot,
         carried: &[Carried],
     ) -> Result<()> {
-        let mut bytes = vec![0; HEADER];
-        codec::encode_into(boot, &mut bytes)
-            .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
-        self.head(Kind::Boot, Link::START, &mut bytes)?;
-        let mut frame = self.enclosing(Link::START, bytes, carried, &None)?;
+        let framed = |kind, encoded: &dyn Fn(&mut Rope) -> Result<()>| {
+            let mut rope = Rope::default();
+            rope.bytes.resize(HEADER, 0);
+            encoded(&mut rope)?;
+            self.head(kind, Link::START, &mut rope)?;
+            Ok::<Rope, Error>(rope)
+        };
+        let rope = framed(Kind::Boot, &|rope| encode(boot, rope))?;
+        let mut frame = self.enclosing(Link::START, rope, carried, &None)?;
         if let Some((outfit, fds)) = outfit {
-            let mut bytes = vec![0; HEADER];
-            codec::encode_into(outfit, &mut bytes)
-                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
-            self.head(Kind::Outfit, Link::START, &mut bytes)?;
-            let before = bytes.len();
-            bytes.append(&mut frame.bytes);
-            frame.bytes = bytes;
+            let mut rope = framed(Kind::Outfit, &|rope| encode(outfit, rope))?;
+            let before = rope.len();
+            rope.append(std::mem::take(&mut frame.rope));
+            frame.rope = rope;
             let groups = frame.groups.into_iter();
             let behind = groups.map(|(place, fds)| (before + place, fds));
             frame.groups = grouped(fds).into_iter().chain(behind).collect();
         }
         self.alone.store(true, Ordering::Release);
-        self.write_bytes(&frame.bytes, frame.groups);
+        self.put(self.out.lock(), &frame.rope, frame.groups, |_| {});
         Ok(())
     }
 
@@ -492,10 +492,7 @@ impl Link {
 
     /// Introduces the holder of the other end of `socket` to the isolate that this link reaches.
     pub(crate) fn send_introduce(&self, introduce: &Introduce, socket: OwnedFd) -> Result<()> {
-        let mut frame = self.frame(Kind::Introduce, 0, |out| {
-            codec::encode_into(introduce, out)
-                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
-        })?;
+        let mut frame = self.frame(Kind::Introduce, 0, |out| encode(introduce, out))?;
         frame.groups = grouped(vec![socket]);
         self.write(frame);
         Ok(())
@@ -515,25 +512,29 @@ impl Link {
             return;
         };
         let out = self.out.lock();
-        self.put(out, &frame.bytes, frame.groups, |out| {
+        self.put(out, &frame.rope, frame.groups, |out| {
             out.way = Way {
                 ring: Some(writer),
-                by_socket: out.queued.len() - out.start,
+                by_socket: out.queue.len(),
             };
         });
-        buffers::give_back(frame.bytes);
+        buffers::give_back(frame.rope);
     }
 
     /// Writes as much as goes; how many bytes that were.
-    fn push(&self, way: &mut Way, bytes: &[u8], groups: &mut VecDeque<Group>) -> io::Result<usize> {
-        let mut at = 0;
-        while at < bytes.len() {
+    fn push(
+        &self,
+        way: &mut Way,
+        slices: &[&[u8]],
+        groups: &mut VecDeque<Group>,
+    ) -> io::Result<usize> {
+        let mut cursor = Cursor::new(slices);
+        while !cursor.is_at_end() {
+            let at = cursor.at();
             let along = groups.front().filter(|(place, _)| *place == at);
-            let next = groups
-                .iter()
-                .map(|(place, _)| *place)
-                .find(|place| *place > at);
-            let end = next.unwrap_or(bytes.len()).min(bytes.len());
+            let mut places = groups.iter().map(|(place, _)| *place);
+            let next = places.find(|place| *place > at);
+            let mut most = next.map_or(usize::MAX, |next| next - at);
             if let Some(writer) = way.ring() {
                 if let Some((_, fds)) = along {
                     match self.send_beside_ring(fds) {
@@ -543,60 +544,61 @@ impl Link {
                     }
                     continue;
                 }
-                let n = self.write_to_ring(writer, &bytes[at..end])?;
-                at += n;
-                if at < end {
+                let part = cursor.slice(most);
+                let n = self.write_to_ring(writer, part)?;
+                cursor.advance(n);
+                if n < part.len() {
                     break;
                 }
                 continue;
             }
-            let end = match way.by_socket {
-                0 => end,
-                left => end.min(at + left),
-            };
-            let part = self.admit(Direction::ToIsolate, &bytes[at..end])?;
+            if way.by_socket > 0 {
+                most = most.min(way.by_socket);
+            }
+            let one = self.admit(Direction::ToIsolate, cursor.slice(most))?;
+            let (parts, count) = cursor.slices(most);
             let sent = match along {
-                None => socket::send(&self.fd, part),
                 Some((_, fds)) => {
                     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-                    socket::send_with_fds(&self.fd, part, &fds)
+                    socket::send_with_fds(&self.fd, one, &fds)
                 }
+                // What may be cut goes slice by slice.
+                None if count > 1 && self.cut.get().is_none() => {
+                    socket::send_vectored(&self.fd, &parts[..count])
+                }
+                None => socket::send(&self.fd, one),
             };
             match sent {
                 Ok(n) => {
                     if along.is_some() {
                         groups.pop_front();
                     }
-                    at += n;
+                    self.passed(Direction::ToIsolate, &one[..n.min(one.len())]);
+                    cursor.advance(n);
                     way.by_socket = way.by_socket.saturating_sub(n);
-                    self.passed(Direction::ToIsolate, &part[..n]);
                 }
                 Err(error) if socket::may_pass(&error) => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(at)
+        Ok(cursor.at())
     }
 
     /// Writes whole frames, or queues what cannot be written.
     pub(crate) fn write(&self, frame: Frame) {
-        let Frame { bytes, groups, .. } = frame;
+        let Frame { rope, groups, .. } = frame;
         if self.alone.load(Ordering::Relaxed) {
             self.alone.store(false, Ordering::Release);
         }
-        self.write_bytes(&bytes, groups);
-        buffers::give_back(bytes);
-    }
-
-    fn write_bytes(&self, bytes: &[u8], groups: VecDeque<Group>) {
-        self.put(self.out.lock(), bytes, groups, |_| {});
+        self.put(self.out.lock(), &rope, groups, |_| {});
+        buffers::give_back(rope);
     }
 
     /// Writes or queues; `then` sees the queue behind these bytes.
     fn put(
         &self,
         mut guard: MutexGuard<'_, Out>,
-        mut bytes: &[u8],
+        rope: &Rope,
         mut groups: VecDeque<Group>,
         then: impl FnOnce(&mut Out),
     ) {
@@ -606,8 +608,16 @@ impl Link {
             return;
         }
         let mut written = 0;
-        if out.start == out.queued.len() {
-            match self.push(&mut out.way, bytes, &mut groups) {
+        let first = out.queue.is_empty();
+        if first {
+            let pushed = match rope.is_shared() {
+                false => self.push(&mut out.way, &[&rope.bytes], &mut groups),
+                true => {
+                    let slices: Vec<_> = rope.slices().collect();
+                    self.push(&mut out.way, &slices, &mut groups)
+                }
+            };
+            match pushed {
                 Ok(n) => written = n,
                 Err(error) => {
                     self.note_unread();
@@ -618,20 +628,19 @@ impl Link {
                 }
             }
         }
-        bytes = &bytes[written..];
-        let first = out.queued.is_empty();
-        if !bytes.is_empty() {
-            let behind = out.queued.len();
+        let left = rope.len() - written;
+        if left > 0 {
+            let behind = out.queue.len();
             let queued = groups.into_iter();
             out.groups
                 .extend(queued.map(|(place, fds)| (behind + place - written, fds)));
-            out.queued.extend_from_slice(bytes);
+            out.queue.push(rope, written);
             self.has_queued.store(true, Ordering::Release);
         }
         then(out);
         drop(guard);
         // Otherwise it is known already, and what is left is written when there is room.
-        if !bytes.is_empty()
+        if left > 0
             && first
             && let Some(tell) = self.on_queued.get()
         {
@@ -666,9 +675,8 @@ impl Link {
         tracing::debug!(%error, "a link ended");
         out.closed = true;
         // `has_queued` may stay: the next flush finds nothing.
-        out.queued = Vec::new();
+        out.queue = Queue::default();
         out.groups.clear();
-        out.start = 0;
         // Their isolate's end tells them; here they only must not wait for room for ever.
         std::mem::take(&mut out.waiting)
     }
@@ -682,14 +690,10 @@ impl Link {
     pub(crate) fn flush(&self) -> bool {
         let mut guard = self.out.lock();
         let out = &mut *guard;
-        let start = out.start;
-        let mut groups: VecDeque<Group> = std::mem::take(&mut out.groups);
-        groups.iter_mut().for_each(|(place, _)| *place -= start);
-        match self.push(&mut out.way, &out.queued[start..], &mut groups) {
+        match self.push(&mut out.way, &out.queue.slices(), &mut out.groups) {
             Ok(n) => {
-                groups.iter_mut().for_each(|(place, _)| *place += start);
-                out.groups = groups;
-                out.start += n;
+                out.queue.advance(n);
+                out.groups.iter_mut().for_each(|(place, _)| *place -= n);
             }
             Err(error) => {
                 self.note_unread();
@@ -699,25 +703,11 @@ impl Link {
                 return true;
             }
         }
-        if out.start == out.queued.len() {
-            out.start = 0;
-            if out.queued.capacity() > HIGH {
-                out.queued = Vec::new();
-            } else {
-                out.queued.clear();
-            }
-        } else if out.start > HIGH {
-            let start = out.start;
-            out.queued.drain(..start);
-            out.groups.iter_mut().for_each(|(place, _)| *place -= start);
-            out.start = 0;
-        }
-        let waiting = if out.queued.len() - out.start < HIGH {
-            std::mem::take(&mut out.waiting)
-        } else {
-            Vec::new()
+        let waiting = match out.queue.len() < HIGH {
+            true => std::mem::take(&mut out.waiting),
+            false => Vec::new(),
         };
-        let empty = out.queued.is_empty();
+        let empty = out.queue.is_empty();
         self.has_queued.store(!empty, Ordering::Release);
         drop(guard);
         waiting.into_iter().for_each(Waker::wake);
@@ -741,13 +731,13 @@ impl Link {
 
     pub(crate) fn has_room(&self) -> bool {
         let out = self.out.lock();
-        out.queued.len() - out.start < HIGH
+        out.queue.len() < HIGH
     }
 
     /// Ready when a sender may add to the queue.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut out = self.out.lock();
-        if out.closed || out.queued.len() - out.start < HIGH {
+        if out.closed || out.queue.len() < HIGH {
             return Poll::Ready(());
         }
         if !out.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -758,10 +748,7 @@ impl Link {
 
     /// Sends a control frame. Its body is ours and small, so that it always fits.
     pub(crate) fn send_value<T: Serialize>(&self, kind: Kind, correlation: u64, value: &T) {
-        let sent = self.send(kind, correlation, |out| {
-            codec::encode_into(value, out)
-                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
-        });
+        let sent = self.send(kind, correlation, |out| encode(value, out));
         if let Err(error) = sent {
             tracing::error!(?kind, %error, "cannot send a control frame");
         }
@@ -774,10 +761,7 @@ impl Link {
         correlation: u64,
         value: &T,
     ) -> Result<()> {
-        self.send(kind, correlation, |out| {
-            codec::encode_into(value, out)
-                .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
-        })
+        self.send(kind, correlation, |out| encode(value, out))
     }
 
     pub(crate) fn send_close(&self) {
@@ -799,7 +783,7 @@ impl Link {
     pub(crate) fn send_reply<T: Payload>(&self, correlation: u64, value: &T) {
         self.settle(correlation);
         let sent = self.send(Kind::Reply, correlation, |out| {
-            codec::encode_into(value, out).map_err(|error| {
+            codec::encode_onto(value, out).map_err(|error| {
                 let name = std::any::type_name::<T>();
                 Error::new(
                     ErrorKind::Codec,
@@ -825,12 +809,8 @@ impl Link {
 
     /// The frame of a failure.
     pub(crate) fn failure(&self, correlation: u64, error: &Error) -> Frame {
-        let frame = |error: &Error| {
-            self.frame(Kind::Failure, correlation, |out| {
-                codec::encode_into(error, out)
-                    .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
-            })
-        };
+        let frame =
+            |error: &Error| self.frame(Kind::Failure, correlation, |out| encode(error, out));
         frame(error).unwrap_or_else(|_| {
             // Too deep or too long to cross: the same as text.
             let text = self.shortened(error.report());
@@ -847,27 +827,27 @@ impl Link {
         &self,
         correlation: u64,
         lane: &Lane,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(Kind, Entry)>,
+        encode: impl FnOnce(&mut Rope) -> Result<(Kind, Entry)>,
     ) -> Result<()> {
         // The kind is known only to who encodes, and a message that cannot be encoded takes no place in
         // the sequence: both are filled in behind.
-        let mut bytes = buffers::take();
-        bytes.resize(HEADER + Invoke::SIZE, 0);
-        let (encoded, carried) = carry::pack(|| encode(&mut bytes));
+        let mut rope = buffers::take();
+        rope.bytes.resize(HEADER + Invoke::SIZE, 0);
+        let (encoded, carried) = carry::pack(|| encode(&mut rope));
         let (kind, entry) = encoded?;
-        self.head(kind, correlation, &mut bytes)?;
+        self.head(kind, correlation, &mut rope)?;
         let invoke = Invoke {
             entry,
             sequence: lane.next_sequence(),
             lane: lane.number,
         };
-        bytes[HEADER..HEADER + Invoke::SIZE].copy_from_slice(&invoke.to_bytes());
+        rope.bytes[HEADER..HEADER + Invoke::SIZE].copy_from_slice(&invoke.to_bytes());
         // Nobody waits for a tell.
         let chain = match kind {
             Kind::Tell => None,
             _ => chain::current(),
         };
-        self.write(self.enclosing(correlation, bytes, &carried, &chain)?);
+        self.write(self.enclosing(correlation, rope, &carried, &chain)?);
         Ok(())
     }
 
@@ -877,10 +857,10 @@ impl Link {
         correlation: u64,
         lane: &Lane,
         window: Window,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<Entry>,
+        encode: impl FnOnce(&mut Rope) -> Result<Entry>,
     ) -> Result<()> {
         self.send_invoke(Kind::Open, correlation, lane, |out| {
-            out.extend_from_slice(&window.to_bytes());
+            out.bytes.extend_from_slice(&window.to_bytes());
             encode(out)
         })
     }
@@ -891,7 +871,7 @@ impl Link {
         kind: Kind,
         correlation: u64,
         lane: &Lane,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<Entry>,
+        encode: impl FnOnce(&mut Rope) -> Result<Entry>,
     ) -> Result<()> {
         self.send_invoke_as(correlation, lane, |out| Ok((kind, encode(out)?)))
     }
@@ -962,15 +942,15 @@ impl Link {
     pub(crate) fn take_reply(
         &self,
         header: Header,
-        body: &[u8],
+        body: Body<'_>,
         carried: Vec<Arrived>,
     ) -> Result<()> {
         let result = match header.kind {
             Kind::Reply => Ok(Parcel {
-                bytes: body.to_vec(),
+                bytes: body.keep(&body),
                 carried,
             }),
-            kind => Err(super::decode_body::<Error>(kind, body)?.arrived()),
+            kind => Err(super::decode_body::<Error>(kind, &body)?.arrived()),
         };
         match self.dialogue(header.correlation) {
             Some(remote) => remote.receive_over(result)?,
@@ -983,13 +963,13 @@ impl Link {
     pub(crate) fn take_stream(
         &self,
         header: Header,
-        body: &[u8],
+        body: Body<'_>,
         carried: Vec<Arrived>,
     ) -> Result<()> {
         let Some(remote) = self.dialogue(header.correlation) else {
             return Ok(());
         };
-        let bytes = body.to_vec();
+        let bytes = body.keep(&body);
         remote.receive(header.kind, Parcel { bytes, carried })
     }
 
@@ -1304,6 +1284,11 @@ impl Link {
     }
 }
 
+/// Appends a value of ours.
+fn encode<T: Serialize>(value: &T, out: &mut Rope) -> Result<()> {
+    codec::encode_onto(value, out).map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))
+}
+
 /// Descriptors as they go along: so many with each byte.
 fn grouped(fds: Vec<OwnedFd>) -> VecDeque<Group> {
     let mut groups = VecDeque::new();
@@ -1318,6 +1303,7 @@ fn grouped(fds: Vec<OwnedFd>) -> VecDeque<Group> {
 /// Buffers of frames, which are used again: one that is new for each message has to grow, and a long one
 /// takes fresh pages from the kernel, which cost more than to copy it.
 pub(crate) mod buffers {
+    use offshoot_wire::Rope;
     use std::cell::RefCell;
 
     /// What is kept is no longer than this, so that one huge message does not stay for ever.
@@ -1330,14 +1316,15 @@ pub(crate) mod buffers {
     }
 
     /// An empty one.
-    pub(crate) fn take() -> Vec<u8> {
+    pub(crate) fn take() -> Rope {
         // Also asked for while the thread's locals are being destroyed.
         let kept = KEPT.try_with(|kept| kept.borrow_mut().pop());
-        kept.ok().flatten().unwrap_or_default()
+        Rope::from(kept.ok().flatten().unwrap_or_default())
     }
 
     /// Keeps one for another time.
-    pub(crate) fn give_back(mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(rope: Rope) {
+        let mut buffer = rope.bytes;
         if buffer.capacity() > LONGEST {
             return;
         }
@@ -1372,13 +1359,15 @@ pub(crate) enum Read {
 
 /// How often a link is read before others have their turn: a process that never stops sending must not
 /// keep whoever reads from all others. In the order of 1 ms for the smallest frames.
-const READS_PER_TURN: usize = 4;
+const READS_PER_TURN: usize = 16;
+/// And how many bytes.
+const BYTES_PER_TURN: usize = 256 << 10;
 
 /// As [`read_frames`], by one read: for who is told again at once if that was not all.
 pub(crate) fn read_once(
     link: &Link,
     reader: &mut frame::FrameReader,
-    mut take: impl FnMut(Header, &[u8]) -> Result<()>,
+    mut take: impl FnMut(Header, Body<'_>) -> Result<()>,
 ) -> Read {
     match link.receive(reader.space()) {
         Ok((0, _)) => return Read::Ended,
@@ -1396,7 +1385,7 @@ pub(crate) fn read_once(
 fn take_frames(
     link: &Link,
     reader: &mut frame::FrameReader,
-    take: &mut impl FnMut(Header, &[u8]) -> Result<()>,
+    take: &mut impl FnMut(Header, Body<'_>) -> Result<()>,
 ) -> Result<()> {
     loop {
         match reader.next() {
@@ -1409,7 +1398,7 @@ fn take_frames(
             Ok(Some((header, body))) => match header.kind {
                 Kind::Offer | Kind::Accept | Kind::Switch => {
                     link.in_order(header)?;
-                    if link.take_ring_frame(header.kind, body)? {
+                    if link.take_ring_frame(header.kind, &body)? {
                         // Only bells are behind it.
                         reader.discard();
                     }
@@ -1437,9 +1426,10 @@ fn ended(error: &io::Error) -> Read {
 pub(crate) fn read_frames(
     link: &Link,
     reader: &mut frame::FrameReader,
-    mut take: impl FnMut(Header, &[u8]) -> Result<()>,
+    mut take: impl FnMut(Header, Body<'_>) -> Result<()>,
 ) -> Read {
     let mut drained = false;
+    let mut bytes = 0;
     for _ in 0..READS_PER_TURN {
         // First what came behind the last frame that somebody else has read.
         if let Err(error) = take_frames(link, reader, &mut take) {
@@ -1457,6 +1447,10 @@ pub(crate) fn read_frames(
                 // had room for has taken all, and what comes later makes a new event.
                 drained = n < room && !fds;
                 reader.filled(n);
+                bytes += n;
+                if bytes >= BYTES_PER_TURN {
+                    break;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Drained,
             Err(error) => return ended(&error),

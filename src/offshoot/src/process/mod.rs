@@ -13,6 +13,7 @@ pub(crate) mod introduce;
 pub(crate) mod link;
 pub(crate) mod porter;
 pub(crate) mod protocol;
+mod queue;
 pub(crate) mod ring;
 mod served;
 pub(crate) mod spawn;

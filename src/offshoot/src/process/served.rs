@@ -18,7 +18,7 @@ use crate::life::Life;
 use crate::narrow::Allowed;
 use crate::time::nanos;
 use crate::{Error, ErrorKind, Origin, Result};
-use offshoot_wire::frame::{CancelOrder, Ended, Header, Introduce, Invoke, Kind};
+use offshoot_wire::frame::{Body, CancelOrder, Ended, Header, Introduce, Invoke, Kind};
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -37,13 +37,13 @@ pub(super) fn take_answer(
     link: &Arc<Link>,
     life: &Arc<Life>,
     header: Header,
-    body: &[u8],
+    body: Body<'_>,
 ) -> Result<()> {
     let Header {
         kind, correlation, ..
     } = header;
     if kind == Kind::Enclosed {
-        return link.enclose(correlation, body);
+        return link.enclose(correlation, &body);
     }
     let Beside { carried, .. } = link.take_beside(header)?;
     match kind {
@@ -51,12 +51,12 @@ pub(super) fn take_answer(
         kind if kind == Kind::Started || kind.is_stream() => {
             link.take_stream(header, body, carried)?;
         }
-        Kind::Credit => link.credited(decode_body(kind, body)?),
+        Kind::Credit => link.credited(decode_body(kind, &body)?),
         Kind::CancelAck => life.acknowledge(),
         // It has taken all that was sent.
         Kind::Close => {}
         Kind::Ended => {
-            life.announce(decode_body::<Ended>(kind, body)?.arrived().exit);
+            life.announce(decode_body::<Ended>(kind, &body)?.arrived().exit);
             link.fail_pending(life);
         }
         _ => {
@@ -71,23 +71,23 @@ pub(super) fn take_answer(
 
 impl Served {
     /// One frame of the holder, at the isolate's end.
-    pub(super) fn take(&self, link: &Arc<Link>, header: Header, body: &[u8]) -> Result<()> {
+    pub(super) fn take(&self, link: &Arc<Link>, header: Header, body: Body<'_>) -> Result<()> {
         let Header {
             kind, correlation, ..
         } = header;
         if kind == Kind::Enclosed {
-            return link.enclose(correlation, body);
+            return link.enclose(correlation, &body);
         }
         let beside = link.take_beside(header)?;
         match kind {
             Kind::Call | Kind::Ask | Kind::Tell | Kind::Open => {
-                let Some((invoke, arguments)) = Invoke::split(body) else {
+                let Some((invoke, arguments)) = Invoke::split(body.bytes()) else {
                     return Err(Error::new(
                         ErrorKind::Protocol,
                         format!("a frame {kind:?} of {} bytes", body.len()),
                     ));
                 };
-                self.invoke(link, header, invoke, arguments, beside)
+                self.invoke(link, header, invoke, (body, arguments), beside)
             }
             kind if kind.is_stream() => link.take_stream(header, body, beside.carried),
             Kind::Drop => {
@@ -98,7 +98,7 @@ impl Served {
                 if !self.allowed.permits_cancel() {
                     return Err(denied("cancel the isolate"));
                 }
-                let order: CancelOrder = decode_body(kind, body)?;
+                let order: CancelOrder = decode_body(kind, &body)?;
                 self.shared.cancel(&order.cancel);
                 Ok(())
             }
@@ -108,7 +108,7 @@ impl Served {
                 Ok(())
             }
             Kind::Introduce => {
-                let mut introduce: Introduce = decode_body(kind, body)?;
+                let mut introduce: Introduce = decode_body(kind, &body)?;
                 let asked = Allowed::from_wire(std::mem::replace(
                     &mut introduce.allowed,
                     offshoot_wire::frame::Allowed::All,
@@ -132,7 +132,7 @@ impl Served {
         link: &Arc<Link>,
         header: Header,
         invoke: Invoke,
-        arguments: &[u8],
+        (body, arguments): (Body<'_>, &[u8]),
         beside: Beside,
     ) -> Result<()> {
         let Header {
@@ -158,7 +158,7 @@ impl Served {
         let answered = (kind != Kind::Tell).then_some(correlation);
         link.charge(invoke.lane, bound, answered)?;
         let parcel = |bytes: &[u8]| Parcel {
-            bytes: bytes.to_vec(),
+            bytes: body.keep(bytes),
             carried,
         };
         let answer = |chain| RemoteAnswer::new(link.clone(), correlation, life.clone(), chain);

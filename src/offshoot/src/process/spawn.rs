@@ -298,13 +298,13 @@ async fn try_spawn(
         codec::encode_into(&settings, &mut bytes)
             .map_err(|error| Error::new(ErrorKind::Codec, error.to_string()))?;
         let boot = Boot {
-            build_id: image::build_id().to_vec(),
+            build_id: image::build_id().into(),
             tree: runtime.tree,
             origin,
             parent: owner.life.origin(),
-            settings: bytes,
+            settings: bytes.into(),
             entry,
-            state,
+            state: state.into(),
             on_start: settings.settings.on_start,
             environment: isolate.process.environment.clone(),
         };
@@ -315,7 +315,7 @@ async fn try_spawn(
         let sent = link.send_boot(given, &boot, &carried);
         // For another try.
         if let Start::State(_, bytes, _) = start {
-            *bytes = boot.state;
+            *bytes = boot.state.into_vec();
         }
         sent
     });

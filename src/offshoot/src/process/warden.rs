@@ -22,7 +22,7 @@ use offshoot_sys::event::Timer;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, socket, spawn};
-use offshoot_wire::frame::{Ended, Header, Kind, Ready};
+use offshoot_wire::frame::{Body, Ended, Header, Kind, Ready};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -1229,18 +1229,18 @@ impl Loop {
 }
 
 /// One frame of a child.
-pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()> {
+pub(super) fn take(process: &Process, header: Header, body: Body<'_>) -> Result<()> {
     let Header {
         kind, correlation, ..
     } = header;
     if kind == Kind::Enclosed {
-        return process.link.enclose(correlation, body);
+        return process.link.enclose(correlation, &body);
     }
     let Beside { carried, .. } = process.link.take_beside(header)?;
     match kind {
         Kind::Ready => {
-            let ready: Ready = decode_body(kind, body)?;
-            if ready.build_id != image::build_id() {
+            let ready: Ready = decode_body(kind, &body)?;
+            if ready.build_id[..] != *image::build_id() {
                 let message = format!(
                     "it is of build {}, its owner of {}",
                     hex(&ready.build_id),
@@ -1251,7 +1251,7 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
             process.set_ready();
         }
         Kind::Refused => {
-            let error: Error = decode_body(kind, body)?;
+            let error: Error = decode_body(kind, &body)?;
             let origin = process.life.origin();
             let message = format!("isolate `{origin}` refused to start: {error}");
             let error = Error::new(ErrorKind::Spawn("start of the isolate".to_owned()), message);
@@ -1261,18 +1261,18 @@ pub(super) fn take(process: &Process, header: Header, body: &[u8]) -> Result<()>
         kind if kind == Kind::Started || kind.is_stream() => {
             process.link.take_stream(header, body, carried)?;
         }
-        Kind::Credit => process.link.credited(decode_body(kind, body)?),
+        Kind::Credit => process.link.credited(decode_body(kind, &body)?),
         Kind::CancelAck => {
             process.life.acknowledge();
             process.has_seen_cancellation();
         }
-        Kind::Inspected => process.inspected(correlation, decode_body(kind, body)?),
+        Kind::Inspected => process.inspected(correlation, decode_body(kind, &body)?),
         Kind::Noticed => {
             if let Some(runtime) = process.link.runtime() {
-                runtime.notice(decode_body::<Blocked>(kind, body)?);
+                runtime.notice(decode_body::<Blocked>(kind, &body)?);
             }
         }
-        Kind::Ended => process.set_ended(decode_body::<Ended>(kind, body)?.arrived()),
+        Kind::Ended => process.set_ended(decode_body::<Ended>(kind, &body)?.arrived()),
         _ => {
             return Err(Error::new(
                 ErrorKind::Protocol,
