@@ -13,7 +13,7 @@
 //! 2. At `grace_at` the child itself drops its user futures.
 //! 3. At `hard_at` a process is killed. A thread is interrupted [`INTERRUPT`] before, and if it has
 //!    not ended then, abandoned; its own children are then taken over, and taken down. One that wants
-//!    a processor and hardly had one meanwhile is let off up to [`EXCUSES`] times.
+//!    a processor and hardly had one meanwhile, or sleeps in its loop, is let off up to [`EXCUSES`] times.
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
@@ -34,7 +34,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// How long an interrupted thread has to end.
 const INTERRUPT: u64 = 40_000_000;
-/// How often it is let off when its time is over though it had no processor, for [`INTERRUPT`] each.
+/// How often it is let off when its time is over and it is not to blame, for [`INTERRUPT`] each.
 const EXCUSES: u32 = 7;
 /// How long a killed process has to be gone, whatever its size.
 const KILL_BOUND: u64 = 2_000_000_000;
@@ -158,10 +158,18 @@ struct Starved {
 }
 
 impl Starved {
-    /// Looks at a thread. True if it wanted a processor since the last time and hardly had one: on a crowded machine that is no reason to
-    /// cut it off yet.
+    /// Looks at a thread. True if it is to be let off this time: it wanted a processor since the last time and hardly had one, or it sleeps in
+    /// its loop. That one is not stuck: what it waits for, its own children most likely, is late.
     fn look(&mut self, shared: &Shared, now: u64) -> bool {
+        if shared.is_asleep() {
+            return self.excuse();
+        }
         self.seen(shared.tid().and_then(thread::wants_processor), now)
+    }
+
+    fn excuse(&mut self) -> bool {
+        self.excused += 1;
+        self.excused <= EXCUSES
     }
 
     /// As [`look`](Starved::look), at one that has had a processor for `ran` ns, if it wants one.
@@ -170,9 +178,7 @@ impl Starved {
         let (Some((at, had)), Some(ran)) = (before, ran) else {
             return false;
         };
-        let starved = ran.saturating_sub(had) < now.saturating_sub(at) / 4;
-        self.excused += u32::from(starved);
-        starved && self.excused <= EXCUSES
+        ran.saturating_sub(had) < now.saturating_sub(at) / 4 && self.excuse()
     }
 }
 
@@ -702,7 +708,30 @@ mod tests {
     }
 
     #[test]
-    fn who_computes_or_waits_is_not() {
+    fn who_sleeps_in_its_loop_is_let_off_and_not_for_ever() {
+        let looked = crate::run(async || {
+            crate::nursery(async |nursery| {
+                let sleeps = nursery
+                    .spawn(crate::Isolate::named("sleeps").thread())
+                    .await?;
+                let shared = sleeps.carried().target.thread().expect("a thread").clone();
+                while !shared.is_asleep() {
+                    crate::sleep(std::time::Duration::from_millis(1)).await?;
+                }
+                let mut starved = Starved::default();
+                Ok((0..=EXCUSES)
+                    .map(|_| starved.look(&shared, clock::now()))
+                    .collect())
+            })
+            .await
+        });
+        let looked: Vec<bool> = looked.expect("no failure");
+        let (last, before) = looked.split_last().expect("several");
+        assert!(before.iter().all(|excused| *excused) && !last);
+    }
+
+    #[test]
+    fn who_computes_or_waits_elsewhere_is_not() {
         let mut computes = Starved::default();
         let mut waits = Starved::default();
         for n in 0..4 {

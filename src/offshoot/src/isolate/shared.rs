@@ -303,6 +303,11 @@ impl Shared {
         self.tid.load(Ordering::Acquire) != 0
     }
 
+    /// Whether its thread sleeps in its loop, or is about to; out of date at once.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.parker.is_asleep()
+    }
+
     /// How many turns it has had, if it sleeps and nothing waits for it; as seen from another thread.
     pub(crate) fn at_rest(&self) -> Option<u64> {
         let turns = self.turns.load(Ordering::Acquire);
