@@ -75,6 +75,10 @@ const CASES: &[Case] = &[
         "root_death::killed_with_the_forkserver",
         root_death::killed_with_the_forkserver,
     ),
+    case(
+        "root_death::f53_killed_at_the_hand_over",
+        root_death::killed_at_the_hand_over,
+    ),
     case("root_death::segfault", root_death::segfault),
     case(
         "root_death::f19_a_thread_that_panics_twice",

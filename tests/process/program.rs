@@ -235,6 +235,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "bombs" => offshoot::main(bombs),
         "late" => offshoot::main(late),
         "daemons" => offshoot::main(daemons),
+        "handed" => offshoot::main(handed),
         "strangers" => offshoot::main(crate::strangers::by_isolate),
         "brief" => offshoot::main(crate::strangers::brief),
         "bereft" => offshoot::main(crate::strangers::bereft),
@@ -565,6 +566,23 @@ async fn daemons() -> Result<()> {
         left.call(start_strangers, ()).await??;
         say("@ready");
         stopped().await
+    })
+    .await
+}
+
+/// Takes a process of the root's hand, once it is told to.
+async fn handed() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        nursery.spawn(Isolate::named("first").process()).await?;
+        let waits =
+            |line: &String| line.contains("that wait for a spawn: ") && !line.ends_with(": 0");
+        while !offshoot::dump_all().iter().any(waits) {
+            offshoot::sleep(Duration::from_millis(1)).await?;
+        }
+        say("@ready");
+        stopped().await?;
+        let taken = nursery.spawn(Isolate::named("taken").process()).await?;
+        taken.call(std::process::id, ()).await.map(drop)
     })
     .await
 }

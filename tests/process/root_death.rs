@@ -102,6 +102,28 @@ pub(crate) fn killed_with_the_forkserver() {
     assert!(left_to_sweep > 0, "nothing was bound in any round");
 }
 
+/// With a process that it has taken out of its hand, and that has not been told, or whose taking the forkserver has not been told. (F53)
+pub(crate) fn killed_at_the_hand_over() {
+    oracle::watch_stalls();
+    for fault in ["give@taken:kill", "claim@taken:kill"] {
+        let environment = [
+            ("OFFSHOOT_FAULT", fault),
+            ("OFFSHOOT_RESERVE_PROCESSES", "2"),
+        ];
+        let mut running = Running::start("handed", &environment);
+        running.line("@ready", PATIENCE);
+        let at = clock::now();
+        running.stop();
+        let killed = Status::Signaled {
+            signal: libc::SIGKILL,
+            core: false,
+        };
+        assert_eq!(running.wait(PATIENCE), killed, "{fault}\n{}", running.log());
+        assert_gone(&running, at, fault);
+        assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+    }
+}
+
 /// A crash of the root is like its kill. (F22, F53)
 pub(crate) fn segfault() {
     crash("segfault", libc::SIGSEGV);

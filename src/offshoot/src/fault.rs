@@ -48,9 +48,10 @@ use std::io;
 
 /// The stages of the table above.
 #[cfg(feature = "fault-points")]
-pub(crate) const STAGES: [&str; 24] = [
-    "thread", "server", "pair", "request", "fork", "forked", "S1", "S2", "S3", "build", "S4", "S5",
-    "S6", "S7", "S8", "reap", "sweep", "end", "lost", "replaced", "tree", "cgroup", "bind", "wake",
+pub(crate) const STAGES: [&str; 28] = [
+    "thread", "server", "pair", "request", "fork", "forked", "hand", "give", "claim", "claimed",
+    "S1", "S2", "S3", "build", "S4", "S5", "S6", "S7", "S8", "reap", "sweep", "end", "lost",
+    "replaced", "tree", "cgroup", "bind", "wake",
 ];
 
 /// Does here what the environment says, for the isolate of this name.

@@ -27,6 +27,7 @@ use crate::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, Result
 use dashmap::DashMap;
 use offshoot_mailbox::{Parker, Sleep};
 use offshoot_sys::event::EventFd;
+use offshoot_sys::original::Original;
 use offshoot_sys::signal::{self, Signals};
 use offshoot_sys::{clock, fork, fsx, futex, poll, process};
 use offshoot_wire::frame::{self, Entry};
@@ -112,6 +113,8 @@ struct Known {
 
 pub(crate) struct Runtime {
     pub(crate) tree: TreeId,
+    /// The process that it runs in. A copy by `fork` touches nothing.
+    pub(crate) original: Original,
     pub(crate) settings: Settings,
     pub(crate) pool: Pool,
     pub(crate) reserve: Arc<Reserve>,
@@ -216,6 +219,7 @@ impl Runtime {
         let threads = usize::try_from(settings.reserve.threads).unwrap_or(usize::MAX);
         let runtime = Arc::new(Runtime {
             tree,
+            original: Original::here(),
             reserve: Arc::new(Reserve::new(threads, settings.stack, settings.lean)),
             spin: Spin::new(settings.spin, matches!(place, Place::Child(_))),
             settings,

@@ -18,6 +18,9 @@ pub const EXIT_PANIC: i32 = 70;
 /// The exit code of a child in which a step of the prelude failed (`EX_OSERR`). It has written nothing and run nothing of `child`.
 pub const EXIT_PRELUDE: i32 = 71;
 
+/// The exit code of a copy, by `fork`, of a process with a running tree that goes on as if it were the original.
+pub const EXIT_COPY: i32 = 72;
+
 /// What is to be different in the child. By default nothing, with this process as the parent.
 #[derive(Debug)]
 pub struct Prelude {

@@ -40,6 +40,8 @@ pub mod mark;
 #[cfg(target_os = "linux")]
 pub mod memfd;
 #[cfg(target_os = "linux")]
+pub mod original;
+#[cfg(target_os = "linux")]
 pub mod pidfd;
 #[cfg(target_os = "linux")]
 pub mod premain;

@@ -4,7 +4,9 @@
 use super::{double, serves};
 use offshoot::net::{UnixListener, UnixStream};
 use offshoot::prelude::*;
-use offshoot_tests::{both, processes};
+use offshoot_sys::fork;
+use offshoot_sys::pidfd::{Pidfd, Status};
+use offshoot_tests::{append, both, lines, processes};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -134,6 +136,49 @@ processes! {
         })
         .await?;
     }
+}
+
+both! {
+    /// In the copy, whatever is asked of a handle is refused at once; what comes back into the event loop ends there.
+    async fn f54_a_copy_of_the_process_by_fork_touches_nothing_of_the_tree(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let p = nursery.start("p", 20_u64).await?;
+            serves(&p).await?;
+            // SAFETY: a copy of one thread. What another one may hold of the allocator, the C library sees to; the rest of this tree is idle.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let refused = [
+                    p.call(double, 4).await.map(drop),
+                    p.ask(Clone::clone, ()).await.map(drop),
+                    p.tell(Clone::clone, ()).await.map(drop),
+                    p.open(opened, ()).await.map(drop),
+                ];
+                for refused in refused {
+                    append("refused", &refused.expect_err("a copy").message().replace('\n', " "));
+                }
+                p.cancel().await;
+                append("refused", "it went on");
+            }
+            let copy = Pidfd::open(pid)?;
+            if !copy.wait_dead(Duration::from_secs(20))? {
+                copy.kill()?;
+                copy.wait_dead(Duration::from_secs(20))?;
+            }
+            let status = copy.reap()?.expect("it is a child of this process");
+            assert_eq!(status, Status::Exited(fork::EXIT_COPY));
+            let refused = lines("refused");
+            assert!(refused.len() >= 4, "{refused:?}");
+            assert!(refused[..4].iter().all(|line| line.contains("by `fork`")), "{refused:?}");
+            serves(&p).await?;
+            assert_eq!(p.ask(Clone::clone, ()).await?, 20);
+            Ok(())
+        })
+        .await?;
+    }
+}
+
+async fn opened(mut peer: offshoot::Peer<(), ()>) {
+    let _ = peer.started(());
 }
 
 extern "C" fn does_nothing(_: libc::c_int) {}

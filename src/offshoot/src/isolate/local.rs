@@ -35,7 +35,7 @@ use crate::{Cancel, Canceller, Error, Exit};
 use async_task::Runnable;
 use offshoot_mailbox::{Parker, Sleep};
 use offshoot_sys::event::EventFd;
-use offshoot_sys::{clock, futex, poll};
+use offshoot_sys::{clock, fork, futex, poll, process};
 use offshoot_wire::frame::CancelOrder;
 use slab::Slab;
 use std::any::{Any, TypeId};
@@ -853,6 +853,9 @@ impl Local {
 
     /// One turn. False if there was nothing to do.
     fn turn(self: &Rc<Local>) -> bool {
+        if !self.shared.runtime.original.is_here() {
+            end_copy(&self.shared);
+        }
         let mut any = self.take_control();
         let now = clock::now();
         self.look_after_family(now);
@@ -1206,4 +1209,15 @@ impl Local {
             self.mail.borrow().is_empty()
         }
     }
+}
+
+/// A loop that was copied by `fork` would take what is sent to the original.
+#[cold]
+fn end_copy(shared: &Shared) -> ! {
+    let (pid, isolate) = (process::id(), shared.life.origin());
+    eprintln!(
+        "offshoot: process {pid} is a copy, by `fork`, of the one that runs isolate `{isolate}`, and came back into its event loop: \
+         it ends here. A copy has to leave by `exec` or `_exit`."
+    );
+    fork::exit_at_once(fork::EXIT_COPY)
 }

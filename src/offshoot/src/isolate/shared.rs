@@ -12,7 +12,7 @@ use crate::process::porter::Introduction;
 use crate::runtime::Runtime;
 use crate::spec::Bounds;
 use crate::time::nanos;
-use crate::{Cancel, Error};
+use crate::{Cancel, Error, ErrorKind};
 use async_task::Runnable;
 use crossbeam::queue::SegQueue;
 use offshoot_mailbox::{Parker, Pushed, Queue, Wake};
@@ -436,8 +436,12 @@ impl Target {
         self.limits
     }
 
+    /// Where what is sent goes: nowhere from a copy of this process.
     pub(crate) fn route(&self) -> &Route {
-        &self.route
+        match self.runtime.original.is_here() {
+            true => &self.route,
+            false => &Route::Gone,
+        }
     }
 
     pub(crate) fn thread(&self) -> Option<&Arc<Shared>> {
@@ -465,7 +469,7 @@ impl Target {
     }
 
     pub(crate) fn send_order(&self, order: CancelOrder) {
-        match &self.route {
+        match self.route() {
             Route::Thread(shared) => shared.tell(Control::Cancel(order)),
             Route::Process(process) => process.send_order(&order),
             // Only its owner takes it down.
@@ -474,7 +478,7 @@ impl Target {
     }
 
     pub(crate) fn send_close(&self) {
-        match &self.route {
+        match self.route() {
             Route::Thread(shared) => shared.tell(Control::Close),
             Route::Process(process) => process.link.send_close(),
             Route::Introduced(_) | Route::Gone => {}
@@ -483,7 +487,7 @@ impl Target {
 
     /// Asks its owner to take it down by the ladder, whoever asks.
     pub(crate) fn cancel(&self, cancel: &Cancel) {
-        match &self.route {
+        match self.route() {
             Route::Thread(shared) => shared.cancel(cancel),
             Route::Process(process) => process.upward.cancel(cancel),
             Route::Introduced(by) => {
@@ -516,6 +520,14 @@ impl Target {
 
     /// What a caller is told that comes too late.
     pub(crate) fn gone(&self) -> Error {
+        if !self.runtime.original.is_here() {
+            let what = format!(
+                "this process is a copy, by `fork`, of the one that runs isolate `{}`: only that one can use the handles of its tree; \
+                 have the copy do its work without them, or run a tree of its own",
+                self.life.origin()
+            );
+            return Error::new(ErrorKind::Misuse, what);
+        }
         self.life.gone()
     }
 }
