@@ -7,6 +7,7 @@
 use crate::isolate::local::Local;
 use crate::janitor::{BindTable, Claim, ClaimError, Enrolment, GrantedDir, Kind, ProcessKey};
 use crate::runtime::Runtime;
+use crate::testing::places;
 use crate::time::off_isolate;
 use crate::{Error, ErrorKind, IsolateId, Result, unblock};
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -196,7 +198,9 @@ async fn claim<T: Send + 'static>(
             make(&table, &directory, name).map_err(|error| refused(what, &path, error))?;
         Ok((made, runtime.binder.keep(owner, claim)))
     });
-    claimed.await?
+    let claimed = claimed.await??;
+    places::registered(claimed.1.path());
+    Ok(claimed)
 }
 
 /// A path that belongs to an isolate. Dropping it removes what lies there, unless that has been
@@ -215,6 +219,7 @@ impl Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
+        places::released(&self.path);
         // Gone already if the isolate was given up, or the tree has ended.
         let claim = self.claims.lock().made.remove(&self.key);
         // Outside of the lock: it is the file system's work.
@@ -352,7 +357,15 @@ const SHARED_MEMORY: &str = "/dev/shm";
 ///
 /// # Cancellation
 /// If the future is dropped, the object may be made and then removed at once.
-pub async fn create_shared_memory(name: &str, bytes: u64) -> Result<(File, RegisteredPath)> {
+#[track_caller]
+pub fn create_shared_memory(
+    name: &str,
+    bytes: u64,
+) -> impl Future<Output = Result<(File, RegisteredPath)>> {
+    places::at(Location::caller(), make_shared_memory(name, bytes))
+}
+
+async fn make_shared_memory(name: &str, bytes: u64) -> Result<(File, RegisteredPath)> {
     let path = shared_memory_path(name)?;
     let make = move |path: &Path| {
         let mut options = OpenOptions::new();
@@ -381,13 +394,16 @@ pub async fn create_shared_memory(name: &str, bytes: u64) -> Result<(File, Regis
 ///
 /// # Cancellation
 /// If the future is dropped, the object may be registered and then its name removed at once.
-pub async fn register_shared_memory(name: &str) -> Result<RegisteredPath> {
-    let path = shared_memory_path(name)?;
-    let ((), claimed) = claim("register", &path, |table, directory, name| {
-        Ok(((), table.adopt(Kind::SharedMemory, directory, name)?))
+#[track_caller]
+pub fn register_shared_memory(name: &str) -> impl Future<Output = Result<RegisteredPath>> {
+    places::at(Location::caller(), async move {
+        let path = shared_memory_path(name)?;
+        let ((), claimed) = claim("register", &path, |table, directory, name| {
+            Ok(((), table.adopt(Kind::SharedMemory, directory, name)?))
+        })
+        .await?;
+        Ok(RegisteredPath(claimed))
     })
-    .await?;
-    Ok(RegisteredPath(claimed))
 }
 
 fn shared_memory_path(name: &str) -> Result<PathBuf> {

@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 
 /// Where shared memory has names.
@@ -169,7 +170,7 @@ impl Census {
                     true => Kind::Socket,
                     false => Kind::Descriptor,
                 };
-                let made = places::of(*fd).map_or(String::new(), |at| format!(", made at {at}"));
+                let made = made(places::of(*fd));
                 add(kind, format!("{fd}: {target}{made}"), Cleaning::Nothing);
             }
         }
@@ -188,7 +189,8 @@ impl Census {
                 let identity = fsx::open_no_follow(path, fsx::Access::Look)
                     .and_then(|file| fsx::identity(file.as_fd()));
                 if identity.is_ok_and(|identity| !others.is_seen(&identity)) {
-                    let what = path.display().to_string();
+                    let made = made(places::of_path(path));
+                    let what = format!("{}{made}", path.display());
                     add(Kind::SharedMemory, what, Cleaning::Memory(path.clone()));
                 }
             }
@@ -309,6 +311,10 @@ fn descriptors() -> BTreeMap<i32, String> {
         found.insert(fd, text);
     }
     found
+}
+
+fn made(place: Option<&Location<'_>>) -> String {
+    place.map_or(String::new(), |at| format!(", made at {at}"))
 }
 
 /// What is mapped and shared, of the lines of a process's mappings.

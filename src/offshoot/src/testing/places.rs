@@ -1,4 +1,4 @@
-//! Where the descriptors were made that the library's own types have, for a census to name.
+//! Where the descriptors were made that the library's own types have, and the names that it registers, for a census to name.
 //!
 //! Kept from the first census on; a program that takes none pays one load for each socket.
 
@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::RawFd;
 use std::panic::Location;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static ON: AtomicBool = AtomicBool::new(false);
 static PLACES: Mutex<BTreeMap<RawFd, &'static Location<'static>>> = Mutex::new(BTreeMap::new());
+
+static PATHS: Mutex<BTreeMap<PathBuf, &'static Location<'static>>> = Mutex::new(BTreeMap::new());
 
 thread_local! {
     static HERE: Cell<Option<&'static Location<'static>>> = const { Cell::new(None) };
@@ -41,6 +44,27 @@ pub(crate) fn made(fd: RawFd) {
 pub(crate) fn closed(fd: RawFd) {
     if ON.load(Ordering::Relaxed) {
         PLACES.lock().remove(&fd);
+    }
+}
+
+/// Where this name was registered, if that is known.
+pub(super) fn of_path(path: &Path) -> Option<&'static Location<'static>> {
+    PATHS.lock().get(path).copied()
+}
+
+/// A name is registered, by what is polled [`at`] a place.
+pub(crate) fn registered(path: &Path) {
+    if ON.load(Ordering::Relaxed)
+        && let Some(place) = HERE.get()
+    {
+        PATHS.lock().insert(path.to_owned(), place);
+    }
+}
+
+/// It is about to be removed.
+pub(crate) fn released(path: &Path) {
+    if ON.load(Ordering::Relaxed) {
+        PATHS.lock().remove(path);
     }
 }
 
