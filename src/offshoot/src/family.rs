@@ -12,8 +12,8 @@
 //!    tenths of what its parent has left, so that the parent always has time to reap and report.
 //! 2. At `grace_at` the child itself drops its user futures.
 //! 3. At `hard_at` a process is killed. A thread is interrupted [`INTERRUPT`] before, and if it has
-//!    not ended then, abandoned; its own children are then taken over, and taken down. One that wants
-//!    a processor and hardly had one meanwhile, or sleeps in its loop, is let off up to [`EXCUSES`] times.
+//!    not ended then, abandoned; its own children are then taken over, and taken down. Whoever wants
+//!    a processor and hardly had one meanwhile, and a thread that sleeps in its loop, is let off up to [`EXCUSES`] times.
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
@@ -165,6 +165,12 @@ impl Starved {
             return self.excuse();
         }
         self.seen(shared.tid().and_then(thread::wants_processor), now)
+    }
+
+    /// As [`look`](Starved::look), at the thread of a process on which its isolate runs. Where that sleeps is not seen from outside.
+    fn look_at_process(&mut self, process: &Process, now: u64) -> bool {
+        let pid = Some(process.life.pid()).filter(|pid| *pid != 0);
+        self.seen(pid.and_then(thread::wants_processor), now)
     }
 
     fn excuse(&mut self) -> bool {
@@ -399,9 +405,9 @@ impl Family {
             member.since = now;
         } else {
             let old = member.order.as_ref().map_or(0, |old| old.hard_at);
-            self.due.remove(&(member.force_at(old), key));
+            self.due.remove(&(force_at(old), key));
         }
-        self.due.insert((member.force_at(order.hard_at), key));
+        self.due.insert((force_at(order.hard_at), key));
         member.stage = Stage::Cancelled;
         member.target.life.cancel(order.cancel.clone());
         member.order = Some(order.clone());
@@ -450,10 +456,19 @@ impl Family {
                 continue;
             }
             match (&member.body, member.stage) {
-                (
-                    Body::Process(process),
-                    Stage::Running | Stage::Cancelled | Stage::Interrupted,
-                ) => {
+                (Body::Process(process), Stage::Running | Stage::Cancelled) => {
+                    // To see in the end whether it was given the time.
+                    member.starved.look_at_process(process, now);
+                    member.stage = Stage::Interrupted;
+                    let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
+                    self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
+                }
+                (Body::Process(process), Stage::Interrupted)
+                    if member.starved.look_at_process(process, now) =>
+                {
+                    self.due.insert((now + INTERRUPT, key));
+                }
+                (Body::Process(process), Stage::Interrupted) => {
                     let after = now.saturating_sub(member.since) / 1_000_000;
                     let why = format!("it had not ended {after} ms after its cancellation");
                     let (bound, told) = process.kill_quietly(&why);
@@ -541,7 +556,7 @@ impl Family {
             Stage::Running | Stage::Cancelled | Stage::Interrupted => member
                 .order
                 .as_ref()
-                .map_or(0, |order| member.force_at(order.hard_at)),
+                .map_or(0, |order| force_at(order.hard_at)),
         };
         if !self.due.iter().any(|(_, due)| *due == key) {
             self.due.insert((at, key));
@@ -615,14 +630,11 @@ impl Member {
             since: 0,
         }
     }
+}
 
-    /// When force begins, if it is to be over at `hard_at`.
-    fn force_at(&self, hard_at: u64) -> u64 {
-        match &self.body {
-            Body::Thread(_) => hard_at.saturating_sub(INTERRUPT),
-            Body::Process(_) => hard_at,
-        }
-    }
+/// When force begins, if it is to be over at `hard_at`.
+fn force_at(hard_at: u64) -> u64 {
+    hard_at.saturating_sub(INTERRUPT)
 }
 
 /// Cuts a thread off that does not return: its callers are answered, its mailbox closed, its

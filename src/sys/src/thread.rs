@@ -173,10 +173,10 @@ pub fn demote(tid: i32) -> io::Result<()> {
     checked(unsafe { libc::sched_setscheduler(tid, libc::SCHED_IDLE, &priority) }).map(drop)
 }
 
-/// For how long the thread `tid` of this process has had a processor, in nanoseconds, if it wants one now; `None` if it waits for something
+/// For how long the thread `tid`, of whatever process, has had a processor, in nanoseconds, if it wants one now; `None` if it waits for something
 /// else, has ended, or the kernel does not say.
 pub fn wants_processor(tid: i32) -> Option<u64> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/self/task/{tid}/{name}")).ok();
+    let read = |name: &str| fs::read_to_string(format!("/proc/{tid}/{name}")).ok();
     let stat = read("stat")?;
     // Behind the name, which may contain anything (proc_pid_stat(5)).
     let state = stat.rsplit_once(')')?.1.trim_start();
@@ -613,6 +613,15 @@ mod tests {
         computing.join().unwrap();
         waiting.join().unwrap();
         assert_eq!(wants_processor(busy), None);
+        // Of another process as well.
+        let mut other = std::process::Command::new("sh");
+        let mut other = other.args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = other.id() as i32;
+        let computes = within(LONG, || wants_processor(pid).is_some());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(computes);
+        assert_eq!(wants_processor(pid), None);
     }
 
     fn within(bound: Duration, mut condition: impl FnMut() -> bool) -> bool {
