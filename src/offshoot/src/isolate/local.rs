@@ -42,7 +42,7 @@ use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -77,9 +77,31 @@ struct NurseryRecord {
 /// The lanes of an isolate, by the address of the receiver's life, which they keep.
 ///
 /// By that and not by its id: an isolate of another process may be introduced anew, over another socket, and what is
-/// under way over one is no concern of the other. Addresses are ours, so that nobody can choose them to collide:
-/// without random keys, which cost each new thread a system call.
-type Lanes = HashMap<usize, (Arc<Life>, Arc<Lane>), BuildHasherDefault<DefaultHasher>>;
+/// under way over one is no concern of the other.
+type Lanes = HashMap<usize, (Arc<Life>, Arc<Lane>), BuildHasherDefault<AddressHasher>>;
+
+/// Addresses are ours, so that nobody can choose them to collide: a multiplication spreads them (Knuth, TAOCP 6.4), where SipHash would be
+/// a tenth of what a message costs, and its random keys a system call of each new thread.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        // The high bits of the product depend on all of the address; the table looks at the low ones and at the highest seven.
+        let product = (self.0 ^ address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product.rotate_left(26);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
