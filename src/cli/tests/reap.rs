@@ -2,6 +2,7 @@
 
 use offshoot::prelude::*;
 use offshoot::reap::Reaper;
+use offshoot::{Builder, Descendants};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -27,13 +28,21 @@ fn program() {
     let Ok(program) = std::env::var(PROGRAM) else {
         return;
     };
-    let result = offshoot::run(async move || {
+    let builder = match program.as_str() {
+        "hider" => Builder::new().descendants(Descendants::Cgroup),
+        _ => Builder::new(),
+    };
+    let result = builder.run(async move || {
         offshoot::nursery(async |nursery| {
             let left = nursery.spawn(Isolate::named("left").process()).await?;
             match program.as_str() {
                 "busy" => left.call(be_busy, ()).await??,
                 "memory" => left.call(share, ()).await??,
                 "stayer" => left.call(stay, ()).await?,
+                "hider" => {
+                    let grouped = left.descendants() == Some(Descendants::Cgroup);
+                    left.call(hide, grouped).await??
+                }
                 other => panic!("no program is named {other}"),
             }
             Ok(())
@@ -100,6 +109,23 @@ async fn stay() {
     }
 }
 
+/// In the process isolate: starts what bears no mark, if it is in a control group.
+async fn hide(grouped: bool) -> Result<()> {
+    if grouped {
+        let mut shell = Command::new("sh");
+        shell
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .args(["-c", "setsid sh -c 'sleep 1003 > /dev/null 2>&1 & echo $!'"]);
+        let pid = shell.stdin(Stdio::null()).output()?.stdout;
+        say(&format!("stray {}", String::from_utf8_lossy(&pid).trim()));
+    }
+    say("ready");
+    loop {
+        offshoot::sleep(Duration::from_secs(3600)).await?;
+    }
+}
+
 // ---- the scene ----
 
 /// A place for trees, and the command in it.
@@ -142,6 +168,12 @@ impl Scene {
     }
 
     fn start(&self, program: &str, strays: usize) -> Tree {
+        let tree = self.start_any(program);
+        assert_eq!(tree.strays.len(), strays, "it has ended or said too little");
+        tree
+    }
+
+    fn start_any(&self, program: &str) -> Tree {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["program", "--exact", "--nocapture", "--test-threads=1"])
@@ -160,7 +192,6 @@ impl Scene {
                 break;
             }
         }
-        assert_eq!(found.len(), strays, "it has ended or said too little");
         let root_pid = i32::try_from(root.id()).unwrap();
         let forkserver = children(root_pid);
         assert_eq!(forkserver.len(), 1);
@@ -383,6 +414,37 @@ fn a_process_of_the_tree_that_stays_is_ended() {
     assert_eq!(tree_report["processes"][0]["end"], "interrupted");
     assert_eq!(report["clean"], true);
     assert_eq!(tree.living(), Vec::<i32>::new());
+    assert!(scene.is_empty(), "{:?}", scene.files());
+}
+
+/// What bears no mark, but is in a control group of the tree, where there are any.
+#[test]
+fn what_hides_in_a_control_group_is_listed_and_ended() {
+    let scene = Scene::new();
+    let mut tree = scene.start_any("hider");
+    let hidden = tree.strays.first().copied();
+    tree.kill_whole();
+    for (args, end) in [
+        (&["--json", "-n"][..], "found"),
+        (&["--json", "--processes"], "killed"),
+    ] {
+        let done = scene.reap(args);
+        let report: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+        let processes = &report["trees"][0]["processes"];
+        match hidden {
+            Some(pid) => {
+                assert_eq!(
+                    (&processes[0]["pid"], &processes[0]["end"]),
+                    (&pid.into(), &end.into()),
+                    "{report}"
+                );
+                assert_eq!(lives(pid), end == "found");
+            }
+            None => assert_eq!(processes[0], serde_json::Value::Null),
+        }
+    }
+    let done = scene.reap(&[]);
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     assert!(scene.is_empty(), "{:?}", scene.files());
 }
 

@@ -32,7 +32,9 @@ pub(crate) use strays::{InUse, command_of};
 
 use crate::janitor::{self, Manner, TreeDir, Why};
 use crate::{Error, ErrorKind, Result, TreeId};
+use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fsx::Identity;
+use offshoot_sys::pidfd::Pidfd;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -346,9 +348,6 @@ impl Reaper {
             in_use: Some(&in_use),
             needs: Some(&needs),
         };
-        if !manner.files && !manner.memory {
-            return;
-        }
         for dead in dead {
             dead.sweep(&manner, report);
         }
@@ -441,7 +440,21 @@ impl Dead {
                 Err(error) => report.problems.push(format!("{}: {error}", path.display())),
             },
             Remains::Tree(tree) => {
+                let hidden = match manner.processes {
+                    true => hidden(tree, &self.tree.processes),
+                    false => Vec::new(),
+                };
                 let swept = tree.remove_so(manner);
+                let ended = hidden.into_iter().map(|(pid, command, pidfd)| Stray {
+                    pid,
+                    command,
+                    end: match (manner.dry, pidfd.is_dead()) {
+                        (true, _) => End::Found,
+                        (false, true) => End::Killed,
+                        (false, false) => End::Survived,
+                    },
+                });
+                self.tree.processes.extend(ended);
                 if swept.is_settled() && manner.files {
                     self.tree.removed.push(path);
                 }
@@ -465,6 +478,16 @@ impl Dead {
             .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
         Ok(janitor::remove_remnant(base.as_fd(), name)?)
     }
+}
+
+/// What lives in the control groups of a tree and bears no mark of it, besides those that are known.
+fn hidden(tree: &TreeDir, known: &[Stray]) -> Vec<(i32, String, Pidfd)> {
+    let groups = tree.cgroups(None);
+    let mut pids: Vec<i32> = groups.iter().flat_map(Cgroup::processes).collect();
+    pids.retain(|pid| known.iter().all(|stray| stray.pid != *pid));
+    pids.into_iter()
+        .filter_map(|pid| Some((pid, strays::command_of(pid), Pidfd::open(pid).ok()?)))
+        .collect()
 }
 
 impl Tree {
