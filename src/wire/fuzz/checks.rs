@@ -6,7 +6,7 @@ use offshoot_wire::frame::{
     Boot, CancelOrder, Credit, Enclosed, Ended, FrameError, FrameReader, HEADER, Halt, Header,
     Introduce, Invoke, Ready,
 };
-use offshoot_wire::{Bytes, Cancel, Error, Exit, Origin, codec};
+use offshoot_wire::{Bytes, Cancel, Error, Exit, Origin, Rope, codec};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -59,6 +59,12 @@ fn round<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let mut second = Vec::new();
     codec::encode_into(&again, &mut second).expect("twice");
     assert_eq!(first, second);
+    // The same where long bytes are not copied.
+    let whole = Bytes::from(first);
+    let shared: T = whole.decoding(codec::decode).expect("the same bytes");
+    let mut rope = Rope::default();
+    codec::encode_onto(&shared, &mut rope).expect("the same value");
+    assert_eq!(rope.into_vec(), whole[..]);
 }
 
 fn call(body: &[u8]) {
