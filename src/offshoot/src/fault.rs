@@ -221,4 +221,11 @@ mod tests {
         assert_eq!(errno("t2", "anybody"), None);
         assert!(std::panic::catch_unwind(|| check_in(faults, "t3", "")).is_err());
     }
+
+    #[test]
+    fn the_table_has_each_stage_in_order() {
+        let rows = include_str!("fault.rs").lines();
+        let rows = rows.filter_map(|line| line.strip_prefix("//! | `")?.split('`').next());
+        assert_eq!(rows.collect::<Vec<_>>(), super::STAGES);
+    }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, RangeBounds};
+use std::thread::LocalKey;
 
 /// From this length on bytes are shared and not copied: less is copied faster than it is counted.
 pub(crate) const LONG: usize = 16 << 10;
@@ -14,7 +15,7 @@ pub(crate) const LONG: usize = 16 << 10;
 /// A clone or a [`slice`](Bytes::slice) is another reference to the same memory. serde knows a `Vec<u8>` only as a sequence
 /// and visits its elements one by one; `Bytes` is handed over as a whole, which is some thirty times as fast to decode. In a message to
 /// another process, 16 KiB and more pass the codec by: they are written from where they are, and what arrives is the memory that
-/// they were read into, so that both sides together copy them twice, into the kernel or a ring and out of it. The encoded bytes are those of
+/// they were read into, unless they came together with other messages: both sides together then copy them twice, into the kernel or a ring and out of it. The encoded bytes are those of
 /// a `Vec<u8>`, so that either end may use either type.
 ///
 /// What arrived shares its memory with the message in which it came, unless it is less than half of that.
@@ -59,7 +60,7 @@ impl Bytes {
         if self.len() < LONG {
             return f(self);
         }
-        let _restore = DECODED.put(self.clone());
+        let _restore = put(&DECODED, self.clone());
         f(self)
     }
 
@@ -69,34 +70,28 @@ impl Bytes {
     }
 }
 
-/// What is encoded or decoded on this thread.
-struct Place(&'static std::thread::LocalKey<RefCell<Option<Bytes>>>);
+type Place = LocalKey<RefCell<Option<Bytes>>>;
 
 thread_local! {
-    static SERIALIZED_HERE: RefCell<Option<Bytes>> = const { RefCell::new(None) };
-    static DECODED_HERE: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+    /// The `Bytes` that are handed to a serializer on this thread just now.
+    static SERIALIZED: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+    /// What is decoded on this thread just now.
+    static DECODED: RefCell<Option<Bytes>> = const { RefCell::new(None) };
 }
 
-/// The `Bytes` that are handed to a serializer just now.
-static SERIALIZED: Place = Place(&SERIALIZED_HERE);
-/// What is decoded just now.
-static DECODED: Place = Place(&DECODED_HERE);
-
-impl Place {
-    /// Until what is returned is dropped, also by a panic.
-    fn put(&'static self, bytes: Bytes) -> impl Drop {
-        struct Restore(&'static Place, Option<Bytes>);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                self.0.0.set(self.1.take());
-            }
+/// Puts them there until what is returned is dropped, also by a panic.
+fn put(place: &'static Place, bytes: Bytes) -> impl Drop {
+    struct Restore(&'static Place, Option<Bytes>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            self.0.set(self.1.take());
         }
-        Restore(self, self.0.replace(Some(bytes)))
     }
+    Restore(place, place.replace(Some(bytes)))
+}
 
-    fn with<R>(&self, f: impl FnOnce(&Bytes) -> Option<R>) -> Option<R> {
-        self.0.with_borrow(|bytes| bytes.as_ref().and_then(f))
-    }
+fn with<R>(place: &'static Place, f: impl FnOnce(&Bytes) -> Option<R>) -> Option<R> {
+    place.with_borrow(|bytes| bytes.as_ref().and_then(f))
 }
 
 /// What shares the memory of these bytes, if they are all that is handed to a serializer on this thread just now.
@@ -104,7 +99,9 @@ pub(crate) fn serialized(bytes: &[u8]) -> Option<Bytes> {
     if bytes.len() < LONG {
         return None;
     }
-    SERIALIZED.with(|whole| std::ptr::eq::<[u8]>(&**whole, bytes).then(|| whole.clone()))
+    with(&SERIALIZED, |whole| {
+        std::ptr::eq::<[u8]>(&**whole, bytes).then(|| whole.clone())
+    })
 }
 
 impl fmt::Debug for Bytes {
@@ -160,7 +157,7 @@ impl FromIterator<u8> for Bytes {
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let _restore = (self.len() >= LONG).then(|| SERIALIZED.put(self.clone()));
+        let _restore = (self.len() >= LONG).then(|| put(&SERIALIZED, self.clone()));
         serializer.serialize_bytes(self)
     }
 }
@@ -185,7 +182,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
             return Ok(bytes.into());
         }
         // A small part would keep all the rest.
-        let shared = DECODED.with(|whole| {
+        let shared = with(&DECODED, |whole| {
             let large = bytes.len() >= whole.len() / 2;
             (large && whole.holds(bytes)).then(|| whole.slice_ref(bytes))
         });
@@ -252,7 +249,7 @@ mod tests {
         let before = rope.len();
         assert!(codec::encode_onto(&Fails(&long(2)), &mut rope).is_err());
         assert_eq!((rope.len(), rope.parts.len()), (before, 1));
-        assert!(SERIALIZED.with(|_| Some(())).is_none());
+        assert!(SERIALIZED.take().is_none());
     }
 
     #[test]
@@ -294,6 +291,6 @@ mod tests {
             })
             .unwrap();
         assert!(other == long(4));
-        assert!(DECODED.with(|_| Some(())).is_none());
+        assert!(DECODED.take().is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! What crosses a boundary in Offshoot, as plain data: ids, exits, errors, frames and the one codec.
 //!
-//! This crate knows no thread, no file descriptor and no clock, so that it can be fuzzed, run
+//! This crate starts no thread and knows no file descriptor and no clock, so that it can be fuzzed, run
 //! under Miri and read on its own. What moves these bytes is `offshoot`; what names the encoding
 //! is [`codec`] and nothing else.
 //!

@@ -556,14 +556,14 @@ impl Link {
                 most = most.min(way.by_socket);
             }
             let one = self.admit(Direction::ToIsolate, cursor.slice(most))?;
-            let (parts, count) = cursor.slices(most);
             let sent = match along {
                 Some((_, fds)) => {
                     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                     socket::send_with_fds(&self.fd, one, &fds)
                 }
                 // What may be cut goes slice by slice.
-                None if count > 1 && self.cut.get().is_none() => {
+                None if !cursor.is_in_last() && self.cut.get().is_none() => {
+                    let (parts, count) = cursor.slices(most);
                     socket::send_vectored(&self.fd, &parts[..count])
                 }
                 None => socket::send(&self.fd, one),

@@ -117,6 +117,11 @@ impl<'a> Cursor<'a> {
         self.slices.is_empty()
     }
 
+    /// Whether all that follows is one slice.
+    pub(super) fn is_in_last(&self) -> bool {
+        self.slices.len() <= 1
+    }
+
     /// What follows in one slice, at most `most` bytes.
     pub(super) fn slice(&self, most: usize) -> &'a [u8] {
         match self.slices {

@@ -50,7 +50,7 @@ pub enum Kind {
     Socket,
     /// A mapping that is shared: of shared memory, of a file, of a `memfd`.
     Mapping,
-    /// A name in `/dev/shm`.
+    /// A name in `/dev/shm`; with the line that made it, if the library did.
     SharedMemory,
     /// The directory of a dead tree.
     Tree,
