@@ -42,16 +42,17 @@
 //! | `tree` | the root, before the tree's directory is made | yes |
 //! | `cgroup` | the forkserver, before it makes its control group | yes, which is no failure |
 //! | `bind` | whoever binds a path, before anything is made | yes |
+//! | `look` | the root's warden, knowing what has been spawned, before it hears what isolates say of that | no |
 //! | `wake` | a sender, having pushed a message, before it wakes the receiver | no |
 
 use std::io;
 
 /// The stages of the table above.
 #[cfg(feature = "fault-points")]
-pub(crate) const STAGES: [&str; 28] = [
+pub(crate) const STAGES: [&str; 29] = [
     "thread", "server", "pair", "request", "fork", "forked", "hand", "give", "claim", "claimed",
     "S1", "S2", "S3", "build", "S4", "S5", "S6", "S7", "S8", "reap", "sweep", "end", "lost",
-    "replaced", "tree", "cgroup", "bind", "wake",
+    "replaced", "tree", "cgroup", "bind", "look", "wake",
 ];
 
 /// Does here what the environment says, for the isolate of this name.

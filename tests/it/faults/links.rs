@@ -6,6 +6,7 @@
 use super::{SOON, double, pends, serves};
 use offshoot::Window;
 use offshoot::prelude::*;
+use offshoot::testing::Fault;
 use offshoot::{Error, ErrorKind};
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::{process, socket};
@@ -235,6 +236,19 @@ processes! {
             Ok(())
         })
         .await?;
+    }
+
+    /// What an isolate finds wrong while the warden is held up, having just looked for new processes, is heard all the same.
+    fn f36_a_frame_that_is_wrong_while_the_warden_is_slow(t: T) {
+        let slow = Fault::at("look").delay(Duration::from_millis(3));
+        let said = t.builder().faults(vec![slow]).run(async || {
+            for _ in 0..10 {
+                let error = ended_for(header(0, 99, 0).to_vec()).await?;
+                assert!(error.report().contains("unknown frame kind 99"));
+            }
+            Ok(())
+        });
+        said.expect("each is ended, and nobody waits for ever");
     }
 
     async fn f34_a_frame_that_claims_four_gigabytes(_t: T) {

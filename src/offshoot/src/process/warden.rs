@@ -702,11 +702,14 @@ impl Loop {
             for request in std::mem::take(&mut self.more) {
                 self.link_ready(request);
             }
+            crate::fault::frequent_point("look", || "root");
             let queued = std::mem::take(&mut *self.warden.queued.lock());
-            queued
-                .into_iter()
-                .for_each(|request| self.write_queued(request));
             let attention = std::mem::take(&mut *self.warden.attention.lock());
+            // After these: each is known before anything is said of it, and nobody says it again.
+            self.take_arrived();
+            for request in queued {
+                self.write_queued(request);
+            }
             for request in attention {
                 self.link_ready(request);
             }
@@ -748,6 +751,7 @@ impl Loop {
             Some(_) => {
                 // Not under the lock: those that lend hold theirs while they ask for this one.
                 let lent = std::mem::take(&mut *self.warden.lent.lock());
+                self.take_arrived();
                 let still = lent.into_iter().filter(|request| {
                     let watched = self.watched.get(request);
                     watched.is_some_and(|watched| watched.process.look_after_link())
