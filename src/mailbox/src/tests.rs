@@ -1,6 +1,9 @@
 //! Tests with real threads and exact counts of drops. The interleavings that they may miss are in `tests/loom.rs`.
 
-use crate::{Parker, Pushed, Queue, Sleep, Wake, WakerCell, oneshot};
+use crate::{
+    Contents, Envelope, Letter, List, Parker, Pushed, Queue, Refuse, Room, Sleep, Wake, WakerCell,
+    oneshot::{self, Receiver, Slot},
+};
 use std::{
     cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -66,8 +69,10 @@ const _: () = {
     both::<oneshot::Receiver<Cell<u8>>>();
     both::<Parker>();
     both::<WakerCell>();
+    both::<List<Letter<dyn Job>>>();
+    both::<Envelope<Carries, Slot<Cell<u8>>>>();
     const fn send<T: Send>() {}
-    send::<crate::Batch<Cell<u8>>>();
+    send::<crate::Values<Cell<u8>>>();
 };
 
 // The inbox.
@@ -619,4 +624,268 @@ fn oneshot_ends_may_go_inside_a_waker() {
     });
     assert!(sender.send(value()).is_ok());
     assert!(then.0.lock().unwrap().is_none());
+}
+
+// A message in its envelope.
+
+/// What an isolate sees of a message.
+trait Job: Refuse + Send + Sync {
+    fn run(self: Arc<Self>) -> u32;
+}
+
+/// Counts when it is dropped, and is no `Sync`.
+struct Carries(
+    u32,
+    #[expect(dead_code)] Option<Counted>,
+    #[expect(dead_code)] Cell<u8>,
+);
+
+impl Carries {
+    fn new(number: u32) -> Self {
+        Self(number, None, Cell::default())
+    }
+}
+
+impl<T: Send + 'static> Contents<Slot<T>> for Carries
+where
+    Envelope<Self, Slot<T>>: Job,
+{
+    type Face = dyn Job;
+
+    fn face(envelope: Arc<Envelope<Self, Slot<T>>>) -> Arc<dyn Job> {
+        envelope
+    }
+}
+
+impl Contents<()> for Carries {
+    type Face = dyn Job;
+
+    fn face(envelope: Arc<Envelope<Self, ()>>) -> Arc<dyn Job> {
+        envelope
+    }
+}
+
+impl Job for Envelope<Carries, Slot<u32>> {
+    fn run(self: Arc<Self>) -> u32 {
+        let (Carries(number, ..), sender) = Envelope::open(self).expect("it is sent once");
+        let _ = sender.send(number + 1);
+        number
+    }
+}
+
+impl Job for Envelope<Carries, Slot<Cell<u8>>> {
+    fn run(self: Arc<Self>) -> u32 {
+        0
+    }
+}
+
+impl Job for Envelope<Carries, ()> {
+    fn run(self: Arc<Self>) -> u32 {
+        self.take().expect("it is sent once").0
+    }
+}
+
+/// One that is answered by a `u32`.
+fn asks(contents: Carries) -> Arc<Envelope<Carries, Slot<u32>>> {
+    Envelope::with_reply(contents)
+}
+
+#[test]
+fn letters_of_all_kinds_are_opened_in_order() {
+    let inbox = List::new();
+    let envelope = asks(Carries::new(0));
+    let mut receiver = Receiver::new(Arc::clone(&envelope));
+    let told = Envelope::<_, ()>::without_reply(Carries::new(2));
+    for letter in [
+        Letter::seal(envelope, |contents| contents.0 = 1),
+        Letter::seal(told, |_| {}),
+    ] {
+        inbox.push(letter).unwrap();
+    }
+    assert_eq!(receiver.try_recv(), None);
+    let numbers = inbox.take_all().map(|letter| letter.open().run());
+    assert_eq!(numbers.collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(receiver.try_recv(), Some(Ok(2)));
+    assert_eq!(
+        receiver.try_recv(),
+        Some(Err(oneshot::Dropped)),
+        "it is given once"
+    );
+}
+
+#[test]
+fn a_letter_that_nobody_opens_is_refused() {
+    type Inbox = List<Letter<dyn Job>>;
+    let ways: [fn(Inbox); 3] = [
+        |inbox| drop(inbox),
+        |inbox| drop(inbox.close()),
+        // Opened, and then not asked for what is in it.
+        |inbox| inbox.take_all().for_each(|letter| letter.open().refuse()),
+    ];
+    for way in ways {
+        let (drops, make) = counter();
+        let envelope = asks(Carries(0, Some(make()), Cell::default()));
+        let mut receiver = Receiver::new(Arc::clone(&envelope));
+        let inbox = List::new();
+        inbox.push(Letter::seal(envelope, |_| {})).unwrap();
+        assert_eq!(
+            (receiver.try_recv(), drops.load(Ordering::Relaxed)),
+            (None, 0)
+        );
+        way(inbox);
+        assert_eq!(receiver.try_recv(), Some(Err(oneshot::Dropped)));
+        assert_eq!(drops.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn a_letter_for_a_closed_inbox_comes_back() {
+    let inbox = List::new();
+    drop(inbox.close());
+    let envelope = asks(Carries::new(7));
+    let letter = inbox.push(Letter::seal(envelope, |_| {})).unwrap_err();
+    assert_eq!(letter.open().run(), 7);
+}
+
+#[test]
+fn an_envelope_is_sent_once() {
+    let envelope = asks(Carries::new(7));
+    let letter = Letter::seal(Arc::clone(&envelope), |_| {});
+    let again = Arc::clone(&envelope);
+    assert!(catch_unwind(AssertUnwindSafe(|| Letter::seal(again, |_| {}))).is_err());
+    assert_eq!(letter.open().run(), 7);
+    assert!(catch_unwind(AssertUnwindSafe(|| Letter::seal(envelope, |_| {}))).is_err());
+}
+
+#[test]
+fn an_envelope_whose_stamp_panics_is_as_before() {
+    let (drops, make) = counter();
+    let envelope = asks(Carries(7, Some(make()), Cell::default()));
+    let same = Arc::clone(&envelope);
+    let sealed = catch_unwind(AssertUnwindSafe(|| Letter::seal(same, |_| panic!("stamp"))));
+    assert!(sealed.is_err());
+    assert_eq!(drops.load(Ordering::Relaxed), 0);
+    assert_eq!(Letter::seal(envelope, |_| {}).open().run(), 7);
+    assert_eq!(drops.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn one_that_is_taken_back_is_not_sent() {
+    let (drops, make) = counter();
+    let envelope = asks(Carries(7, Some(make()), Cell::default()));
+    let mut receiver = Receiver::new(Arc::clone(&envelope));
+    drop(envelope.retract());
+    assert_eq!(drops.load(Ordering::Relaxed), 1);
+    assert!(envelope.retract().is_none());
+    assert_eq!(receiver.try_recv(), Some(Err(oneshot::Dropped)));
+    drop((envelope, receiver));
+    // Unsent, it drops what is in it with itself.
+    drop(asks(Carries(7, Some(make()), Cell::default())));
+    assert_eq!(drops.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn an_envelope_that_both_want_is_opened_by_one() {
+    for _ in 0..ROUNDS {
+        let (drops, make) = counter();
+        let envelope = asks(Carries(1, Some(make()), Cell::default()));
+        let letter = Letter::seal(Arc::clone(&envelope), |_| {});
+        let (opened, retracted) = race(
+            || Envelope::open(Arc::clone(&envelope)).is_some(),
+            || drop(letter),
+        );
+        let () = retracted;
+        assert!(envelope.retract().is_none());
+        drop(envelope);
+        assert_eq!(drops.load(Ordering::Relaxed), 1, "opened: {opened}");
+    }
+}
+
+// The room.
+
+#[test]
+fn a_room_holds_futures_of_any_size_one_after_the_other() {
+    let cx = &mut Context::from_waker(Waker::noop());
+    let mut room = Room::new();
+    assert_eq!(room.poll(cx), Poll::Ready(()), "an empty one is ready");
+    let (drops, make) = counter();
+    for size in 1..6 {
+        let (counted, yielded) = (make(), Cell::new(false));
+        let future = std::future::poll_fn(move |_| match yielded.replace(true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        match size {
+            1 => room.enter(async {}),
+            2 => room.enter(async move {
+                std::hint::black_box([7_u8; 3]);
+            }),
+            3 => room.enter(async move {
+                let large = std::hint::black_box([7_u64; 100]);
+                future.await;
+                assert!(large.iter().all(|seven| *seven == 7));
+            }),
+            4 => room.enter(async move {
+                #[repr(align(64))]
+                struct Aligned(u8);
+                let aligned = std::hint::black_box(Aligned(7));
+                future.await;
+                assert_eq!((&raw const aligned).addr() % 64, 0);
+                assert_eq!(aligned.0, 7);
+            }),
+            _ => room.enter(future),
+        }
+        assert!(room.is_taken());
+        if room.poll(cx).is_pending() {
+            assert_eq!(room.poll(cx), Poll::Ready(()));
+        }
+        assert!(!room.is_taken());
+        drop(counted);
+        assert_eq!(drops.load(Ordering::Relaxed), size);
+    }
+}
+
+#[test]
+fn a_room_drops_its_future_once() {
+    let (drops, make) = counter();
+    let pending = |counted: Counted| async move {
+        let _counted = counted;
+        std::future::pending::<()>().await;
+    };
+    let mut room = Room::new();
+    let cx = &mut Context::from_waker(Waker::noop());
+    room.enter(pending(make()));
+    assert!(room.poll(cx).is_pending());
+    room.enter(pending(make()));
+    assert_eq!(drops.load(Ordering::Relaxed), 1, "it makes place");
+    room.clear();
+    room.clear();
+    assert_eq!(drops.load(Ordering::Relaxed), 2);
+    room.enter(pending(make()));
+    drop(room);
+    assert_eq!(drops.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_room_survives_a_panic_of_what_is_in_it() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("drop");
+        }
+    }
+    let cx = &mut Context::from_waker(Waker::noop());
+    let mut room = Room::new();
+    room.enter(async { panic!("poll") });
+    assert!(catch_unwind(AssertUnwindSafe(|| room.poll(cx))).is_err());
+    assert!(room.is_taken());
+    room.clear();
+    let bomb = Bomb;
+    room.enter(async move {
+        let _bomb = &bomb;
+        std::future::pending::<()>().await;
+    });
+    assert!(catch_unwind(AssertUnwindSafe(|| room.clear())).is_err());
+    room.enter(async {});
+    assert_eq!(room.poll(cx), Poll::Ready(()));
 }

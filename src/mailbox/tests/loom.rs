@@ -17,7 +17,10 @@ use loom::{
     },
     thread,
 };
-use offshoot_mailbox::{Parker, Pushed, Queue, Sleep, Wake, WakerCell, oneshot};
+use offshoot_mailbox::{
+    Contents, Envelope, Letter, List, Parker, Pushed, Queue, Sleep, Wake, WakerCell,
+    oneshot::{self, Receiver, Slot},
+};
 use std::{
     future::poll_fn,
     pin::pin,
@@ -451,5 +454,105 @@ fn oneshot_both_ends_wait_and_both_go() {
         let _ = receiver.as_mut().poll(&mut Context::from_waker(&waker));
         drop(receiver);
         thread.join().unwrap();
+    });
+}
+
+// A message in its envelope.
+
+struct Question(Value);
+
+type Asked = Envelope<Question, Slot<Value>>;
+
+impl Contents<Slot<Value>> for Question {
+    type Face = Asked;
+
+    fn face(envelope: Arc<Asked>) -> Arc<Asked> {
+        envelope
+    }
+}
+
+/// An envelope and the end that awaits its reply.
+fn asked() -> (Arc<Asked>, Receiver<Value, Asked>) {
+    let envelope = Envelope::with_reply(Question(Track::new(0)));
+    (Arc::clone(&envelope), Receiver::new(envelope))
+}
+
+/// Twice what was asked for.
+fn answer(letter: Letter<Asked>) {
+    let (Question(value), sender) = Envelope::open(letter.open()).expect("it is sent once");
+    let _ = sender.send(Track::new(2 * value.into_inner()));
+}
+
+#[test]
+fn letter_is_answered_or_refused() {
+    loom::model(|| {
+        let inbox = Arc::new(List::new());
+        let (envelope, receiver) = asked();
+        let sender = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || {
+                let letter = Letter::seal(envelope, |question| question.0 = Track::new(21));
+                drop(inbox.push(letter));
+                block_on(receiver).map(Track::into_inner)
+            })
+        };
+        inbox.take_all().for_each(answer);
+        drop(inbox.close());
+        match sender.join().unwrap() {
+            Ok(value) => assert_eq!(value, 42, "the stamp was not seen"),
+            Err(oneshot::Dropped) => {}
+        }
+    });
+}
+
+#[test]
+fn letter_that_is_dropped_tells_its_sender() {
+    loom::model(|| {
+        let (envelope, receiver) = asked();
+        let letter = Letter::seal(envelope, |_| {});
+        let thread = thread::spawn(move || drop(letter));
+        assert!(block_on(receiver).is_err());
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn letter_is_answered_while_its_sender_goes() {
+    loom::model(|| {
+        let (envelope, receiver) = asked();
+        let letter = Letter::seal(envelope, |_| {});
+        let thread = thread::spawn(move || answer(letter));
+        drop(receiver);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn envelope_gives_what_is_in_it_to_one() {
+    loom::model(|| {
+        let (envelope, receiver) = asked();
+        let other = Arc::clone(&envelope);
+        let thread = thread::spawn(move || Envelope::open(other).is_some());
+        let here = envelope.retract().is_some();
+        assert!(
+            here != thread.join().unwrap(),
+            "it was taken by both or none"
+        );
+        assert!(block_on(receiver).is_err());
+    });
+}
+
+#[test]
+fn oneshot_value_goes_to_one_of_two() {
+    loom::model(|| {
+        let (envelope, one) = asked();
+        let two = Receiver::new(Arc::clone(&envelope));
+        answer(Letter::seal(envelope, |_| {}));
+        let receive = |mut receiver: Receiver<Value, Asked>| {
+            let received = receiver.try_recv().expect("it is decided");
+            u32::from(received.is_ok())
+        };
+        let thread = thread::spawn(move || receive(one));
+        assert_eq!(receive(two) + thread.join().unwrap(), 1);
     });
 }
