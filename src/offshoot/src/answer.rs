@@ -7,7 +7,7 @@ use crate::chain::{self, Chain};
 use crate::life::Life;
 use crate::process::link::Link;
 use crate::{Error, Payload, Result};
-use offshoot_mailbox::oneshot;
+use offshoot_mailbox::oneshot::{Holds, Sender};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -26,53 +26,52 @@ pub(crate) trait Answer<T>: Send + 'static {
     fn chain(&self) -> Chain;
 }
 
-/// An answer to a caller in this process.
-pub(crate) struct LocalAnswer<T> {
-    sender: Option<oneshot::Sender<Result<T>>>,
-    /// The callee's, for the reason if the answer is dropped.
-    life: Arc<Life>,
+/// What a caller in this process waits in: an envelope.
+pub(crate) trait Holding<T>: Holds<Result<T>> + Send + Sync + 'static {}
+
+impl<T, H: Holds<Result<T>> + Send + Sync + 'static> Holding<T> for H {}
+
+/// Who waits for an answer that is still to be made.
+pub(crate) struct Waiting(Chain);
+
+impl Waiting {
+    /// The code that is running.
+    pub(crate) fn here() -> Waiting {
+        Waiting(chain::current())
+    }
+}
+
+/// An answer to a caller in this process. Of one that is dropped its caller knows that there will be none, and why from its callee's life.
+pub(crate) struct LocalAnswer<T, H: Holding<T>> {
+    sender: Sender<Result<T>, H>,
     chain: Chain,
 }
 
-impl<T> LocalAnswer<T> {
-    /// One for which the code waits that is running.
-    pub(crate) fn new(sender: oneshot::Sender<Result<T>>, life: Arc<Life>) -> LocalAnswer<T> {
+impl<T, H: Holding<T>> LocalAnswer<T, H> {
+    pub(crate) fn new(sender: Sender<Result<T>, H>, waiting: Waiting) -> LocalAnswer<T, H> {
         LocalAnswer {
-            sender: Some(sender),
-            life,
-            chain: chain::current(),
+            sender,
+            chain: waiting.0,
         }
     }
 }
 
-impl<T: Send + 'static> Answer<T> for LocalAnswer<T> {
-    fn send(mut self, result: Result<T>) {
-        if let Some(sender) = self.sender.take() {
-            // The caller may have gone meanwhile; then the result is dropped here.
-            let _ = sender.send(result);
-        }
+impl<T: Send + 'static, H: Holding<T>> Answer<T> for LocalAnswer<T, H> {
+    fn send(self, result: Result<T>) {
+        // The caller may have gone meanwhile; then the result is dropped here.
+        let _ = self.sender.send(result);
     }
 
     fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.sender
-            .as_mut()
-            .map_or(Poll::Ready(()), |sender| sender.poll_closed(cx))
+        self.sender.poll_closed(cx)
     }
 
     fn is_unwanted(&self) -> bool {
-        self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
+        self.sender.is_closed()
     }
 
     fn chain(&self) -> Chain {
         self.chain.clone()
-    }
-}
-
-impl<T> Drop for LocalAnswer<T> {
-    fn drop(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            let _ = sender.send(Err(self.life.gone()));
-        }
     }
 }
 

@@ -17,13 +17,15 @@
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
+use crate::isolate::job::Mail;
 use crate::isolate::panics;
-use crate::isolate::shared::{Control, Message, Route, Shared, Target};
+use crate::isolate::shared::{Control, Route, Shared, Target};
 use crate::life::{News, ended};
 use crate::process::Process;
 use crate::spec::Bounds;
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit, IsolateId, Origin};
+use offshoot_mailbox::Letter;
 use offshoot_sys::{clock, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::Mutex;
@@ -639,7 +641,11 @@ fn force_at(hard_at: u64) -> u64 {
 
 /// Cuts a thread off that does not return: its callers are answered, its mailbox closed, its
 /// processor share lowered. Returns its children, and the messages that nobody will serve.
-fn abandon(member: &mut Member, after_ms: u64, news: &mut News) -> (Vec<Member>, Vec<Message>) {
+fn abandon(
+    member: &mut Member,
+    after_ms: u64,
+    news: &mut News,
+) -> (Vec<Member>, Vec<Letter<dyn Mail>>) {
     let Route::Thread(shared) = member.target.route() else {
         return Default::default();
     };
@@ -679,7 +685,7 @@ pub(crate) struct Advanced {
     /// Those that are now gone.
     gone: Vec<Key>,
     /// What the abandoned had not begun.
-    unserved: Vec<Message>,
+    unserved: Vec<Letter<dyn Mail>>,
     news: News,
 }
 

@@ -11,14 +11,14 @@
 //!
 //! Accepted means that the receiver had room for it; until then the sender waits.
 
-use crate::answer::{LocalAnswer, NoAnswer};
+use crate::answer::{Answer, Holding, LocalAnswer, NoAnswer, Waiting};
 use crate::carry::{self, Carried};
 use crate::chain::{self, Chain, Waits};
 use crate::credit::{Awaited, Kind, Lane, Permit, Place, Taken};
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
-use crate::isolate::job::{self, CallJob, MethodJob, RunJob, WithJob};
+use crate::isolate::job::{self, CallJob, Mail, MethodJob, RunJob, Sent, Told, WithJob};
 use crate::isolate::local::Local;
-use crate::isolate::shared::{Message, Route, Target};
+use crate::isolate::shared::{Message, Route, Shared, Target};
 use crate::janitor::GrantedDir;
 use crate::life::Watch;
 use crate::narrow::Allowed;
@@ -29,7 +29,8 @@ use crate::{
     Cancel, Canceller, Descendants, Endpoint, Error, ErrorKind, Exit, IsolateId, Isolation, Method,
     Origin, Payload, Result, unblock,
 };
-use offshoot_mailbox::oneshot;
+use offshoot_mailbox::oneshot::{self, Holds, Slot};
+use offshoot_mailbox::{Contents, Envelope, Letter};
 use offshoot_wire::frame::{self, Entry};
 use offshoot_wire::{Rope, codec};
 use std::cell::Cell;
@@ -159,7 +160,7 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Reply::new(
             self.sending(CallEntry::<F, M>::DESCRIPTOR),
-            Box::new(CallJob {
+            Envelope::with_reply(CallJob {
                 function,
                 args,
                 reply: job::Reply::NONE,
@@ -185,7 +186,7 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Reply::new(
             self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
-            Box::new(MethodJob::<S, F, M, _, false> {
+            Envelope::with_reply(MethodJob::<S, F, M, _, false> {
                 method,
                 args,
                 reply: job::Reply::NONE,
@@ -211,7 +212,7 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Reply::new(
             self.sending(MethodEntry::<S, F, M, true>::DESCRIPTOR),
-            Box::new(MethodJob::<S, F, M, _, true> {
+            Envelope::with_reply(MethodJob::<S, F, M, _, true> {
                 method,
                 args,
                 reply: job::Reply::NONE,
@@ -238,7 +239,7 @@ impl<S: 'static> Portal<S> {
         captures_nothing!(F);
         Tell {
             sending: self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
-            out: Some(tell_of::<S, F, M>(method, args)),
+            out: Some(told::<S, F, M>(method, args)),
         }
     }
 
@@ -286,11 +287,8 @@ impl<S: 'static> Portal<S> {
             });
         }
         let taken = Taken::of(lane, Kind::Message);
-        let out = tell_of::<S, F, M>(method, args);
-        send_tell(&self.target, out, taken).map_err(|(error, out)| Rejected {
-            error,
-            args: out.args,
-        })
+        send_tell(&self.target, told::<S, F, M>(method, args), taken)
+            .map_err(|(error, args)| Rejected { error, args })
     }
 
     /// [`call`](Portal::call) for code that is not async.
@@ -507,7 +505,7 @@ impl<S: 'static> LocalPortal<S> {
     {
         Reply::new(
             Sending::new(&self.portal.target),
-            Box::new(RunJob {
+            Envelope::with_reply(RunJob {
                 function,
                 reply: job::Reply::NONE,
             }),
@@ -525,7 +523,7 @@ impl<S: 'static> LocalPortal<S> {
     {
         Reply::new(
             Sending::new(&self.portal.target),
-            Box::new(WithJob::<S, F, _> {
+            Envelope::with_reply(WithJob::<S, F> {
                 function,
                 reply: job::Reply::NONE,
                 marker: PhantomData,
@@ -551,23 +549,31 @@ impl<A> From<Rejected<A>> for Error {
 
 // ---- what is to be sent ----
 
-/// A message before it is accepted, its function's type erased.
+/// A message before it is accepted and, between threads, until it is answered, its function's type erased.
 ///
-/// It is the job that it becomes within the process, so that it is allocated once and stays where it is.
-trait Outgoing<T> {
+/// It is the envelope in which it travels, so that it is allocated once and stays where it is.
+trait Outgoing<T>: Holds<Result<T>> {
     /// Against which bound it counts.
     fn kind(&self) -> Kind;
-    /// As a message within the process; `serde` if its values are to go through their encoding.
-    fn local(
-        self: Box<Self>,
-        answer: LocalAnswer<T>,
-        permit: Permit,
-        serde: bool,
-    ) -> Result<Message>;
+    /// Sends it within the process; `serde` if its values are to go through their encoding. Its slot then has the answer.
+    fn post(self: Arc<Self>, shared: &Shared, permit: Permit, serde: bool) -> Result<()>;
     /// As a frame: appends the arguments, says what to run.
     fn encode(&self, out: &mut Rope) -> Result<(frame::Kind, Entry)>;
     /// The result from its encoding.
     fn decode(&self) -> fn(&[u8]) -> Result<T>;
+}
+
+/// Puts a message into its mailbox. One that is refused is dropped, and its caller then knows.
+fn post<J, T>(
+    envelope: Arc<Sent<J, T>>,
+    shared: &Shared,
+    permit: Permit,
+    reply: fn(&mut J) -> &mut job::Reply<Waiting>,
+) where
+    J: Contents<Slot<Result<T>>, Face = dyn Mail>,
+{
+    let stamp = |job: &mut J| *reply(job) = job::Reply::new(Waiting::here(), permit);
+    drop(shared.post(Letter::seal(envelope, stamp)));
 }
 
 pub(crate) fn encode<T: Payload>(value: &T, out: &mut Rope) -> Result<()> {
@@ -601,9 +607,9 @@ pub(crate) fn through_serde<T: Payload>(value: T, wanted: bool) -> Result<T> {
 }
 
 /// An answer whose value goes through its encoding first, where the tree asks for that.
-struct SerdeAnswer<T: Send + 'static>(LocalAnswer<T>);
+struct SerdeAnswer<T: Payload, H: Holding<T>>(LocalAnswer<T, H>);
 
-impl<T: Payload> crate::answer::Answer<T> for SerdeAnswer<T> {
+impl<T: Payload, H: Holding<T>> Answer<T> for SerdeAnswer<T, H> {
     fn send(self, result: Result<T>) {
         self.0
             .send(result.and_then(|value| through_serde(value, true)));
@@ -622,7 +628,7 @@ impl<T: Payload> crate::answer::Answer<T> for SerdeAnswer<T> {
     }
 }
 
-impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for CallJob<F, M, LocalAnswer<F::Out>>
+impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for Sent<CallJob<F, M, Waiting>, F::Out>
 where
     F::Args: Payload,
     F::Out: Payload,
@@ -631,26 +637,22 @@ where
         Kind::Call
     }
 
-    fn local(
-        mut self: Box<Self>,
-        answer: LocalAnswer<F::Out>,
-        permit: Permit,
-        serde: bool,
-    ) -> Result<Message> {
-        if serde {
-            return Ok(Message::Job(Box::new(CallJob {
-                function: self.function,
-                args: through_serde(self.args, true)?,
-                reply: job::Reply::new(SerdeAnswer(answer), permit),
-                marker: PhantomData::<fn(M)>,
-            })));
+    fn post(self: Arc<Self>, shared: &Shared, permit: Permit, serde: bool) -> Result<()> {
+        if !serde {
+            post(self, shared, permit, |job| &mut job.reply);
+            return Ok(());
         }
-        self.reply = job::Reply::new(answer, permit);
-        Ok(Message::Job(self))
+        let (mut job, sender) = Envelope::open(self).ok_or_else(polled_again)?;
+        job.args = through_serde(job.args, true)?;
+        let answer = SerdeAnswer(LocalAnswer::new(sender, Waiting::here()));
+        let job = job.answering(|_| job::Reply::new(answer, permit));
+        shared.deliver(Message::Job(Box::new(job)));
+        Ok(())
     }
 
     fn encode(&self, out: &mut Rope) -> Result<(frame::Kind, Entry)> {
-        encode(&self.args, out)?;
+        let job = self.retract().ok_or_else(polled_again)?;
+        encode(&job.args, out)?;
         Ok((frame::Kind::Call, CallEntry::<F, M>::DESCRIPTOR.entry()?))
     }
 
@@ -660,7 +662,7 @@ where
 }
 
 impl<S: 'static, F: Method<S, M>, M: 'static, const CANCELLABLE: bool> Outgoing<F::Out>
-    for MethodJob<S, F, M, LocalAnswer<F::Out>, CANCELLABLE>
+    for Sent<MethodJob<S, F, M, Waiting, CANCELLABLE>, F::Out>
 where
     F::Args: Payload,
     F::Out: Payload,
@@ -669,32 +671,22 @@ where
         Kind::Message
     }
 
-    fn local(
-        mut self: Box<Self>,
-        answer: LocalAnswer<F::Out>,
-        permit: Permit,
-        serde: bool,
-    ) -> Result<Message> {
-        if serde {
-            return Ok(Message::State(Box::new(MethodJob::<
-                S,
-                F,
-                M,
-                _,
-                CANCELLABLE,
-            > {
-                method: self.method,
-                args: through_serde(self.args, true)?,
-                reply: job::Reply::new(SerdeAnswer(answer), permit),
-                marker: PhantomData,
-            })));
+    fn post(self: Arc<Self>, shared: &Shared, permit: Permit, serde: bool) -> Result<()> {
+        if !serde {
+            post(self, shared, permit, |job| &mut job.reply);
+            return Ok(());
         }
-        self.reply = job::Reply::new(answer, permit);
-        Ok(Message::State(self))
+        let (mut job, sender) = Envelope::open(self).ok_or_else(polled_again)?;
+        job.args = through_serde(job.args, true)?;
+        let answer = SerdeAnswer(LocalAnswer::new(sender, Waiting::here()));
+        let job = job.answering(|_| job::Reply::new(answer, permit));
+        shared.deliver(Message::State(Box::new(job)));
+        Ok(())
     }
 
     fn encode(&self, out: &mut Rope) -> Result<(frame::Kind, Entry)> {
-        encode(&self.args, out)?;
+        let job = self.retract().ok_or_else(polled_again)?;
+        encode(&job.args, out)?;
         Ok((
             frame::Kind::Ask,
             MethodEntry::<S, F, M, CANCELLABLE>::DESCRIPTOR.entry()?,
@@ -713,7 +705,7 @@ fn never_crosses<T>(_: &[u8]) -> Result<T> {
     ))
 }
 
-impl<F, R> Outgoing<R> for RunJob<F, LocalAnswer<R>>
+impl<F, R> Outgoing<R> for Sent<RunJob<F>, R>
 where
     F: AsyncFnOnce() -> R + Send + 'static,
     R: Send + 'static,
@@ -722,14 +714,9 @@ where
         Kind::Call
     }
 
-    fn local(
-        mut self: Box<Self>,
-        answer: LocalAnswer<R>,
-        permit: Permit,
-        _: bool,
-    ) -> Result<Message> {
-        self.reply = job::Reply::new(answer, permit);
-        Ok(Message::Job(self))
+    fn post(self: Arc<Self>, shared: &Shared, permit: Permit, _: bool) -> Result<()> {
+        post(self, shared, permit, |job| &mut job.reply);
+        Ok(())
     }
 
     fn encode(&self, _: &mut Rope) -> Result<(frame::Kind, Entry)> {
@@ -741,7 +728,7 @@ where
     }
 }
 
-impl<S: 'static, F, R> Outgoing<R> for WithJob<S, F, LocalAnswer<R>>
+impl<S: 'static, F, R> Outgoing<R> for Sent<WithJob<S, F>, R>
 where
     F: AsyncFnOnce(&mut S) -> R + Send + 'static,
     R: Send + 'static,
@@ -750,14 +737,9 @@ where
         Kind::Message
     }
 
-    fn local(
-        mut self: Box<Self>,
-        answer: LocalAnswer<R>,
-        permit: Permit,
-        _: bool,
-    ) -> Result<Message> {
-        self.reply = job::Reply::new(answer, permit);
-        Ok(Message::State(self))
+    fn post(self: Arc<Self>, shared: &Shared, permit: Permit, _: bool) -> Result<()> {
+        post(self, shared, permit, |job| &mut job.reply);
+        Ok(())
     }
 
     fn encode(&self, _: &mut Rope) -> Result<(frame::Kind, Entry)> {
@@ -863,11 +845,16 @@ impl Drop for Sending {
     }
 }
 
-/// A tell whose function's type is known, and which comes back whole if it is not accepted.
-type TellOut<S, F, M> = Box<MethodJob<S, F, M, NoAnswer, false>>;
+/// A tell whose function's type is known.
+type TellJob<S, F, M> = MethodJob<S, F, M, NoAnswer, false>;
+type TellOut<S, F, M> = Arc<Told<TellJob<S, F, M>>>;
 
-fn tell_of<S: 'static, F: Method<S, M>, M: 'static>(method: F, args: F::Args) -> TellOut<S, F, M> {
-    Box::new(MethodJob {
+fn told<S: 'static, F: Method<S, M>, M: 'static>(method: F, args: F::Args) -> TellOut<S, F, M>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    Envelope::without_reply(MethodJob {
         method,
         args,
         reply: job::Reply::NONE,
@@ -875,81 +862,98 @@ fn tell_of<S: 'static, F: Method<S, M>, M: 'static>(method: F, args: F::Args) ->
     })
 }
 
+/// Sends it; what is not accepted comes back.
 fn send_tell<S: 'static, F: Method<S, M>, M: 'static>(
     target: &Target,
-    mut out: TellOut<S, F, M>,
+    out: TellOut<S, F, M>,
     taken: Taken,
-) -> Result<(), (Error, TellOut<S, F, M>)>
+) -> Result<(), (Error, F::Args)>
 where
     F::Args: Payload,
     F::Out: Payload,
 {
-    match target.route() {
-        Route::Thread(shared) => {
-            if target.through_serde {
-                let mut rope = Rope::default();
-                let (encoded, carried) = carry::pack(|| encode(&out.args, &mut rope));
-                let carried = carried.into_iter().map(Ok).collect();
-                let bytes = rope.into_vec();
-                match encoded.and_then(|()| carry::unpack(carried, || decode(&bytes))) {
-                    Ok(args) => out.args = args,
-                    Err(error) => return Err((error, out)),
-                }
-            }
-            taken.lane().next_sequence();
-            out.reply.permit = Some(Permit::Local(taken));
-            let refused = shared.post(Message::State(out));
-            refused.map_err(|message| (target.gone(), message.into_tell()))
-        }
-        route => {
-            let Some(link) = route.link() else {
-                return Err((target.gone(), out));
-            };
-            let encode = |rope: &mut Rope| {
-                encode(&out.args, rope)?;
-                MethodEntry::<S, F, M, false>::DESCRIPTOR.entry()
-            };
-            match link.send_invoke(frame::Kind::Tell, 0, taken.lane(), encode) {
-                Ok(()) => {
-                    // Given back by the other side, when the method has begun.
-                    taken.hand_over();
-                    Ok(())
-                }
-                Err(error) => Err((error, out)),
-            }
-        }
+    let shared = match target.route() {
+        Route::Thread(shared) => shared,
+        route => return send_tell_over::<S, F, M>(route.link(), target, &out, taken),
+    };
+    taken.lane().next_sequence();
+    let out = match target.through_serde {
+        true => again_through_serde(out)?,
+        false => out,
+    };
+    let letter = Letter::seal(out, |job| job.reply.permit = Some(Permit::Local(taken)));
+    let Err(letter) = shared.post(letter) else {
+        return Ok(());
+    };
+    let envelope = letter.open().any().downcast::<Told<TellJob<S, F, M>>>();
+    match envelope.ok().and_then(|envelope| envelope.take()) {
+        Some(job) => Err((target.gone(), job.args)),
+        None => unreachable!("a mailbox gives back the message that it was given"),
     }
 }
 
-impl Message {
-    /// A tell that was just made and has come back.
-    fn into_tell<S: 'static, F: Method<S, M>, M: 'static>(self) -> TellOut<S, F, M>
-    where
-        F::Args: Payload,
-        F::Out: Payload,
-    {
-        if let Message::State(job) = self
-            && let Ok(mut out) =
-                (job as Box<dyn std::any::Any>).downcast::<MethodJob<S, F, M, NoAnswer, false>>()
-        {
-            out.reply = job::Reply::NONE;
-            return out;
+fn send_tell_over<S: 'static, F: Method<S, M>, M: 'static>(
+    link: Option<&Arc<Link>>,
+    target: &Target,
+    out: &Told<TellJob<S, F, M>>,
+    taken: Taken,
+) -> Result<(), (Error, F::Args)>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    let Some(MethodJob { args, .. }) = out.take() else {
+        unreachable!("nobody else has it");
+    };
+    let Some(link) = link else {
+        return Err((target.gone(), args));
+    };
+    let encode = |rope: &mut Rope| {
+        encode(&args, rope)?;
+        MethodEntry::<S, F, M, false>::DESCRIPTOR.entry()
+    };
+    match link.send_invoke(frame::Kind::Tell, 0, taken.lane(), encode) {
+        Ok(()) => {
+            // Given back by the other side, when the method has begun.
+            taken.hand_over();
+            Ok(())
         }
-        unreachable!("a mailbox gives back the message that it was given")
+        Err(error) => Err((error, args)),
+    }
+}
+
+/// The same, its arguments encoded and decoded.
+fn again_through_serde<S: 'static, F: Method<S, M>, M: 'static>(
+    out: TellOut<S, F, M>,
+) -> Result<TellOut<S, F, M>, (Error, F::Args)>
+where
+    F::Args: Payload,
+    F::Out: Payload,
+{
+    let Some(job) = out.take() else {
+        unreachable!("nobody else has it");
+    };
+    let mut rope = Rope::default();
+    let (encoded, carried) = carry::pack(|| encode(&job.args, &mut rope));
+    let carried = carried.into_iter().map(Ok).collect();
+    let bytes = rope.into_vec();
+    match encoded.and_then(|()| carry::unpack(carried, || decode(&bytes))) {
+        Ok(args) => Ok(told::<S, F, M>(job.method, args)),
+        Err(error) => Err((error, job.args)),
     }
 }
 
 /// The erased form of a tell, for [`Tell`].
 trait OutgoingTell {
-    fn send(self: Box<Self>, target: &Target, taken: Taken) -> Result<()>;
+    fn send(self: Arc<Self>, target: &Target, taken: Taken) -> Result<()>;
 }
 
-impl<S: 'static, F: Method<S, M>, M: 'static> OutgoingTell for MethodJob<S, F, M, NoAnswer, false>
+impl<S: 'static, F: Method<S, M>, M: 'static> OutgoingTell for Told<TellJob<S, F, M>>
 where
     F::Args: Payload,
     F::Out: Payload,
 {
-    fn send(self: Box<Self>, target: &Target, taken: Taken) -> Result<()> {
+    fn send(self: Arc<Self>, target: &Target, taken: Taken) -> Result<()> {
         send_tell(target, self, taken).map_err(|(error, _)| error)
     }
 }
@@ -958,7 +962,7 @@ where
 #[must_use = "nothing is sent unless it is awaited"]
 pub struct Tell {
     sending: Sending,
-    out: Option<Box<dyn OutgoingTell>>,
+    out: Option<Arc<dyn OutgoingTell>>,
 }
 
 impl Future for Tell {
@@ -1003,8 +1007,8 @@ pub(crate) fn polled_again() -> Error {
 }
 
 enum State<T> {
-    Unsent(Box<dyn Outgoing<T>>),
-    Local(oneshot::Receiver<Result<T>>),
+    Unsent(Arc<dyn Outgoing<T>>),
+    Local(oneshot::Receiver<Result<T>, dyn Outgoing<T>>),
     Remote(Remote<T>),
     Over,
 }
@@ -1047,7 +1051,7 @@ impl<T> std::fmt::Debug for Reply<T> {
 }
 
 impl<T> Reply<T> {
-    fn new(sending: Sending, out: Box<dyn Outgoing<T>>) -> Reply<T> {
+    fn new(sending: Sending, out: Arc<dyn Outgoing<T>>) -> Reply<T> {
         Reply {
             sending,
             state: State::Unsent(out),
@@ -1062,13 +1066,10 @@ impl<T> Reply<T> {
         let target = &self.sending.target;
         match target.route() {
             Route::Thread(shared) => {
-                let (sender, receiver) = oneshot::channel();
-                let answer = LocalAnswer::new(sender, target.life.clone());
                 taken.lane().next_sequence();
-                let message = out.local(answer, Permit::Local(taken), target.through_serde)?;
-                // One that is refused is dropped, and its answer then says why.
-                drop(shared.post(message));
-                Ok(State::Local(receiver))
+                let permit = Permit::Local(taken);
+                out.clone().post(shared, permit, target.through_serde)?;
+                Ok(State::Local(oneshot::Receiver::new(out)))
             }
             route => {
                 let Some(link) = route.link() else {
@@ -1277,7 +1278,7 @@ impl Drop for Parked {
     }
 }
 
-struct WakeIsolate(Arc<crate::isolate::shared::Shared>);
+struct WakeIsolate(Arc<Shared>);
 
 impl Wake for WakeIsolate {
     fn wake(self: Arc<Self>) {

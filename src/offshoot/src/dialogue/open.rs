@@ -140,7 +140,7 @@ where
                 taken.lane().next_sequence();
                 let job = OpenJob::<F, M>::local(function, args, ways, &tie, Permit::Local(taken));
                 // One that is refused is dropped, and its ending then says why.
-                drop(shared.post(Message::Job(Box::new(job))));
+                shared.deliver(Message::Job(Box::new(job)));
                 let link = Link::new(
                     Way::Local(to_opener, serde),
                     Way::Local(to_peer, serde),

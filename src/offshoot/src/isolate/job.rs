@@ -1,19 +1,60 @@
 //! What a message turns into: a call that runs as a task, or a method that runs on the state.
+//!
+//! Between threads a message is one allocation, its envelope, which comes out of the mailbox as [`Mail`] and has the slot for its
+//! reply in it. What comes from elsewhere is decoded into a box of its own ([`Job`], [`StateJob`]).
 
 use super::local::{Local, Turn};
 use super::panics;
-use crate::answer::Answer;
+use super::shared::Message;
+use crate::answer::{Answer, Holding, LocalAnswer, NoAnswer, Waiting};
 use crate::chain::{Chain, Waits};
 use crate::credit::Permit;
 use crate::scope::Scope;
-use crate::{Endpoint, Error, ErrorKind, Exit, Method};
+use crate::{Endpoint, Error, ErrorKind, Exit, Method, Result};
+use offshoot_mailbox::oneshot::{Sender, Slot};
+use offshoot_mailbox::{Contents, Envelope, Refuse};
 use std::any::Any;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+
+/// A message of a sender in this process, with the slot for its reply.
+pub(crate) type Sent<J, T> = Envelope<J, Slot<Result<T>>>;
+
+/// A message of a sender in this process that nobody replies to.
+pub(crate) type Told<J> = Envelope<J, ()>;
+
+/// What lies in a mailbox.
+pub(crate) trait Mail: Refuse + Any + Send + Sync {
+    /// Starts what it asks for.
+    fn begin(self: Arc<Self>, local: &Rc<Local>);
+
+    /// Itself, for whoever knows its type.
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// A method call that has come out of the mailbox, and waits for the state.
+pub(crate) trait StateMail: Refuse {
+    /// True if its caller has gone; it has then been withdrawn.
+    fn is_unwanted(&self) -> bool;
+
+    /// Runs it at once, if it is no async method.
+    ///
+    /// # Errors
+    /// Itself, if it is one.
+    fn run_plain(
+        self: Arc<Self>,
+        state: &mut dyn Any,
+        local: &Rc<Local>,
+    ) -> Result<(), Arc<dyn StateMail>>;
+
+    /// Starts it as a task, which has the state until it gives it back.
+    fn start(self: Arc<Self>, state: Box<dyn Any>, local: &Rc<Local>);
+}
 
 /// A call that has arrived.
 pub(crate) trait Job: Send {
@@ -22,7 +63,7 @@ pub(crate) trait Job: Send {
 }
 
 /// A method call that has arrived.
-pub(crate) trait StateJob: Send + Any {
+pub(crate) trait StateJob: Send {
     /// True if its caller has gone; it has then been withdrawn.
     fn is_unwanted(&self) -> bool;
 
@@ -36,12 +77,8 @@ pub(crate) trait StateJob: Send + Any {
         local: &Rc<Local>,
     ) -> Result<(), Box<dyn StateJob>>;
 
-    /// Runs it to its end.
-    fn run<'a>(
-        self: Box<Self>,
-        state: &'a mut dyn Any,
-        local: &'a Rc<Local>,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+    /// Starts it as a task, which has the state until it gives it back.
+    fn start(self: Box<Self>, state: Box<dyn Any>, local: &Rc<Local>);
 }
 
 /// What came of code that was run under watch.
@@ -106,6 +143,20 @@ impl<R> Reply<R> {
             permit: Some(permit),
         }
     }
+
+    fn map<T>(self, f: impl FnOnce(R) -> T) -> Reply<T> {
+        Reply {
+            answer: self.answer.map(f),
+            permit: self.permit,
+        }
+    }
+}
+
+impl Reply<Waiting> {
+    /// With the answer for which its caller waits in this slot.
+    fn to<T, H: Holding<T>>(self, sender: Sender<Result<T>, H>) -> Reply<LocalAnswer<T, H>> {
+        self.map(|waiting| LocalAnswer::new(sender, waiting))
+    }
 }
 
 fn spend(permit: Option<Permit>, local: &Local) {
@@ -133,12 +184,24 @@ where
     R: Answer<F::Out>,
 {
     fn begin(self: Box<Self>, local: &Rc<Local>) {
+        self.begin_here(local);
+    }
+}
+
+impl<F, M: 'static, R> CallJob<F, M, R>
+where
+    F: Endpoint<M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+    R: Answer<F::Out>,
+{
+    fn begin_here(self, local: &Rc<Local>) {
         let CallJob {
             function,
             args,
             reply: Reply { answer, permit },
             ..
-        } = *self;
+        } = self;
         let Some(answer) = answer else {
             debug_assert!(false, "a call without an answer");
             return;
@@ -157,24 +220,86 @@ where
     }
 }
 
-/// A closure that captures; only within the process.
-pub(crate) struct RunJob<F, R> {
-    pub(crate) function: F,
-    pub(crate) reply: Reply<R>,
+impl<F, M: 'static> Contents<Slot<Result<F::Out>>> for CallJob<F, M, Waiting>
+where
+    F: Endpoint<M>,
+    F::Args: Send + 'static,
+    F::Out: Send + 'static,
+{
+    type Face = dyn Mail;
+
+    fn face(envelope: Arc<Sent<Self, F::Out>>) -> Arc<dyn Mail> {
+        envelope
+    }
 }
 
-impl<F, T: 'static, R> Job for RunJob<F, R>
+impl<F, M: 'static> Mail for Sent<CallJob<F, M, Waiting>, F::Out>
+where
+    F: Endpoint<M>,
+    F::Args: Send + 'static,
+    F::Out: Send + 'static,
+{
+    fn begin(self: Arc<Self>, local: &Rc<Local>) {
+        let Some((job, sender)) = Envelope::open(self) else {
+            return;
+        };
+        job.answering(|reply| reply.to(sender)).begin_here(local);
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl<F: Endpoint<M>, M, R> CallJob<F, M, R> {
+    /// With this to reply by.
+    pub(crate) fn answering<T>(self, reply: impl FnOnce(Reply<R>) -> Reply<T>) -> CallJob<F, M, T> {
+        CallJob {
+            function: self.function,
+            args: self.args,
+            reply: reply(self.reply),
+            marker: PhantomData,
+        }
+    }
+}
+
+/// A closure that captures; only within the process.
+pub(crate) struct RunJob<F> {
+    pub(crate) function: F,
+    pub(crate) reply: Reply<Waiting>,
+}
+
+impl<F, T> Contents<Slot<Result<T>>> for RunJob<F>
 where
     F: AsyncFnOnce() -> T + Send + 'static,
-    R: Answer<T>,
+    T: Send + 'static,
 {
-    fn begin(self: Box<Self>, local: &Rc<Local>) {
-        let RunJob { function, reply } = *self;
+    type Face = dyn Mail;
+
+    fn face(envelope: Arc<Sent<Self, T>>) -> Arc<dyn Mail> {
+        envelope
+    }
+}
+
+impl<F, T> Mail for Sent<RunJob<F>, T>
+where
+    F: AsyncFnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn begin(self: Arc<Self>, local: &Rc<Local>) {
+        let Some((RunJob { function, reply }, sender)) = Envelope::open(self) else {
+            return;
+        };
+        let reply = reply.to(sender);
         let Some(answer) = reply.answer else {
             debug_assert!(false, "a call without an answer");
             return;
         };
         begin_call(local, function, answer, reply.permit);
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
     }
 }
 
@@ -275,6 +400,71 @@ where
     pub(crate) marker: PhantomData<fn(S, M)>,
 }
 
+impl<S, F: Method<S, M>, M, R, const CANCELLABLE: bool> MethodJob<S, F, M, R, CANCELLABLE> {
+    /// With this to reply by.
+    pub(crate) fn answering<T>(
+        self,
+        reply: impl FnOnce(Reply<R>) -> Reply<T>,
+    ) -> MethodJob<S, F, M, T, CANCELLABLE> {
+        MethodJob {
+            method: self.method,
+            args: self.args,
+            reply: reply(self.reply),
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<S: 'static, F, M: 'static, R, const CANCELLABLE: bool> MethodJob<S, F, M, R, CANCELLABLE>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+    R: Answer<F::Out>,
+{
+    /// Of a method that is not async.
+    fn run_here(self, state: &mut dyn Any, local: &Rc<Local>) {
+        let MethodJob {
+            method,
+            args,
+            reply: Reply { answer, permit },
+            ..
+        } = self;
+        spend(permit, local);
+        let Some(state) = state.downcast_mut::<S>() else {
+            wrong_state::<S, F::Out, R>(local, answer);
+            return;
+        };
+        let turn = local.begin_turn();
+        let chain = answer.as_ref().and_then(Answer::chain);
+        let waits = Waits::new(turn.number, chain);
+        let outcome = run_caught(local, Some(waits), || method.apply_plain(state, args).ok());
+        drop(turn);
+        end_method(local, outcome, answer);
+    }
+
+    fn start_here(self, mut state: Box<dyn Any>, local: &Rc<Local>) {
+        let MethodJob {
+            method,
+            args,
+            reply: Reply { answer, permit },
+            ..
+        } = self;
+        let this = local.clone();
+        local.spawn_at_once(async move {
+            // Begun: the sender may send another one.
+            spend(permit, &this);
+            match state.downcast_mut::<S>() {
+                Some(state) => {
+                    run_method::<CANCELLABLE, _, _>(&this, method.apply(state, args), answer).await;
+                }
+                None => wrong_state::<S, F::Out, R>(&this, answer),
+            }
+            this.return_state(state);
+        });
+    }
+}
+
 impl<S: 'static, F, M: 'static, R, const CANCELLABLE: bool> StateJob
     for MethodJob<S, F, M, R, CANCELLABLE>
 where
@@ -295,89 +485,242 @@ where
         if !F::PLAIN {
             return Err(self);
         }
-        let MethodJob {
-            method,
-            args,
-            reply: Reply { answer, permit },
-            ..
-        } = *self;
-        spend(permit, local);
-        let Some(state) = state.downcast_mut::<S>() else {
-            wrong_state::<S, F::Out, R>(local, answer);
-            return Ok(());
-        };
-        let turn = local.begin_turn();
-        let chain = answer.as_ref().and_then(Answer::chain);
-        let waits = Waits::new(turn.number, chain);
-        let outcome = run_caught(local, Some(waits), || method.apply_plain(state, args).ok());
-        drop(turn);
-        end_method(local, outcome, answer);
+        self.run_here(state, local);
         Ok(())
     }
 
-    fn run<'a>(
-        self: Box<Self>,
-        state: &'a mut dyn Any,
-        local: &'a Rc<Local>,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
-        let MethodJob {
-            method,
-            args,
-            reply: Reply { answer, permit },
-            ..
-        } = *self;
-        Box::pin(async move {
-            // Begun: the sender may send another one.
-            spend(permit, local);
-            let Some(state) = state.downcast_mut::<S>() else {
-                wrong_state::<S, F::Out, R>(local, answer);
-                return;
-            };
-            run_method::<CANCELLABLE, _, _>(local, method.apply(state, args), answer).await;
-        })
+    fn start(self: Box<Self>, state: Box<dyn Any>, local: &Rc<Local>) {
+        self.start_here(state, local);
+    }
+}
+
+impl<S: 'static, F, M: 'static, const CANCELLABLE: bool> Contents<Slot<Result<F::Out>>>
+    for MethodJob<S, F, M, Waiting, CANCELLABLE>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: Send + 'static,
+{
+    type Face = dyn Mail;
+
+    fn face(envelope: Arc<Sent<Self, F::Out>>) -> Arc<dyn Mail> {
+        envelope
+    }
+}
+
+impl<S: 'static, F, M: 'static, const CANCELLABLE: bool> Mail
+    for Sent<MethodJob<S, F, M, Waiting, CANCELLABLE>, F::Out>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: Send + 'static,
+{
+    fn begin(self: Arc<Self>, local: &Rc<Local>) {
+        local.begin_on_state(self);
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl<S: 'static, F, M: 'static, const CANCELLABLE: bool> StateMail
+    for Sent<MethodJob<S, F, M, Waiting, CANCELLABLE>, F::Out>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: Send + 'static,
+{
+    fn is_unwanted(&self) -> bool {
+        self.reply().is_closed()
+    }
+
+    fn run_plain(
+        self: Arc<Self>,
+        state: &mut dyn Any,
+        local: &Rc<Local>,
+    ) -> Result<(), Arc<dyn StateMail>> {
+        if !F::PLAIN {
+            return Err(self);
+        }
+        if let Some((job, sender)) = Envelope::open(self) {
+            job.answering(|reply| reply.to(sender))
+                .run_here(state, local);
+        }
+        Ok(())
+    }
+
+    fn start(self: Arc<Self>, state: Box<dyn Any>, local: &Rc<Local>) {
+        match Envelope::open(self) {
+            Some((job, sender)) => {
+                let job = job.answering(|reply| reply.to(sender));
+                job.start_here(state, local);
+            }
+            None => local.return_state(state),
+        }
+    }
+}
+
+impl<S: 'static, F, M: 'static> Contents<()> for MethodJob<S, F, M, NoAnswer, false>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+{
+    type Face = dyn Mail;
+
+    fn face(envelope: Arc<Told<Self>>) -> Arc<dyn Mail> {
+        envelope
+    }
+}
+
+impl<S: 'static, F, M: 'static> Mail for Told<MethodJob<S, F, M, NoAnswer, false>>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+{
+    fn begin(self: Arc<Self>, local: &Rc<Local>) {
+        local.begin_on_state(self);
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl<S: 'static, F, M: 'static> StateMail for Told<MethodJob<S, F, M, NoAnswer, false>>
+where
+    F: Method<S, M>,
+    F::Args: Send + 'static,
+    F::Out: 'static,
+{
+    fn is_unwanted(&self) -> bool {
+        false
+    }
+
+    fn run_plain(
+        self: Arc<Self>,
+        state: &mut dyn Any,
+        local: &Rc<Local>,
+    ) -> Result<(), Arc<dyn StateMail>> {
+        if !F::PLAIN {
+            return Err(self);
+        }
+        if let Some(job) = self.take() {
+            // Its memory goes before the program's code runs, which may send.
+            drop(self);
+            job.run_here(state, local);
+        }
+        Ok(())
+    }
+
+    fn start(self: Arc<Self>, state: Box<dyn Any>, local: &Rc<Local>) {
+        match self.take() {
+            Some(job) => job.start_here(state, local),
+            None => local.return_state(state),
+        }
     }
 }
 
 /// A closure over the state that captures; only within the process.
-pub(crate) struct WithJob<S, F, R> {
+pub(crate) struct WithJob<S, F> {
     pub(crate) function: F,
-    pub(crate) reply: Reply<R>,
+    pub(crate) reply: Reply<Waiting>,
     pub(crate) marker: PhantomData<fn(S)>,
 }
 
-impl<S: 'static, F, T: 'static, R> StateJob for WithJob<S, F, R>
+impl<S: 'static, F, T> Contents<Slot<Result<T>>> for WithJob<S, F>
 where
     F: AsyncFnOnce(&mut S) -> T + Send + 'static,
-    R: Answer<T>,
+    T: Send + 'static,
 {
-    fn is_unwanted(&self) -> bool {
-        self.reply.answer.as_ref().is_some_and(Answer::is_unwanted)
+    type Face = dyn Mail;
+
+    fn face(envelope: Arc<Sent<Self, T>>) -> Arc<dyn Mail> {
+        envelope
+    }
+}
+
+impl<S: 'static, F, T> Mail for Sent<WithJob<S, F>, T>
+where
+    F: AsyncFnOnce(&mut S) -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn begin(self: Arc<Self>, local: &Rc<Local>) {
+        local.begin_on_state(self);
     }
 
-    fn run_plain(self: Box<Self>, _: &mut dyn Any, _: &Rc<Local>) -> Result<(), Box<dyn StateJob>> {
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl<S: 'static, F, T> StateMail for Sent<WithJob<S, F>, T>
+where
+    F: AsyncFnOnce(&mut S) -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn is_unwanted(&self) -> bool {
+        self.reply().is_closed()
+    }
+
+    fn run_plain(
+        self: Arc<Self>,
+        _: &mut dyn Any,
+        _: &Rc<Local>,
+    ) -> Result<(), Arc<dyn StateMail>> {
         Err(self)
     }
 
-    fn run<'a>(
-        self: Box<Self>,
-        state: &'a mut dyn Any,
-        local: &'a Rc<Local>,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
-        let WithJob {
-            function,
-            reply: Reply { answer, permit },
-            ..
-        } = *self;
-        Box::pin(async move {
-            spend(permit, local);
-            let Some(state) = state.downcast_mut::<S>() else {
-                wrong_state::<S, T, R>(local, answer);
-                return;
-            };
-            // Called inside: a closure that is no async one runs the program's code at the call.
-            let future = async { function(state).await };
-            run_method::<false, _, _>(local, future, answer).await;
-        })
+    fn start(self: Arc<Self>, mut state: Box<dyn Any>, local: &Rc<Local>) {
+        let Some((
+            WithJob {
+                function, reply, ..
+            },
+            sender,
+        )) = Envelope::open(self)
+        else {
+            local.return_state(state);
+            return;
+        };
+        let Reply { answer, permit } = reply.to(sender);
+        let this = local.clone();
+        local.spawn_at_once(async move {
+            spend(permit, &this);
+            match state.downcast_mut::<S>() {
+                Some(state) => {
+                    // Called inside: a closure that is no async one runs the program's code at the call.
+                    let future = async { function(state).await };
+                    run_method::<false, _, _>(&this, future, answer).await;
+                }
+                None => wrong_state::<S, T, _>(&this, answer),
+            }
+            this.return_state(state);
+        });
+    }
+}
+
+/// What has come from elsewhere, or was encoded and decoded on its way, as it lies in a mailbox.
+pub(crate) struct Arrival(pub(crate) Message);
+
+impl Contents<()> for Arrival {
+    type Face = dyn Mail;
+
+    fn face(envelope: Arc<Told<Self>>) -> Arc<dyn Mail> {
+        envelope
+    }
+}
+
+impl Mail for Told<Arrival> {
+    fn begin(self: Arc<Self>, local: &Rc<Local>) {
+        if let Some(Arrival(message)) = self.take() {
+            local.begin(message);
+        }
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
     }
 }
 

@@ -18,7 +18,7 @@
 //! the runtime's, it is bounded by their ladders, and nothing drops it.
 
 use super::inbox::Inbox;
-use super::job::StateJob;
+use super::job::{StateJob, StateMail};
 use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target};
 use crate::chain::Waits;
@@ -33,7 +33,7 @@ use crate::scope::Scope;
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit};
 use async_task::Runnable;
-use offshoot_mailbox::{Parker, Sleep};
+use offshoot_mailbox::{Parker, Room, Sleep};
 use offshoot_sys::event::EventFd;
 use offshoot_sys::{clock, fork, futex, poll, process};
 use offshoot_wire::frame::CancelOrder;
@@ -109,8 +109,14 @@ pub(crate) struct Local {
     /// One for the next method or call, as good as new.
     spare_scope: Cell<Option<Rc<Scope>>>,
     queue: RefCell<VecDeque<Runnable>>,
-    /// A waker of every task that has not ended, which is how all of them can be found and dropped.
-    active: RefCell<Slab<Option<Waker>>>,
+    /// Every task that has not ended, by which all of them can be found and dropped.
+    tasks: RefCell<Slab<Task>>,
+    /// How many of those have something to do.
+    active: Cell<usize>,
+    /// Workers without work.
+    idle: RefCell<Vec<Rc<Worker>>>,
+    /// How many workers there are, once there has been work for one.
+    workers: Cell<Option<usize>>,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     next_timer: Cell<u64>,
     reactor: OnceCell<Reactor>,
@@ -132,7 +138,9 @@ pub(crate) struct Local {
     /// The state, unless a method is running on it.
     state: RefCell<Option<Box<dyn Any>>>,
     state_type: Cell<Option<TypeId>>,
-    state_jobs: RefCell<VecDeque<Box<dyn StateJob>>>,
+    state_jobs: RefCell<VecDeque<StateWork>>,
+    /// A task has given the state back, and nobody has looked what waits for it.
+    returned: Cell<bool>,
     nurseries: RefCell<BTreeMap<NurseryKey, NurseryRecord>>,
     left: RefCell<Vec<Error>>,
     pub(crate) uplink: OnceCell<Uplink>,
@@ -150,6 +158,75 @@ pub(crate) struct Local {
     gate: Cell<usize>,
     /// The number of the last method that had the state.
     last_turn: Cell<u64>,
+}
+
+/// A task of an isolate.
+struct Task {
+    /// Known once it has been made.
+    waker: Option<Waker>,
+    /// Whether it has something to do.
+    active: bool,
+}
+
+/// A task that runs one call after the other, so that a call needs none of its own.
+struct Worker {
+    room: RefCell<Room>,
+    /// Its task was woken while a poll of what is in the room was under way.
+    again: Cell<bool>,
+    task: usize,
+    waker: OnceCell<Waker>,
+}
+
+/// How many calls of an isolate that have to wait are run by workers; more get a task of their own each.
+const WORKERS_MAX: usize = 16;
+
+/// A method call that waits for the state.
+enum StateWork {
+    Mail(Unopened),
+    Arrived(Box<dyn StateJob>),
+}
+
+/// A message that was taken out of its letter. Refused if it is dropped.
+struct Unopened(Option<Arc<dyn StateMail>>);
+
+impl Drop for Unopened {
+    fn drop(&mut self) {
+        if let Some(mail) = self.0.take() {
+            mail.refuse();
+        }
+    }
+}
+
+impl StateWork {
+    fn is_unwanted(&self) -> bool {
+        match self {
+            StateWork::Mail(Unopened(mail)) => mail.as_ref().is_none_or(|mail| mail.is_unwanted()),
+            StateWork::Arrived(job) => job.is_unwanted(),
+        }
+    }
+
+    /// Runs it at once, if it is no async method; otherwise it comes back.
+    fn run_plain(self, state: &mut dyn Any, local: &Rc<Local>) -> Option<StateWork> {
+        match self {
+            StateWork::Mail(mut unopened) => {
+                let mail = unopened.0.take()?;
+                let later = mail.run_plain(state, local).err()?;
+                Some(StateWork::Mail(Unopened(Some(later))))
+            }
+            StateWork::Arrived(job) => job.run_plain(state, local).err().map(StateWork::Arrived),
+        }
+    }
+
+    /// Starts it as a task, which has the state until it gives it back.
+    fn start(self, state: Box<dyn Any>, local: &Rc<Local>) {
+        match self {
+            StateWork::Mail(mut unopened) => match unopened.0.take() {
+                Some(mail) => mail.start(state, local),
+                None => local.return_state(state),
+            },
+            StateWork::Arrived(job) => job.start(state, local),
+        }
+    }
 }
 
 /// A task's future, dropped with care: a destructor that panics ends the isolate and not, as it
@@ -191,6 +268,16 @@ impl<F> Drop for DropCaught<'_, F> {
     }
 }
 
+/// A future that is dropped as soon as it is ready, and with care.
+async fn careful(local: Rc<Local>, future: impl Future<Output = ()>) {
+    let mut future = pin!(Some(future));
+    let mut caught = DropCaught {
+        local: &local,
+        future: future.as_mut(),
+    };
+    poll_fn(|cx| caught.poll(cx)).await;
+}
+
 impl Local {
     pub(crate) fn new(shared: Arc<Shared>) -> Rc<Local> {
         Rc::new(Local {
@@ -198,7 +285,10 @@ impl Local {
             root_scope: Scope::root(),
             spare_scope: Cell::new(None),
             queue: RefCell::default(),
-            active: RefCell::default(),
+            tasks: RefCell::default(),
+            active: Cell::new(0),
+            idle: RefCell::default(),
+            workers: Cell::new(None),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
             reactor: OnceCell::new(),
@@ -215,6 +305,7 @@ impl Local {
             state: RefCell::new(None),
             state_type: Cell::new(None),
             state_jobs: RefCell::default(),
+            returned: Cell::new(false),
             nurseries: RefCell::default(),
             left: RefCell::default(),
             uplink: OnceCell::new(),
@@ -263,18 +354,145 @@ impl Local {
     /// Starts a task on this isolate here and now: what a message asks for begins in the order of
     /// the messages, and not after a method that came later but whose task was queued before.
     pub(crate) fn spawn_at_once(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) {
-        self.run_task(self.make_task(future));
+        let Some(worker) = self.worker() else {
+            let runnable = self.make_task(future);
+            self.watched(|| runnable.run());
+            return;
+        };
+        let careful = careful(self.clone(), future);
+        self.set_active(worker.task, true);
+        let polled = self.watched(|| {
+            worker.room.borrow_mut().enter(careful);
+            self.poll_worker(&worker)
+        });
+        if polled.is_none() {
+            // What panicked is not to be polled again.
+            self.caught(|| worker.room.borrow_mut().clear());
+            self.rest(&worker);
+        }
+    }
+
+    /// A worker with nothing to do. None for what is to get a task of its own: the first of all, since many isolates get no second,
+    /// and those that are too many.
+    fn worker(self: &Rc<Local>) -> Option<Rc<Worker>> {
+        if let Some(idle) = self.idle.borrow_mut().pop() {
+            return Some(idle);
+        }
+        let workers = self.workers.get();
+        self.workers
+            .set(Some(workers.map_or(0, |n| n + 1).min(WORKERS_MAX)));
+        workers
+            .is_some_and(|n| n < WORKERS_MAX)
+            .then(|| self.make_worker())
+    }
+
+    fn make_worker(self: &Rc<Local>) -> Rc<Worker> {
+        /// Empties the room when the task is dropped, as who waits for what is in it may hold the worker's waker, and so this.
+        struct Empties(Rc<Local>, Rc<Worker>);
+        impl Drop for Empties {
+            fn drop(&mut self) {
+                if let Ok(mut room) = self.1.room.try_borrow_mut() {
+                    room.clear();
+                }
+                self.0.forget_task(self.1.task);
+            }
+        }
+        let worker = Rc::new(Worker {
+            room: RefCell::default(),
+            again: Cell::new(false),
+            task: self.new_task(),
+            waker: OnceCell::new(),
+        });
+        let empties = Empties(self.clone(), worker.clone());
+        let runnable = self.make_runnable(worker.task, async move {
+            let Empties(local, worker) = &empties;
+            poll_fn(|_| {
+                local.poll_worker(worker);
+                Poll::<()>::Pending
+            })
+            .await;
+        });
+        let set = worker.waker.set(runnable.waker());
+        debug_assert!(set.is_ok(), "a worker has one task");
+        self.set_active(worker.task, false);
+        // It has nothing to do yet: run, it waits to be woken.
+        runnable.run();
+        worker
+    }
+
+    /// Polls what is in the room of a worker, which is idle again once that is ready.
+    fn poll_worker(&self, worker: &Rc<Worker>) {
+        let Some(waker) = worker.waker.get() else {
+            return;
+        };
+        // What is in it may run this isolate's loop while it is being polled.
+        let Ok(mut room) = worker.room.try_borrow_mut() else {
+            worker.again.set(true);
+            return;
+        };
+        if !room.is_taken() {
+            return;
+        }
+        let polled = room.poll(&mut Context::from_waker(waker));
+        drop(room);
+        if worker.again.take() {
+            waker.wake_by_ref();
+        }
+        if polled.is_ready() {
+            self.rest(worker);
+        }
+    }
+
+    fn rest(&self, worker: &Rc<Worker>) {
+        self.set_active(worker.task, false);
+        self.idle.borrow_mut().push(worker.clone());
+    }
+
+    fn new_task(&self) -> usize {
+        self.active.set(self.active.get() + 1);
+        self.tasks.borrow_mut().insert(Task {
+            waker: None,
+            active: true,
+        })
+    }
+
+    fn set_active(&self, task: usize, active: bool) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get_mut(task) else {
+            return;
+        };
+        match (std::mem::replace(&mut task.active, active), active) {
+            (false, true) => self.active.set(self.active.get() + 1),
+            (true, false) => self.active.set(self.active.get() - 1),
+            _ => {}
+        }
+    }
+
+    fn forget_task(&self, task: usize) {
+        self.set_active(task, false);
+        self.tasks.borrow_mut().try_remove(task);
     }
 
     fn make_task(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) -> Runnable {
-        struct Active(Rc<Local>, usize);
-        impl Drop for Active {
+        struct Forgotten(Rc<Local>, usize);
+        impl Drop for Forgotten {
             fn drop(&mut self) {
-                self.0.active.borrow_mut().try_remove(self.1);
+                self.0.forget_task(self.1);
             }
         }
-        let key = self.active.borrow_mut().insert(None);
-        let active = Active(self.clone(), key);
+        let task = self.new_task();
+        let forgotten = Forgotten(self.clone(), task);
+        self.make_runnable(task, async move {
+            let forgotten = forgotten;
+            careful(forgotten.0.clone(), future).await;
+        })
+    }
+
+    fn make_runnable(
+        self: &Rc<Local>,
+        task: usize,
+        future: impl Future<Output = ()> + 'static,
+    ) -> Runnable {
         let shared = self.shared.clone();
         let schedule = move |runnable: Runnable| match Local::try_current() {
             Some(local) if Arc::ptr_eq(&local.shared, &shared) => {
@@ -285,26 +503,16 @@ impl Local {
                 shared.wake();
             }
         };
-        let (runnable, task) = async_task::spawn_local(
-            async move {
-                let active = active;
-                let mut future = pin!(Some(future));
-                let mut caught = DropCaught {
-                    local: &active.0,
-                    future: future.as_mut(),
-                };
-                poll_fn(|cx| caught.poll(cx)).await;
-            },
-            schedule,
-        );
-        self.active.borrow_mut()[key] = Some(runnable.waker());
-        task.detach();
+        let (runnable, handle) = async_task::spawn_local(future, schedule);
+        self.tasks.borrow_mut()[task].waker = Some(runnable.waker());
+        handle.detach();
         runnable
     }
 
-    fn run_task(&self, runnable: Runnable) {
+    fn run_task(self: &Rc<Local>, runnable: Runnable) {
         // User code is caught where it is polled; this catches what is dropped by a poll.
         self.watched(|| runnable.run());
+        self.serve_returned();
     }
 
     fn next_runnable(&self) -> Option<Runnable> {
@@ -312,7 +520,7 @@ impl Local {
         next.or_else(|| self.shared.woken.pop())
     }
 
-    fn run_tasks(&self) -> bool {
+    fn run_tasks(self: &Rc<Local>) -> bool {
         let mut ran = false;
         // Those woken elsewhere get their turn behind those that are here.
         while let Some(runnable) = self.shared.woken.pop() {
@@ -331,18 +539,25 @@ impl Local {
         ran
     }
 
+    /// Whether there is a task with something to do.
+    fn has_tasks(&self) -> bool {
+        self.active.get() != 0
+    }
+
     /// Drops every task, here and now. Their destructors run; a panic in one is an exit.
     fn drop_tasks(&self) {
         self.drop_wanted.set(false);
         let jobs = std::mem::take(&mut *self.state_jobs.borrow_mut());
         let mail = std::mem::take(&mut *self.mail.borrow_mut());
         self.caught(|| drop((jobs, mail)));
-        while !self.active.borrow().is_empty() {
+        self.idle.borrow_mut().clear();
+        self.workers.set(None);
+        while !self.tasks.borrow().is_empty() {
             let wakers: Vec<Waker> = self
-                .active
+                .tasks
                 .borrow()
                 .iter()
-                .filter_map(|(_, waker)| waker.clone())
+                .filter_map(|(_, task)| task.waker.clone())
                 .collect();
             wakers.into_iter().for_each(Waker::wake);
             // A woken task is in one of the queues, or about to be put there by another thread;
@@ -350,7 +565,7 @@ impl Local {
             while let Some(runnable) = self.next_runnable() {
                 self.caught(|| drop(runnable));
             }
-            if !self.active.borrow().is_empty() {
+            if !self.tasks.borrow().is_empty() {
                 std::thread::yield_now();
             }
         }
@@ -437,7 +652,8 @@ impl Local {
 
     fn take_mail(self: &Rc<Local>) -> bool {
         if !self.shared.inbox.is_empty() {
-            self.mail.borrow_mut().extend(self.shared.inbox.take_all());
+            let came = self.shared.inbox.take_all().map(Message::Mail);
+            self.mail.borrow_mut().extend(came);
         }
         if self.phase.get() > Phase::Closing {
             // Too late for what had not begun: its callers are told by the drop.
@@ -467,7 +683,7 @@ impl Local {
     }
 
     fn next_mail(&self) -> Option<Message> {
-        let mut batch = self.shared.inbox.take_all();
+        let mut batch = self.shared.inbox.take_all().map(Message::Mail);
         let first = batch.next()?;
         self.mail.borrow_mut().extend(batch);
         Some(first)
@@ -476,12 +692,21 @@ impl Local {
     /// Starts what a message asks for.
     pub(crate) fn begin(self: &Rc<Local>, message: Message) {
         match message {
+            Message::Mail(letter) => letter.open().begin(self),
             Message::Job(job) => job.begin(self),
             Message::State(job) => {
-                self.state_jobs.borrow_mut().push_back(job);
+                let work = StateWork::Arrived(job);
+                self.state_jobs.borrow_mut().push_back(work);
                 self.serve_state();
             }
         }
+    }
+
+    /// Runs a method that has come out of the mailbox, in its turn.
+    pub(crate) fn begin_on_state(self: &Rc<Local>, mail: Arc<dyn StateMail>) {
+        let work = StateWork::Mail(Unopened(Some(mail)));
+        self.state_jobs.borrow_mut().push_back(work);
+        self.serve_state();
     }
 
     /// Puts messages that came over a link behind those that are here.
@@ -505,11 +730,17 @@ impl Local {
             return;
         };
         while let Some(job) = self.next_state_job() {
-            // The first that is async takes the state along into a task.
-            let later = self.watched(|| job.run_plain(&mut *state, self).err());
+            let later = self.watched(|| job.run_plain(&mut *state, self));
             if let Some(Some(job)) = later {
-                self.serve_as_task(state, job);
-                return;
+                // The first that is async takes the state along into a task, which often has ended when this returns.
+                job.start(state, self);
+                match self.state.borrow_mut().take() {
+                    Some(returned) => {
+                        self.returned.set(false);
+                        state = returned;
+                    }
+                    None => return,
+                }
             }
             if self.phase.get() > Phase::Closing {
                 // Never served again: poisoned by a panic, or being taken down.
@@ -520,25 +751,24 @@ impl Local {
         *self.state.borrow_mut() = Some(state);
     }
 
-    fn serve_as_task(self: &Rc<Local>, mut state: Box<dyn Any>, mut job: Box<dyn StateJob>) {
-        let this = self.clone();
-        self.spawn_at_once(async move {
-            loop {
-                job.run(&mut *state, &this).await;
-                if this.phase.get() > Phase::Closing {
-                    return;
-                }
-                match this.next_state_job() {
-                    Some(next) => job = next,
-                    None => break,
-                }
-            }
-            *this.state.borrow_mut() = Some(state);
-        });
+    /// Gives the state back that a task had.
+    pub(crate) fn return_state(&self, state: Box<dyn Any>) {
+        // Otherwise it is never served again.
+        if self.phase.get() <= Phase::Closing {
+            *self.state.borrow_mut() = Some(state);
+            self.returned.set(true);
+        }
+    }
+
+    /// What waits for a state that was given back runs after the task that had it, not inside of it.
+    fn serve_returned(self: &Rc<Local>) {
+        if self.returned.take() {
+            self.serve_state();
+        }
     }
 
     /// The next that was not withdrawn while it was queued.
-    fn next_state_job(&self) -> Option<Box<dyn StateJob>> {
+    fn next_state_job(&self) -> Option<StateWork> {
         loop {
             let job = self.state_jobs.borrow_mut().pop_front()?;
             if !job.is_unwanted() {
@@ -844,7 +1074,7 @@ impl Local {
         if self.phase.get() == Phase::Running || self.blocking_main.get() {
             return false;
         }
-        let idle = self.active.borrow().is_empty()
+        let idle = !self.has_tasks()
             && self.mail.borrow().is_empty()
             && self.state_jobs.borrow().is_empty()
             && self.shared.inbox.is_empty();
@@ -862,7 +1092,7 @@ impl Local {
             return false;
         }
         // From here on senders get their message back. What came in between is still done.
-        let last = self.shared.inbox.close();
+        let last = self.shared.inbox.close().map(Message::Mail);
         self.mail.borrow_mut().extend(last);
         let over = self.mail.borrow().is_empty();
         if over {
@@ -1206,7 +1436,7 @@ impl Local {
 
     /// True while a message that a blocking isolate received has not ended.
     pub(crate) fn has_work(&self) -> bool {
-        !self.active.borrow().is_empty() || !self.state_jobs.borrow().is_empty()
+        self.has_tasks() || !self.state_jobs.borrow().is_empty()
     }
 
     /// True if a message went through the gate.
@@ -1226,7 +1456,7 @@ impl Local {
     /// True if no message is left and none can come any more.
     pub(crate) fn is_drained(&self) -> bool {
         self.phase.get() >= Phase::Closing && self.mail.borrow().is_empty() && {
-            let last = self.shared.inbox.close();
+            let last = self.shared.inbox.close().map(Message::Mail);
             self.mail.borrow_mut().extend(last);
             self.mail.borrow().is_empty()
         }

@@ -1,6 +1,6 @@
 //! The half of an isolate that others reach, and the target that a portal points to.
 
-use super::job::{Job, StateJob};
+use super::job::{Arrival, Job, Mail, StateJob};
 use super::thread::Work;
 use crate::credit::Lane;
 use crate::dialogue::tie::Tie;
@@ -15,7 +15,7 @@ use crate::time::nanos;
 use crate::{Cancel, Error, ErrorKind};
 use async_task::Runnable;
 use crossbeam::queue::SegQueue;
-use offshoot_mailbox::{Parker, Pushed, Queue, Wake};
+use offshoot_mailbox::{Envelope, Letter, List, Parker, Pushed, Queue, Wake};
 use offshoot_sys::socket::Revocable;
 use offshoot_sys::{clock, event::EventFd, futex, thread};
 use offshoot_wire::frame::{CancelOrder, Kind};
@@ -24,8 +24,10 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-/// A message of a sender.
+/// What an isolate has got.
 pub(crate) enum Message {
+    /// Of a sender in this process.
+    Mail(Letter<dyn Mail>),
     /// Runs as a task of its own.
     Job(Box<dyn Job>),
     /// Runs on the state, one at a time.
@@ -53,7 +55,7 @@ pub(crate) enum PollWaker {
 pub(crate) struct Shared {
     pub(crate) life: Arc<Life>,
     pub(crate) runtime: Arc<Runtime>,
-    pub(crate) inbox: Queue<Message>,
+    pub(crate) inbox: List<Letter<dyn Mail>>,
     pub(crate) control: Queue<Control>,
     /// Tasks of this isolate that were woken on another thread.
     pub(crate) woken: SegQueue<Runnable>,
@@ -97,7 +99,7 @@ impl Shared {
         Arc::new(Shared {
             life,
             runtime,
-            inbox: Queue::new(),
+            inbox: List::new(),
             control: Queue::new(),
             woken: SegQueue::new(),
             parker: Parker::new(),
@@ -161,14 +163,20 @@ impl Shared {
     }
 
     /// Puts a message into the mailbox; gives it back if the isolate accepts nothing more.
-    pub(crate) fn post(&self, message: Message) -> Result<(), Message> {
-        let pushed = self.inbox.push(message)?;
+    pub(crate) fn post(&self, letter: Letter<dyn Mail>) -> Result<(), Letter<dyn Mail>> {
+        let pushed = self.inbox.push(letter)?;
         crate::fault::frequent_point("wake", || self.life.identity().name());
         // Who pushed the first wakes it, unless that one is held up: then it still sleeps.
         if pushed == Pushed::First || self.parker.is_asleep() {
             self.wake();
         }
         Ok(())
+    }
+
+    /// As [`post`](Shared::post), of what has come from elsewhere. One that is refused is dropped, and its answer then says why.
+    pub(crate) fn deliver(&self, message: Message) {
+        let letter = Letter::seal(Envelope::without_reply(Arrival(message)), |_| {});
+        drop(self.post(letter));
     }
 
     /// Sends the thread a signal that breaks an interruptible system call.
@@ -207,7 +215,7 @@ impl Shared {
     /// Takes away from a wedged thread what others wait for. Returns what it had not begun, to be
     /// dropped where no lock is held: arguments are `Send`, and their callers are told by the drop.
     #[must_use]
-    pub(crate) fn cut_off(&self) -> Vec<Message> {
+    pub(crate) fn cut_off(&self) -> Vec<Letter<dyn Mail>> {
         self.cut_off.store(true, Ordering::Release);
         drop(self.control.close());
         let unserved = self.inbox.close().collect();

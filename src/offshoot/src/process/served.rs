@@ -21,7 +21,6 @@ use crate::{Error, ErrorKind, Origin, Result};
 use offshoot_wire::frame::{Body, CancelOrder, Ended, Header, Introduce, Invoke, Kind};
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -205,8 +204,7 @@ impl Served {
                 ));
             }
         };
-        // One that is refused is dropped, and its answer then says why.
-        drop(self.shared.post(message));
+        self.shared.deliver(message);
         Ok(())
     }
 }
@@ -288,14 +286,10 @@ impl StateJob for Arrived<Asked> {
         }
     }
 
-    fn run<'a>(
-        self: Box<Self>,
-        state: &'a mut dyn Any,
-        local: &'a Rc<Local>,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+    fn start(self: Box<Self>, state: Box<dyn Any>, local: &Rc<Local>) {
         match self.decoded() {
-            Some(job) => job.run(state, local),
-            None => Box::pin(async {}),
+            Some(job) => job.start(state, local),
+            None => local.return_state(state),
         }
     }
 }
