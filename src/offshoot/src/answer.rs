@@ -32,12 +32,12 @@ pub(crate) trait Holding<T>: Holds<Result<T>> + Send + Sync + 'static {}
 impl<T, H: Holds<Result<T>> + Send + Sync + 'static> Holding<T> for H {}
 
 /// Who waits for an answer that is still to be made.
-pub(crate) struct Waiting(Chain);
+pub(crate) struct Asker(Chain);
 
-impl Waiting {
+impl Asker {
     /// The code that is running.
-    pub(crate) fn here() -> Waiting {
-        Waiting(chain::current())
+    pub(crate) fn here() -> Asker {
+        Asker(chain::current())
     }
 }
 
@@ -48,10 +48,10 @@ pub(crate) struct LocalAnswer<T, H: Holding<T>> {
 }
 
 impl<T, H: Holding<T>> LocalAnswer<T, H> {
-    pub(crate) fn new(sender: Sender<Result<T>, H>, waiting: Waiting) -> LocalAnswer<T, H> {
+    pub(crate) fn new(sender: Sender<Result<T>, H>, asker: Asker) -> LocalAnswer<T, H> {
         LocalAnswer {
             sender,
-            chain: waiting.0,
+            chain: asker.0,
         }
     }
 }

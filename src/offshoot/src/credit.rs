@@ -318,7 +318,13 @@ impl Lane {
 
     /// The number of the next accepted message.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
+        if !self.messages.fair {
+            return self.sequence.fetch_add(1, Ordering::Relaxed);
+        }
+        // Of one isolate, whose thread alone counts.
+        let next = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(next + 1, Ordering::Relaxed);
+        next
     }
 
     pub(crate) fn credit(&self, kind: Kind) -> &Credit {

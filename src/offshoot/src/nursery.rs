@@ -14,7 +14,7 @@ use crate::family::{Body, Departed, Key, Member, NurseryKey, Status};
 use crate::isolate::inbox::serve_all;
 use crate::isolate::job::{Outcome, poll_caught};
 use crate::isolate::local::Local;
-use crate::isolate::shared::{Route, Shared, Target};
+use crate::isolate::shared::{Route, Shared, Target, Wait};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
 use crate::portal::{LocalPortal, Portal, through_serde};
@@ -735,7 +735,7 @@ impl Core {
                 match self.held.poll_over(cx, &self.local, bound) {
                     Poll::Ready(late) => late.into_iter().for_each(|error| self.fail(error)),
                     Poll::Pending => {
-                        self.local.shared.set_waiting("the far tasks of dialogues");
+                        self.local.shared.set_waiting(Wait::FarTasks);
                         break;
                     }
                 }
@@ -753,9 +753,7 @@ impl Core {
                     let mut family = self.local.shared.family.lock();
                     children.iter().for_each(|key| family.close(*key));
                 }
-                self.local
-                    .shared
-                    .set_waiting("the children of a nursery to end");
+                self.local.shared.set_waiting(Wait::Nursery);
             }
             if !any {
                 break;

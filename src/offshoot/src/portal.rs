@@ -11,7 +11,7 @@
 //!
 //! Accepted means that the receiver had room for it; until then the sender waits.
 
-use crate::answer::{Answer, Holding, LocalAnswer, NoAnswer, Waiting};
+use crate::answer::{Answer, Asker, Holding, LocalAnswer, NoAnswer};
 use crate::carry::{self, Carried};
 use crate::chain::{self, Chain, Waits};
 use crate::credit::{Awaited, Kind, Lane, Permit, Place, Taken};
@@ -568,11 +568,11 @@ fn post<J, T>(
     envelope: Arc<Sent<J, T>>,
     shared: &Shared,
     permit: Permit,
-    reply: fn(&mut J) -> &mut job::Reply<Waiting>,
+    reply: fn(&mut J) -> &mut job::Reply<Asker>,
 ) where
     J: Contents<Slot<Result<T>>, Face = dyn Mail>,
 {
-    let stamp = |job: &mut J| *reply(job) = job::Reply::new(Waiting::here(), permit);
+    let stamp = |job: &mut J| *reply(job) = job::Reply::new(Asker::here(), permit);
     drop(shared.post(Letter::seal(envelope, stamp)));
 }
 
@@ -628,7 +628,7 @@ impl<T: Payload, H: Holding<T>> Answer<T> for SerdeAnswer<T, H> {
     }
 }
 
-impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for Sent<CallJob<F, M, Waiting>, F::Out>
+impl<F: Endpoint<M>, M: 'static> Outgoing<F::Out> for Sent<CallJob<F, M, Asker>, F::Out>
 where
     F::Args: Payload,
     F::Out: Payload,
@@ -644,7 +644,7 @@ where
         }
         let (mut job, sender) = Envelope::open(self).ok_or_else(polled_again)?;
         job.args = through_serde(job.args, true)?;
-        let answer = SerdeAnswer(LocalAnswer::new(sender, Waiting::here()));
+        let answer = SerdeAnswer(LocalAnswer::new(sender, Asker::here()));
         let job = job.answering(|_| job::Reply::new(answer, permit));
         shared.deliver(Message::Job(Box::new(job)));
         Ok(())
@@ -662,7 +662,7 @@ where
 }
 
 impl<S: 'static, F: Method<S, M>, M: 'static, const CANCELLABLE: bool> Outgoing<F::Out>
-    for Sent<MethodJob<S, F, M, Waiting, CANCELLABLE>, F::Out>
+    for Sent<MethodJob<S, F, M, Asker, CANCELLABLE>, F::Out>
 where
     F::Args: Payload,
     F::Out: Payload,
@@ -678,7 +678,7 @@ where
         }
         let (mut job, sender) = Envelope::open(self).ok_or_else(polled_again)?;
         job.args = through_serde(job.args, true)?;
-        let answer = SerdeAnswer(LocalAnswer::new(sender, Waiting::here()));
+        let answer = SerdeAnswer(LocalAnswer::new(sender, Asker::here()));
         let job = job.answering(|_| job::Reply::new(answer, permit));
         shared.deliver(Message::State(Box::new(job)));
         Ok(())

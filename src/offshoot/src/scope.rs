@@ -32,6 +32,8 @@ pub(crate) struct Scope {
     waits: RefCell<Option<Waits>>,
     children: RefCell<Slab<Weak<Scope>>>,
     place: Cell<usize>,
+    /// Something has come of it since it was as good as new. Most methods leave it alone.
+    touched: Cell<bool>,
 }
 
 thread_local! {
@@ -49,6 +51,7 @@ impl Scope {
             waits: RefCell::new(None),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
+            touched: Cell::new(false),
         })
     }
 
@@ -62,7 +65,9 @@ impl Scope {
             waits: RefCell::new(None),
             children: RefCell::new(Slab::new()),
             place: Cell::new(0),
+            touched: Cell::new(false),
         });
+        self.touched.set(true);
         child
             .place
             .set(self.children.borrow_mut().insert(Rc::downgrade(&child)));
@@ -109,12 +114,14 @@ impl Scope {
             }
             *slot = Some(cancel);
         }
+        self.touched.set(true);
         self.wake();
     }
 
     /// Keeps cancellations from above out, or lets them in again.
     pub(crate) fn set_shielded(&self, shielded: bool) {
         self.shielded.set(shielded);
+        self.touched.set(true);
         self.wake();
     }
 
@@ -124,6 +131,7 @@ impl Scope {
 
     /// Says that this is the scope of a nursery, which waits for these dialogues.
     pub(crate) fn hold(&self, held: Rc<Held>) {
+        self.touched.set(true);
         let set = self.held.set(held);
         debug_assert!(set.is_ok(), "a scope is of one nursery");
     }
@@ -162,13 +170,23 @@ impl Scope {
 
     /// Makes it as good as new, if nothing has come of it that is still there.
     pub(crate) fn reset(self: &Rc<Scope>) -> bool {
-        self.shielded.set(false);
         *self.waits.borrow_mut() = None;
-        Rc::strong_count(self) == 1
-            && self.cancel.borrow().is_none()
+        if Rc::strong_count(self) != 1 {
+            return false;
+        }
+        if !self.touched.replace(false) {
+            return true;
+        }
+        self.shielded.set(false);
+        self.cancel.borrow().is_none()
             && self.held.get().is_none()
             && self.children.borrow().is_empty()
             && self.wakers.lock().is_empty()
+    }
+
+    fn add_waker(&self, waker: &Waker) -> usize {
+        self.touched.set(true);
+        self.wakers.lock().insert(waker.clone())
     }
 
     fn wake(&self) {
@@ -254,7 +272,7 @@ impl ScopeWatch {
         if let Some(cancel) = scope.cancelled() {
             return Poll::Ready(cancel);
         }
-        let key = scope.wakers.lock().insert(cx.waker().clone());
+        let key = scope.add_waker(cx.waker());
         self.place = Some((scope, key));
         Poll::Pending
     }
@@ -289,7 +307,7 @@ impl SendWatch {
             }
             _ => {
                 self.leave();
-                let key = scope.wakers.lock().insert(cx.waker().clone());
+                let key = scope.add_waker(cx.waker());
                 self.place = Some((scope.wakers.clone(), key));
             }
         }

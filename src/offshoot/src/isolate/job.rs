@@ -6,7 +6,7 @@
 use super::local::{Local, Turn};
 use super::panics;
 use super::shared::Message;
-use crate::answer::{Answer, Holding, LocalAnswer, NoAnswer, Waiting};
+use crate::answer::{Answer, Asker, Holding, LocalAnswer, NoAnswer};
 use crate::chain::{Chain, Waits};
 use crate::credit::Permit;
 use crate::scope::Scope;
@@ -152,10 +152,10 @@ impl<R> Reply<R> {
     }
 }
 
-impl Reply<Waiting> {
+impl Reply<Asker> {
     /// With the answer for which its caller waits in this slot.
     fn to<T, H: Holding<T>>(self, sender: Sender<Result<T>, H>) -> Reply<LocalAnswer<T, H>> {
-        self.map(|waiting| LocalAnswer::new(sender, waiting))
+        self.map(|asker| LocalAnswer::new(sender, asker))
     }
 }
 
@@ -220,7 +220,7 @@ where
     }
 }
 
-impl<F, M: 'static> Contents<Slot<Result<F::Out>>> for CallJob<F, M, Waiting>
+impl<F, M: 'static> Contents<Slot<Result<F::Out>>> for CallJob<F, M, Asker>
 where
     F: Endpoint<M>,
     F::Args: Send + 'static,
@@ -233,7 +233,7 @@ where
     }
 }
 
-impl<F, M: 'static> Mail for Sent<CallJob<F, M, Waiting>, F::Out>
+impl<F, M: 'static> Mail for Sent<CallJob<F, M, Asker>, F::Out>
 where
     F: Endpoint<M>,
     F::Args: Send + 'static,
@@ -266,7 +266,7 @@ impl<F: Endpoint<M>, M, R> CallJob<F, M, R> {
 /// A closure that captures; only within the process.
 pub(crate) struct RunJob<F> {
     pub(crate) function: F,
-    pub(crate) reply: Reply<Waiting>,
+    pub(crate) reply: Reply<Asker>,
 }
 
 impl<F, T> Contents<Slot<Result<T>>> for RunJob<F>
@@ -495,7 +495,7 @@ where
 }
 
 impl<S: 'static, F, M: 'static, const CANCELLABLE: bool> Contents<Slot<Result<F::Out>>>
-    for MethodJob<S, F, M, Waiting, CANCELLABLE>
+    for MethodJob<S, F, M, Asker, CANCELLABLE>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
@@ -509,7 +509,7 @@ where
 }
 
 impl<S: 'static, F, M: 'static, const CANCELLABLE: bool> Mail
-    for Sent<MethodJob<S, F, M, Waiting, CANCELLABLE>, F::Out>
+    for Sent<MethodJob<S, F, M, Asker, CANCELLABLE>, F::Out>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
@@ -525,7 +525,7 @@ where
 }
 
 impl<S: 'static, F, M: 'static, const CANCELLABLE: bool> StateMail
-    for Sent<MethodJob<S, F, M, Waiting, CANCELLABLE>, F::Out>
+    for Sent<MethodJob<S, F, M, Asker, CANCELLABLE>, F::Out>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
@@ -626,7 +626,7 @@ where
 /// A closure over the state that captures; only within the process.
 pub(crate) struct WithJob<S, F> {
     pub(crate) function: F,
-    pub(crate) reply: Reply<Waiting>,
+    pub(crate) reply: Reply<Asker>,
     pub(crate) marker: PhantomData<fn(S)>,
 }
 

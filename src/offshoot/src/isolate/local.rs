@@ -20,7 +20,7 @@
 use super::inbox::Inbox;
 use super::job::{StateJob, StateMail};
 use super::panics;
-use super::shared::{Control, Message, PollWaker, Shared, Target};
+use super::shared::{Control, Message, PollWaker, Shared, Target, Wait};
 use crate::chain::Waits;
 use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
 use crate::family::{ADOPTED, Above, Departed, NurseryKey};
@@ -523,7 +523,9 @@ impl Local {
     fn run_tasks(self: &Rc<Local>) -> bool {
         let mut ran = false;
         // Those woken elsewhere get their turn behind those that are here.
-        while let Some(runnable) = self.shared.woken.pop() {
+        while !self.shared.woken.is_empty()
+            && let Some(runnable) = self.shared.woken.pop()
+        {
             self.queue.borrow_mut().push_back(runnable);
         }
         for _ in 0..BUDGET {
@@ -705,8 +707,15 @@ impl Local {
     /// Runs a method that has come out of the mailbox, in its turn.
     pub(crate) fn begin_on_state(self: &Rc<Local>, mail: Arc<dyn StateMail>) {
         let work = StateWork::Mail(Unopened(Some(mail)));
-        self.state_jobs.borrow_mut().push_back(work);
-        self.serve_state();
+        let free = match self.state_jobs.borrow().is_empty() {
+            true => self.state.borrow_mut().take(),
+            false => None,
+        };
+        match free {
+            Some(state) => self.serve_from(state, work),
+            // Whoever has the state looks here when done.
+            None => self.state_jobs.borrow_mut().push_back(work),
+        }
     }
 
     /// Puts messages that came over a link behind those that are here.
@@ -726,11 +735,25 @@ impl Local {
 
     /// Runs what waits for the state, one after the other, unless somebody does so already.
     fn serve_state(self: &Rc<Local>) {
-        let Some(mut state) = self.state.borrow_mut().take() else {
+        let Some(state) = self.state.borrow_mut().take() else {
             return;
         };
-        while let Some(job) = self.next_state_job() {
-            let later = self.watched(|| job.run_plain(&mut *state, self));
+        let first = self.state_jobs.borrow_mut().pop_front();
+        match first {
+            Some(first) => self.serve_from(state, first),
+            None => *self.state.borrow_mut() = Some(state),
+        }
+    }
+
+    /// Runs this, and then what waits for the state.
+    fn serve_from(self: &Rc<Local>, mut state: Box<dyn Any>, first: StateWork) {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            let later = self.watched(|| match job.is_unwanted() {
+                // It was withdrawn while it was queued.
+                true => None,
+                false => job.run_plain(&mut *state, self),
+            });
             if let Some(Some(job)) = later {
                 // The first that is async takes the state along into a task, which often has ended when this returns.
                 job.start(state, self);
@@ -747,6 +770,7 @@ impl Local {
                 self.watched(|| drop(state));
                 return;
             }
+            next = self.state_jobs.borrow_mut().pop_front();
         }
         *self.state.borrow_mut() = Some(state);
     }
@@ -764,17 +788,6 @@ impl Local {
     fn serve_returned(self: &Rc<Local>) {
         if self.returned.take() {
             self.serve_state();
-        }
-    }
-
-    /// The next that was not withdrawn while it was queued.
-    fn next_state_job(&self) -> Option<StateWork> {
-        loop {
-            let job = self.state_jobs.borrow_mut().pop_front()?;
-            if !job.is_unwanted() {
-                return Some(job);
-            }
-            self.watched(|| drop(job));
         }
     }
 
@@ -809,7 +822,9 @@ impl Local {
     pub(crate) fn begin_turn(&self) -> Turn<'_> {
         let number = self.last_turn.get() + 1;
         self.last_turn.set(number);
-        let before = self.shared.serving.swap(number, Ordering::AcqRel);
+        // Only this thread writes it.
+        let before = self.shared.serving.load(Ordering::Relaxed);
+        self.shared.serving.store(number, Ordering::Release);
         Turn {
             shared: &self.shared,
             number,
@@ -1022,7 +1037,7 @@ impl Local {
             crate::fault::point("S7", self.shared.life.identity().name());
         }
         self.phase.set(phase);
-        self.shared.set_waiting("its own cancellation");
+        self.shared.set_waiting(Wait::Cancellation);
         let below = Cancel {
             by: Canceller::Parent(self.shared.life.origin(), Box::new(cancel.by.clone())),
         };
@@ -1043,6 +1058,9 @@ impl Local {
     }
 
     fn take_control(&self) -> bool {
+        if self.shared.control.is_empty() {
+            return false;
+        }
         let mut any = false;
         for control in self.shared.control.take_all() {
             any = true;
@@ -1088,7 +1106,7 @@ impl Local {
             for key in family.keys() {
                 family.cancel(key, &Cancel { by: by.clone() }, self.order.get());
             }
-            self.shared.set_waiting("its children to come down");
+            self.shared.set_waiting(Wait::Children);
             return false;
         }
         // From here on senders get their message back. What came in between is still done.
@@ -1104,12 +1122,8 @@ impl Local {
     // ---- the loop ----
 
     /// One turn. False if there was nothing to do.
-    fn turn(self: &Rc<Local>) -> bool {
-        if !self.shared.runtime.original.is_here() {
-            end_copy(&self.shared);
-        }
+    fn turn(self: &Rc<Local>, now: u64) -> bool {
         let mut any = self.take_control();
-        let now = clock::now();
         self.look_after_family(now);
         if let Some((grace_at, _)) = self.order.get()
             && self.phase.get() == Phase::Cancelling
@@ -1133,6 +1147,17 @@ impl Local {
         any
     }
 
+    /// Whether another turn would find nothing, as far as that is seen without one: of a link to the owner it is not.
+    fn is_quiet(&self) -> bool {
+        self.uplink.get().is_none()
+            && !self.drop_wanted.get()
+            && self.queue.borrow().is_empty()
+            && self.mail.borrow().is_empty()
+            && self.shared.woken.is_empty()
+            && self.shared.inbox.is_empty()
+            && self.shared.control.is_empty()
+    }
+
     fn next_deadline(&self) -> Option<u64> {
         let timer = self
             .timers
@@ -1149,58 +1174,53 @@ impl Local {
 
     /// Sleeps until there may be something to do; not at all if `busy`.
     fn sleep(&self, busy: bool) {
+        // The program's code has run, which may have forked.
+        if !self.shared.runtime.original.is_here() {
+            end_copy(&self.shared);
+        }
         // A task may have been woken here since the turn, by what a blocking wait polls.
-        let busy = busy || !self.queue.borrow().is_empty();
+        if busy || !self.queue.borrow().is_empty() {
+            self.look_on();
+            return;
+        }
         let deadline = self.next_deadline();
         let left = |deadline: u64| Duration::from_nanos(deadline.saturating_sub(clock::now()));
-        if let Some(uplink) = self.uplink.get()
-            && !busy
-        {
+        if let Some(uplink) = self.uplink.get() {
             uplink.before_sleep();
         }
-        if !busy && !self.settled.replace(true) {
+        if !self.settled.replace(true) {
             self.shared.runtime.reserve.refill();
         }
-        if !busy {
-            self.pay();
-            self.pass_credit_on();
-            // One of its own may have been woken by that.
-            if !self.queue.borrow().is_empty() {
-                return;
-            }
-            self.shared.set_busy(false);
+        self.pay();
+        self.pass_credit_on();
+        // One of its own may have been woken by that.
+        if !self.queue.borrow().is_empty() {
+            return;
         }
-        if let Some(process) = self.borrow_link(busy) {
+        self.shared.set_idle();
+        if let Some(process) = self.borrow_link() {
             self.sleep_on(&process, deadline);
             return;
         }
         // What comes meanwhile is consumed by the parker, which then does not let it sleep.
-        if !busy {
-            if let Some(uplink) = self.uplink.get() {
-                uplink.stay_awake();
-            }
-            self.shared.runtime.spin.wait(|| self.has_come(), deadline);
+        if let Some(uplink) = self.uplink.get() {
+            uplink.stay_awake();
         }
+        self.shared.runtime.spin.wait(|| self.has_come(), deadline);
         match self.reactor.get() {
-            // It has just looked, and what it does because of that needs no second look at once.
-            Some(_) if busy && self.busy_turns.get() == 1 => {}
             Some(reactor) => {
-                let asleep =
-                    !busy && self.uplink_sleeps() && self.shared.parker.prepare(Sleep::Poll);
-                let timeout = if asleep {
-                    deadline.map(left)
-                } else {
-                    Some(Duration::ZERO)
+                let asleep = self.uplink_sleeps() && self.shared.parker.prepare(Sleep::Poll);
+                let timeout = match asleep {
+                    true => deadline.map(left),
+                    false => Some(Duration::ZERO),
                 };
-                self.shared.set_busy(false);
                 reactor.wait(timeout);
                 if asleep {
                     self.shared.parker.finish();
                 }
             }
             None => {
-                if !busy && self.shared.parker.prepare(Sleep::Futex) {
-                    self.shared.set_busy(false);
+                if self.shared.parker.prepare(Sleep::Futex) {
                     futex::wait(
                         self.shared.parker.word(),
                         Parker::ASLEEP,
@@ -1208,6 +1228,23 @@ impl Local {
                     );
                     self.shared.parker.finish();
                 }
+            }
+        }
+    }
+
+    /// Between two turns of which the next may have something to do.
+    fn look_on(&self) {
+        // A turn with something to do comes between any two answers of a link, but not two in a row.
+        self.busy_turns.set(self.busy_turns.get() + 1);
+        if self.busy_turns.get() > 1 {
+            let id = self.shared.life.identity().id;
+            if let Some(process) = self.borrowed.take() {
+                process.return_link(id, true);
+            }
+            // After the first it has just looked, and what it does because of that needs no second look at once.
+            if let Some(reactor) = self.reactor.get() {
+                self.shared.set_idle();
+                reactor.wait(Some(Duration::ZERO));
             }
         }
     }
@@ -1229,18 +1266,9 @@ impl Local {
     }
 
     /// The process on whose link this isolate is to sleep, if it is to sleep on one; see `process::inlet`.
-    fn borrow_link(&self, busy: bool) -> Option<Arc<Process>> {
+    fn borrow_link(&self) -> Option<Arc<Process>> {
         let id = self.shared.life.identity().id;
         let borrowed = self.borrowed.take();
-        if busy {
-            // A turn with something to do comes between any two answers, but not two in a row.
-            self.busy_turns.set(self.busy_turns.get() + 1);
-            match borrowed {
-                Some(process) if self.busy_turns.get() > 1 => process.return_link(id, true),
-                borrowed => *self.borrowed.borrow_mut() = borrowed,
-            }
-            return None;
-        }
         self.busy_turns.set(0);
         let awaited = self
             .awaited
@@ -1317,7 +1345,6 @@ impl Local {
         if !self.shared.parker.prepare(Sleep::Poll) {
             return;
         }
-        self.shared.set_busy(false);
         let link = process.link.fd();
         let timeout = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock::now())));
         let woken = match (self.reactor.get(), self.shared.poll_waker.get()) {
@@ -1350,13 +1377,14 @@ impl Local {
     pub(crate) fn run(self: &Rc<Local>) -> (Exit, Vec<Error>) {
         // Abandoned, and come back: what is left is to end without touching anything.
         while !self.shared.is_cut_off() && !self.is_over() {
-            self.shared.set_busy(true);
-            let busy = self.turn();
+            let now = clock::now();
+            self.shared.begin_turn(now);
+            let busy = self.turn(now) && !self.is_quiet();
             if !busy && self.is_over() {
                 break;
             }
             if !busy && self.phase.get() == Phase::Running {
-                self.shared.set_waiting("messages, timers and I/O");
+                self.shared.set_waiting(Wait::Messages);
             }
             self.sleep(busy);
         }
@@ -1409,7 +1437,7 @@ impl Local {
             if let Some(value) = done() {
                 return value;
             }
-            let busy = self.turn();
+            let busy = self.turn(clock::now());
             if let Some(value) = done() {
                 return value;
             }

@@ -20,7 +20,7 @@ use offshoot_sys::socket::Revocable;
 use offshoot_sys::{clock, event::EventFd, futex, thread};
 use offshoot_wire::frame::{CancelOrder, Kind};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -45,6 +45,28 @@ pub(crate) enum Control {
     /// Look at the clock: somebody else changed what this isolate has to do and when.
     Look,
 }
+
+/// What the runtime of an isolate waits for, the index of its name.
+#[derive(Clone, Copy)]
+pub(crate) enum Wait {
+    FirstTurn,
+    Messages,
+    Cancellation,
+    Children,
+    FarTasks,
+    Nursery,
+    Start,
+}
+
+const WAITS: [&str; 7] = [
+    "its first turn",
+    "messages, timers and I/O",
+    "its own cancellation",
+    "its children to come down",
+    "the far tasks of dialogues",
+    "the children of a nursery to end",
+    "a process to start",
+];
 
 /// How to wake an isolate that sleeps in its poll rather than on its futex.
 pub(crate) enum PollWaker {
@@ -72,8 +94,8 @@ pub(crate) struct Shared {
     /// Dialogues that it has opened: an abandoned isolate drops nothing any more.
     opened: Mutex<Vec<Weak<Tie>>>,
     tid: AtomicI32,
-    /// The name of the wait that the isolate's runtime is in, for dumps.
-    waiting: Mutex<&'static str>,
+    /// The wait that the isolate's runtime is in, for dumps.
+    waiting: AtomicU8,
     /// When the running task was last polled, or 0: what tells a blocked isolate from an idle one.
     busy_since: AtomicU64,
     /// How many turns its loop has had.
@@ -111,7 +133,7 @@ impl Shared {
             sockets: Arc::default(),
             opened: Mutex::default(),
             tid: AtomicI32::new(0),
-            waiting: Mutex::new("its first turn"),
+            waiting: AtomicU8::new(Wait::FirstTurn as u8),
             busy_since: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             cut_off: AtomicBool::new(false),
@@ -282,18 +304,21 @@ impl Shared {
     }
 
     /// Names the wait that the runtime is in on this isolate's behalf.
-    pub(crate) fn set_waiting(&self, what: &'static str) {
-        *self.waiting.lock() = what;
+    pub(crate) fn set_waiting(&self, what: Wait) {
+        self.waiting.store(what as u8, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_busy(&self, busy: bool) {
-        if busy {
-            // Only its own thread writes it.
-            let turns = self.turns.load(Ordering::Relaxed);
-            self.turns.store(turns + 1, Ordering::Relaxed);
-        }
-        self.busy_since
-            .store(if busy { clock::now() } else { 0 }, Ordering::Relaxed);
+    /// A turn of its loop begins.
+    pub(crate) fn begin_turn(&self, now: u64) {
+        // Only its own thread writes it.
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns + 1, Ordering::Relaxed);
+        self.busy_since.store(now, Ordering::Relaxed);
+    }
+
+    /// Its thread is about to wait.
+    pub(crate) fn set_idle(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
     }
 
     /// Since when it has been running code without a turn of its loop (ns), if it is.
@@ -346,7 +371,8 @@ impl Shared {
                 self.describe()
             ));
         } else {
-            line.push_str(&format!(" waiting for {}", *self.waiting.lock()));
+            let waiting = usize::from(self.waiting.load(Ordering::Relaxed));
+            line.push_str(&format!(" waiting for {}", WAITS[waiting]));
         }
         line
     }

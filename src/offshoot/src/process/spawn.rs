@@ -7,7 +7,7 @@ use super::warden::{Blank, SpawnFds, Taken, Warden};
 use crate::carry::{self, Carried};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
-use crate::isolate::shared::{Route, Shared, Target};
+use crate::isolate::shared::{Route, Shared, Target, Wait};
 use crate::janitor::GrantedDir;
 use crate::life::Life;
 use crate::nursery::Core;
@@ -347,7 +347,7 @@ async fn try_spawn(
         }
     };
 
-    owner.set_waiting("a process to start");
+    owner.set_waiting(Wait::Start);
     core.local.await_start(&process);
     #[cfg(feature = "fault-points")]
     let asked_at = clock::now();
