@@ -279,8 +279,7 @@ where
             first,
             tie.clone(),
         );
-        let this = local.clone();
-        local.spawn_at_once(async move {
+        local.spawn_at_once(|this| async move {
             let scope = this.root_scope.child();
             if chain.is_some() {
                 scope.set_waits(Waits::until_started(chain, &tie));

@@ -357,8 +357,7 @@ fn begin_call<T: 'static>(
     mut answer: impl Answer<T>,
     permit: Option<Permit>,
 ) {
-    let this = local.clone();
-    local.spawn_at_once(async move {
+    local.spawn_at_once(|this| async move {
         let scope = this.take_scope();
         let (turn, waits) = call_turn(&this, answer.chain());
         if let Some(waits) = waits {
@@ -450,8 +449,7 @@ where
             reply: Reply { answer, permit },
             ..
         } = self;
-        let this = local.clone();
-        local.spawn_at_once(async move {
+        local.spawn_at_once(|this| async move {
             // Begun: the sender may send another one.
             spend(permit, &this);
             match state.downcast_mut::<S>() {
@@ -685,8 +683,7 @@ where
             return;
         };
         let Reply { answer, permit } = reply.to(sender);
-        let this = local.clone();
-        local.spawn_at_once(async move {
+        local.spawn_at_once(|this| async move {
             spend(permit, &this);
             match state.downcast_mut::<S>() {
                 Some(state) => {

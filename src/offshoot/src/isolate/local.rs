@@ -37,6 +37,7 @@ use offshoot_mailbox::{Parker, Room, Sleep};
 use offshoot_sys::event::EventFd;
 use offshoot_sys::{clock, fork, futex, poll, process};
 use offshoot_wire::frame::CancelOrder;
+use pin_project_lite::pin_project;
 use slab::Slab;
 use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -45,7 +46,7 @@ use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -115,8 +116,6 @@ pub(crate) struct Local {
     active: Cell<usize>,
     /// Workers without work.
     idle: RefCell<Vec<Rc<Worker>>>,
-    /// How many workers there are, once there has been work for one.
-    workers: Cell<Option<usize>>,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     next_timer: Cell<u64>,
     reactor: OnceCell<Reactor>,
@@ -173,12 +172,14 @@ struct Worker {
     room: RefCell<Room>,
     /// Its task was woken while a poll of what is in the room was under way.
     again: Cell<bool>,
+    /// There are enough without it.
+    over: Cell<bool>,
     task: usize,
     waker: OnceCell<Waker>,
 }
 
-/// How many calls of an isolate that have to wait are run by workers; more get a task of their own each.
-const WORKERS_MAX: usize = 16;
+/// How many workers without work an isolate keeps.
+const IDLE_MAX: usize = 16;
 
 /// A method call that waits for the state.
 enum StateWork {
@@ -229,11 +230,48 @@ impl StateWork {
     }
 }
 
-/// A task's future, dropped with care: a destructor that panics ends the isolate and not, as it
-/// would inside of the task's cell, the process.
-struct DropCaught<'a, F> {
-    local: &'a Local,
-    future: Pin<&'a mut Option<F>>,
+pin_project! {
+    /// A task's future, dropped as soon as it is ready and with care: a destructor that panics ends the isolate and not, as it
+    /// would inside of the task's cell, the process.
+    struct Careful<F> {
+        local: Rc<Local>,
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Careful<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.end();
+        }
+    }
+}
+
+impl<F> Careful<F> {
+    fn new(local: &Rc<Local>, future: F) -> Careful<F> {
+        Careful {
+            local: local.clone(),
+            future: Some(future),
+        }
+    }
+
+    fn end(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| this.future.set(None))) {
+            this.local.fail(Exit::Panicked(panics::take(payload)));
+        }
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Careful<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(future) = self.as_mut().project().future.as_pin_mut() {
+            std::task::ready!(future.poll(cx));
+        }
+        self.end();
+        Poll::Ready(())
+    }
 }
 
 /// The time in which a method has the state, or in which something else keeps the isolate from serving.
@@ -250,34 +288,6 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl<F: Future<Output = ()>> DropCaught<'_, F> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.future.as_mut().as_pin_mut() {
-            Some(future) => future.poll(cx),
-            None => Poll::Ready(()),
-        }
-    }
-}
-
-impl<F> Drop for DropCaught<'_, F> {
-    fn drop(&mut self) {
-        let future = &mut self.future;
-        if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| future.set(None))) {
-            self.local.fail(Exit::Panicked(panics::take(payload)));
-        }
-    }
-}
-
-/// A future that is dropped as soon as it is ready, and with care.
-async fn careful(local: Rc<Local>, future: impl Future<Output = ()>) {
-    let mut future = pin!(Some(future));
-    let mut caught = DropCaught {
-        local: &local,
-        future: future.as_mut(),
-    };
-    poll_fn(|cx| caught.poll(cx)).await;
-}
-
 impl Local {
     pub(crate) fn new(shared: Arc<Shared>) -> Rc<Local> {
         Rc::new(Local {
@@ -288,7 +298,6 @@ impl Local {
             tasks: RefCell::default(),
             active: Cell::new(0),
             idle: RefCell::default(),
-            workers: Cell::new(None),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
             reactor: OnceCell::new(),
@@ -353,37 +362,26 @@ impl Local {
 
     /// Starts a task on this isolate here and now: what a message asks for begins in the order of
     /// the messages, and not after a method that came later but whose task was queued before.
-    pub(crate) fn spawn_at_once(self: &Rc<Local>, future: impl Future<Output = ()> + 'static) {
-        let Some(worker) = self.worker() else {
-            let runnable = self.make_task(future);
-            self.watched(|| runnable.run());
-            return;
-        };
-        let careful = careful(self.clone(), future);
+    ///
+    /// The future is made where it is put, as it is large, and each copy is on the stack of every isolate: with no more
+    /// than a page of frames above a thread's own, a thread isolate has two pages of stack instead of three.
+    #[inline(never)]
+    pub(crate) fn spawn_at_once<F>(self: &Rc<Local>, make: impl FnOnce(Rc<Local>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let idle = self.idle.borrow_mut().pop();
+        let worker = idle.unwrap_or_else(|| self.make_worker());
         self.set_active(worker.task, true);
-        let polled = self.watched(|| {
-            worker.room.borrow_mut().enter(careful);
-            self.poll_worker(&worker)
-        });
-        if polled.is_none() {
+        worker
+            .room
+            .borrow_mut()
+            .enter(Careful::new(self, make(self.clone())));
+        if self.watched(|| self.poll_worker(&worker)).is_none() {
             // What panicked is not to be polled again.
             self.caught(|| worker.room.borrow_mut().clear());
             self.rest(&worker);
         }
-    }
-
-    /// A worker with nothing to do. None for what is to get a task of its own: the first of all, since many isolates get no second,
-    /// and those that are too many.
-    fn worker(self: &Rc<Local>) -> Option<Rc<Worker>> {
-        if let Some(idle) = self.idle.borrow_mut().pop() {
-            return Some(idle);
-        }
-        let workers = self.workers.get();
-        self.workers
-            .set(Some(workers.map_or(0, |n| n + 1).min(WORKERS_MAX)));
-        workers
-            .is_some_and(|n| n < WORKERS_MAX)
-            .then(|| self.make_worker())
     }
 
     fn make_worker(self: &Rc<Local>) -> Rc<Worker> {
@@ -400,18 +398,22 @@ impl Local {
         let worker = Rc::new(Worker {
             room: RefCell::default(),
             again: Cell::new(false),
+            over: Cell::new(false),
             task: self.new_task(),
             waker: OnceCell::new(),
         });
         let empties = Empties(self.clone(), worker.clone());
-        let runnable = self.make_runnable(worker.task, async move {
-            let Empties(local, worker) = &empties;
-            poll_fn(|_| {
+        let runnable = self.make_runnable(
+            worker.task,
+            poll_fn(move |_| {
+                let Empties(local, worker) = &empties;
                 local.poll_worker(worker);
-                Poll::<()>::Pending
-            })
-            .await;
-        });
+                match worker.over.get() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            }),
+        );
         let set = worker.waker.set(runnable.waker());
         debug_assert!(set.is_ok(), "a worker has one task");
         self.set_active(worker.task, false);
@@ -443,9 +445,19 @@ impl Local {
         }
     }
 
+    /// Keeps a worker without work for the next call, or lets it end.
     fn rest(&self, worker: &Rc<Worker>) {
         self.set_active(worker.task, false);
-        self.idle.borrow_mut().push(worker.clone());
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < IDLE_MAX {
+            idle.push(worker.clone());
+            return;
+        }
+        drop(idle);
+        worker.over.set(true);
+        if let Some(waker) = worker.waker.get() {
+            waker.wake_by_ref();
+        }
     }
 
     fn new_task(&self) -> usize {
@@ -484,7 +496,7 @@ impl Local {
         let forgotten = Forgotten(self.clone(), task);
         self.make_runnable(task, async move {
             let forgotten = forgotten;
-            careful(forgotten.0.clone(), future).await;
+            Careful::new(&forgotten.0, future).await;
         })
     }
 
@@ -553,7 +565,6 @@ impl Local {
         let mail = std::mem::take(&mut *self.mail.borrow_mut());
         self.caught(|| drop((jobs, mail)));
         self.idle.borrow_mut().clear();
-        self.workers.set(None);
         while !self.tasks.borrow().is_empty() {
             let wakers: Vec<Waker> = self
                 .tasks
