@@ -32,6 +32,10 @@ async fn length(bytes: Bytes) -> usize {
     bytes.len()
 }
 
+async fn ones(len: usize) -> Bytes {
+    Bytes::from(vec![1; len])
+}
+
 /// How many rings this process has mapped.
 fn rings() -> usize {
     mapped().len()
@@ -188,6 +192,42 @@ processes! {
             Ok(())
         })
         .await?;
+    }
+
+    /// Whichever way it goes, and only if there is much of it.
+    async fn a_link_that_carries_bulk_gets_one_by_itself(_t: T) {
+        if std::env::var_os("OFFSHOOT_RING").is_some() {
+            // Then it is for whoever runs this to say.
+            return Ok(());
+        }
+        offshoot::nursery(async |nursery| {
+            let p = nursery.spawn("p").await?;
+            for _ in 0..100 {
+                assert_eq!(p.call(length, Bytes::from(vec![1; 32 << 10])).await?, 32 << 10);
+            }
+            for _ in 0..15 {
+                assert_eq!(p.call(length, Bytes::from(vec![1; 64 << 10])).await?, 64 << 10);
+            }
+            assert_eq!((rings(), p.call(rings, ()).await?), (0, 0), "there was not enough of it");
+            // The sixteenth, and then what comes when it has been agreed upon.
+            for _ in 0..3 {
+                assert_eq!(p.call(length, Bytes::from(vec![1; 64 << 10])).await?, 64 << 10);
+            }
+            assert_eq!((rings(), p.call(rings, ()).await?), (1, 1));
+            let q = nursery.spawn("q").await?;
+            for len in [100_000; 40] {
+                assert_eq!(q.call(ones, len).await?.len(), len);
+            }
+            assert_eq!((rings(), q.call(rings, ()).await?), (2, 1));
+            let none = nursery.spawn(Isolate::named("none").ring(0)).await?;
+            for _ in 0..40 {
+                assert_eq!(none.call(length, Bytes::from(vec![1; 64 << 10])).await?, 64 << 10);
+            }
+            assert_eq!((rings(), none.call(rings, ()).await?), (2, 0));
+            Ok(())
+        })
+        .await?;
+        assert!(until(|| rings() == 0), "they go with their links");
     }
 
     async fn nobody_has_one_who_did_not_ask(t: T) {

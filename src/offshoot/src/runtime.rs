@@ -61,8 +61,8 @@ pub(crate) struct Settings {
     pub(crate) confined: bool,
     /// How long an isolate may keep from its loop unnoticed.
     pub(crate) notice_blocked: Option<Duration>,
-    /// The bytes of the ring of a link each way; 0 for none.
-    pub(crate) ring: usize,
+    /// The bytes of the ring of a link each way; 0 for none, `None` for one when there is bulk.
+    pub(crate) ring: Option<usize>,
     pub(crate) on_start: Option<Entry>,
 }
 
@@ -773,7 +773,7 @@ impl Builder {
 
     /// Gives the link of each process isolate that does not say it a ring of so many bytes each way; see
     /// [`Isolate::ring`](crate::Isolate::ring). Zero for none. Goes before the environment variable `OFFSHOOT_RING`, and that before the
-    /// default of none.
+    /// default: a link gets a ring of 1 MiB by itself when 1 MiB has gone over it, either way, in messages of 64 KiB or more.
     pub fn ring(mut self, bytes: usize) -> Builder {
         self.ring = Some(bytes);
         self
@@ -873,7 +873,7 @@ impl Builder {
             descendants: self.descendants,
             confined: self.confined,
             notice_blocked: self.notice_blocked,
-            ring: number(self.ring, RING)?.unwrap_or(0),
+            ring: number(self.ring, RING)?,
             on_start,
         })
     }

@@ -323,7 +323,7 @@ impl Isolate {
 
     /// Gives the link between a process isolate and its owner a ring in shared memory, of `bytes` each way: for bulk data, which then take
     /// no way through the kernel, and for answers within a microsecond, where both sides are awake. Zero for none, whatever
-    /// [`Builder::ring`](crate::Builder::ring) says.
+    /// [`Builder::ring`](crate::Builder::ring) says. Without a word of either, a link that carries bulk gets one by itself.
     ///
     /// Between 4 KiB and 1 GiB, rounded up to a power of two; 1 MiB is good for most. Whatever is longer than the ring goes through it in
     /// parts. The memory has no name, belongs to the two processes alone and is gone with them; its pages are taken when they are used. No

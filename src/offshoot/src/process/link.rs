@@ -591,7 +591,9 @@ impl Link {
             self.alone.store(false, Ordering::Release);
         }
         self.put(self.out.lock(), &rope, groups, |_| {});
+        let bytes = rope.len();
         buffers::give_back(rope);
+        self.note_bulk(bytes);
     }
 
     /// Writes or queues; `then` sees the queue behind these bytes.
@@ -1403,7 +1405,10 @@ fn take_frames(
                         reader.discard();
                     }
                 }
-                _ => take(header, body)?,
+                _ => {
+                    take(header, body)?;
+                    link.note_bulk(header.len as usize);
+                }
             },
             Err(error) => return Err(Error::new(ErrorKind::Protocol, error.to_string())),
         }

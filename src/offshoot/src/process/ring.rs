@@ -31,7 +31,7 @@ use offshoot_wire::frame::Kind;
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// How many bells are taken out of the socket at once.
 const BELLS: usize = 64;
@@ -39,9 +39,18 @@ const BELLS: usize = 64;
 /// How many groups of descriptors may be there of which no frame has spoken, before those that come have to wait. A frame has eight.
 const GROUPS_AHEAD: usize = 32;
 
+/// How long a message is that counts as bulk. Below that a ring saves little but where both sides are awake, which is to be asked for.
+const BULK: usize = 64 << 10;
+/// How much bulk goes over a link before it is offered a ring by itself: making one takes as long as a few messages of this size.
+const BULK_FIRST: usize = 1 << 20;
+/// The ring that it is offered then, each way.
+const BULK_RING: usize = 1 << 20;
+
 /// What has been agreed upon.
 #[derive(Default)]
 pub(super) struct Ring {
+    /// How much bulk is still to go before it is offered; 0 where that is not for it to decide.
+    bulk: AtomicUsize,
     stage: Mutex<Stage>,
     /// None before, and again once the link is over: a portal may outlive its process for long, and the memory is not to.
     into: RwLock<Option<Into>>,
@@ -89,8 +98,39 @@ impl Link {
         let seats = runtime.spin.seats()?;
         let memory = ring::create(capacity)?;
         let ends = ring::open(memory.as_fd(), Side::Maker)?;
-        *self.ring.stage.lock() = Stage::Offered(Box::new(ends));
+        {
+            let mut stage = self.ring.stage.lock();
+            // It may be over by now.
+            if !matches!(*stage, Stage::Socket) {
+                return Ok(());
+            }
+            *stage = Stage::Offered(Box::new(ends));
+        }
         self.send_with(Kind::Offer, vec![memory, seats])
+    }
+
+    /// Offers a ring when it has turned out that there is bulk to carry.
+    pub(crate) fn offer_ring_for_bulk(&self) {
+        self.ring.bulk.store(BULK_FIRST, Ordering::Relaxed);
+    }
+
+    /// A frame of so many bytes has gone or come.
+    pub(super) fn note_bulk(&self, bytes: usize) {
+        if bytes < BULK || self.ring.bulk.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let less = |left: usize| (left > 0).then(|| left.saturating_sub(bytes));
+        let before = self
+            .ring
+            .bulk
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        // By whoever takes the last of it.
+        if before.is_ok_and(|before| before <= bytes)
+            && let Some(runtime) = self.runtime()
+            && let Err(error) = self.offer_ring(BULK_RING, &runtime)
+        {
+            tracing::debug!(%error, "a link that carries bulk is without a ring");
+        }
     }
 
     /// Takes one of the frames by which a ring is agreed upon. True if what follows it is in the ring.

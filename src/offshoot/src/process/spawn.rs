@@ -323,11 +323,14 @@ async fn try_spawn(
         warden.never_was(&process, error.clone());
         return Err(error);
     }
-    let ring = isolate.process.ring.unwrap_or(settings.ring);
-    if ring > 0
-        && let Err(error) = link.offer_ring(ring, &runtime)
-    {
-        tracing::warn!(isolate = name, %error, "a link is without its ring");
+    match isolate.process.ring.or(settings.ring) {
+        Some(0) => {}
+        None => link.offer_ring_for_bulk(),
+        Some(ring) => {
+            if let Err(error) = link.offer_ring(ring, &runtime) {
+                tracing::warn!(isolate = name, %error, "a link is without its ring");
+            }
+        }
     }
     let taken = match ask {
         Ask::Claim(taken, _) => {
