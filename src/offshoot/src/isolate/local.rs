@@ -362,26 +362,34 @@ impl Local {
 
     /// Starts a task on this isolate here and now: what a message asks for begins in the order of
     /// the messages, and not after a method that came later but whose task was queued before.
-    ///
-    /// The future is made where it is put, as it is large, and each copy is on the stack of every isolate: with no more
-    /// than a page of frames above a thread's own, a thread isolate has two pages of stack instead of three.
-    #[inline(never)]
     pub(crate) fn spawn_at_once<F>(self: &Rc<Local>, make: impl FnOnce(Rc<Local>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let worker = self.assign(make);
+        if self.watched(|| self.poll_worker(&worker)).is_none() {
+            // What panicked is not to be polled again.
+            self.caught(|| worker.room.borrow_mut().clear());
+            self.rest(&worker);
+        }
+    }
+
+    /// Puts the future of a call into the room of a worker.
+    ///
+    /// It is made where it is put, and in a frame of its own: futures are large, and what is copied on the way to a call is on the
+    /// stack of every isolate. With a page of frames above what a thread needs for itself, a thread isolate has two pages of
+    /// stack instead of three.
+    #[inline(never)]
+    fn assign<F>(self: &Rc<Local>, make: impl FnOnce(Rc<Local>) -> F) -> Rc<Worker>
     where
         F: Future<Output = ()> + 'static,
     {
         let idle = self.idle.borrow_mut().pop();
         let worker = idle.unwrap_or_else(|| self.make_worker());
         self.set_active(worker.task, true);
+        let future = Careful::new(self, make(self.clone()));
+        worker.room.borrow_mut().enter(future);
         worker
-            .room
-            .borrow_mut()
-            .enter(Careful::new(self, make(self.clone())));
-        if self.watched(|| self.poll_worker(&worker)).is_none() {
-            // What panicked is not to be polled again.
-            self.caught(|| worker.room.borrow_mut().clear());
-            self.rest(&worker);
-        }
     }
 
     fn make_worker(self: &Rc<Local>) -> Rc<Worker> {
@@ -1069,9 +1077,11 @@ impl Local {
     }
 
     fn take_control(&self) -> bool {
-        if self.shared.control.is_empty() {
-            return false;
-        }
+        !self.shared.control.is_empty() && self.obey()
+    }
+
+    #[inline(never)]
+    fn obey(&self) -> bool {
         let mut any = false;
         for control in self.shared.control.take_all() {
             any = true;
@@ -1085,6 +1095,7 @@ impl Local {
         any
     }
 
+    #[inline(never)]
     fn look_after_family(&self, now: u64) {
         let advanced = {
             let mut family = self.shared.family.lock();
@@ -1399,6 +1410,12 @@ impl Local {
             }
             self.sleep(busy);
         }
+        self.wind_up()
+    }
+
+    /// What is left to do when nothing is left to do.
+    #[inline(never)]
+    fn wind_up(self: &Rc<Local>) -> (Exit, Vec<Error>) {
         self.return_borrowed();
         self.drop_tasks();
         let state = self.state.borrow_mut().take();

@@ -169,22 +169,28 @@ pub(crate) fn live(
     let local = Local::new(shared.clone());
     local.enter();
     before(&local);
-    match work {
-        // A `Portal<()>` can be asked, too, if only for methods of `()`.
-        Work::Serve => local.set_state(Box::new(())),
-        Work::State(make) => local.set_state(make()),
-        Work::Main(start) => {
-            local.set_state(Box::new(()));
-            start(&local);
-        }
-    }
-    crate::fault::point("S6", shared.life.identity().name());
+    set_to(&local, work);
     let outcome = match manner {
         Manner::Loop => local.run(),
         Manner::Blocking(main) => local.run_blocking(main),
     };
     Local::leave();
     outcome
+}
+
+/// Sets an isolate to its work. Not a part of [`live`], whose frame lies below all that the isolate ever does.
+#[inline(never)]
+fn set_to(local: &Rc<Local>, work: Work) {
+    match work {
+        // A `Portal<()>` can be asked, too, if only for methods of `()`.
+        Work::Serve => local.set_state(Box::new(())),
+        Work::State(make) => local.set_state(make()),
+        Work::Main(start) => {
+            local.set_state(Box::new(()));
+            start(local);
+        }
+    }
+    crate::fault::point("S6", local.shared.life.identity().name());
 }
 
 /// Says how an isolate ended.
