@@ -146,21 +146,23 @@ impl Drop for RemoteAnswer {
     }
 }
 
-/// No answer: the other side of a `tell`.
-pub(crate) struct NoAnswer;
+/// No answer: the other side of a `tell`. There is none, so that it takes no room in a message.
+pub(crate) enum NoAnswer {}
 
 impl<T> Answer<T> for NoAnswer {
-    fn send(self, _: Result<T>) {}
+    fn send(self, _: Result<T>) {
+        match self {}
+    }
 
     fn poll_unwanted(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
+        match *self {}
     }
 
     fn is_unwanted(&self) -> bool {
-        false
+        match *self {}
     }
 
     fn chain(&self) -> Chain {
-        None
+        match *self {}
     }
 }

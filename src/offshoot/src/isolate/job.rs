@@ -8,7 +8,7 @@ use super::panics;
 use super::shared::Message;
 use crate::answer::{Answer, Asker, Holding, LocalAnswer, NoAnswer};
 use crate::chain::{Chain, Waits};
-use crate::credit::Permit;
+use crate::credit::{Permit, Taken};
 use crate::scope::Scope;
 use crate::{Endpoint, Error, ErrorKind, Exit, Method, Result};
 use offshoot_mailbox::oneshot::{Sender, Slot};
@@ -124,19 +124,21 @@ pub(crate) fn panicked(local: &Local, panic: crate::Panic) -> Error {
 }
 
 /// What is added to a message when it is accepted.
-pub(crate) struct Reply<R> {
+pub(crate) struct Reply<R, P = Permit> {
     /// Where the result goes: nowhere, of a `tell`.
     pub(crate) answer: Option<R>,
-    pub(crate) permit: Option<Permit>,
+    pub(crate) permit: Option<P>,
 }
 
-impl<R> Reply<R> {
+impl<R, P> Reply<R, P> {
     /// Of one that is not accepted yet.
-    pub(crate) const NONE: Reply<R> = Reply {
+    pub(crate) const NONE: Reply<R, P> = Reply {
         answer: None,
         permit: None,
     };
+}
 
+impl<R> Reply<R> {
     pub(crate) fn new(answer: R, permit: Permit) -> Reply<R> {
         Reply {
             answer: Some(answer),
@@ -389,14 +391,32 @@ fn begin_call<T: 'static>(
 }
 
 /// One call of the method `F` of the state `S`. If `CANCELLABLE`, it is dropped when nobody waits.
-pub(crate) struct MethodJob<S, F, M, R, const CANCELLABLE: bool>
+pub(crate) struct MethodJob<S, F, M, R, const CANCELLABLE: bool, P = Permit>
 where
     F: Method<S, M>,
 {
     pub(crate) method: F,
     pub(crate) args: F::Args,
-    pub(crate) reply: Reply<R>,
+    pub(crate) reply: Reply<R, P>,
     pub(crate) marker: PhantomData<fn(S, M)>,
+}
+
+/// One that is told within the process. Its credit is of this process, too, which is said by the type, since it takes less room.
+pub(crate) type TellJob<S, F, M> = MethodJob<S, F, M, NoAnswer, false, Taken>;
+
+impl<S, F: Method<S, M>, M> TellJob<S, F, M> {
+    /// As any other.
+    fn permitted(self) -> MethodJob<S, F, M, NoAnswer, false> {
+        MethodJob {
+            method: self.method,
+            args: self.args,
+            reply: Reply {
+                answer: None,
+                permit: self.reply.permit.map(Permit::Local),
+            },
+            marker: PhantomData,
+        }
+    }
 }
 
 impl<S, F: Method<S, M>, M, R, const CANCELLABLE: bool> MethodJob<S, F, M, R, CANCELLABLE> {
@@ -559,7 +579,7 @@ where
     }
 }
 
-impl<S: 'static, F, M: 'static> Contents<()> for MethodJob<S, F, M, NoAnswer, false>
+impl<S: 'static, F, M: 'static> Contents<()> for TellJob<S, F, M>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
@@ -572,7 +592,7 @@ where
     }
 }
 
-impl<S: 'static, F, M: 'static> Mail for Told<MethodJob<S, F, M, NoAnswer, false>>
+impl<S: 'static, F, M: 'static> Mail for Told<TellJob<S, F, M>>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
@@ -587,7 +607,7 @@ where
     }
 }
 
-impl<S: 'static, F, M: 'static> StateMail for Told<MethodJob<S, F, M, NoAnswer, false>>
+impl<S: 'static, F, M: 'static> StateMail for Told<TellJob<S, F, M>>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
@@ -608,14 +628,14 @@ where
         if let Some(job) = self.take() {
             // Its memory goes before the program's code runs, which may send.
             drop(self);
-            job.run_here(state, local);
+            job.permitted().run_here(state, local);
         }
         Ok(())
     }
 
     fn start(self: Arc<Self>, state: Box<dyn Any>, local: &Rc<Local>) {
         match self.take() {
-            Some(job) => job.start_here(state, local),
+            Some(job) => job.permitted().start_here(state, local),
             None => local.return_state(state),
         }
     }
