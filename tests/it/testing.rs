@@ -103,7 +103,9 @@ threads! {
         fs::DirBuilder::new().mode(0o700).recursive(true).create(&tree).expect("a directory");
         fs::write(tree.join("lock"), "").expect("a lock");
 
-        let leaks = guard.finish();
+        let mut leaks = guard.finish();
+        // Shared memory is the whole machine's: what others make meanwhile, as this test for the other isolation does, is theirs.
+        leaks.retain(|leak| leak.kind() != Kind::SharedMemory || leak.to_string().contains(&name));
         let kinds: Vec<Kind> = leaks.iter().map(|leak| leak.kind()).collect();
         let text: Vec<String> = leaks.iter().map(ToString::to_string).collect();
         let wanted = [
