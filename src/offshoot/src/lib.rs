@@ -27,8 +27,25 @@
 //!
 //! Where to read on: [`Nursery`] for what can be started, [`Portal`] for what can be sent and what
 //! dropping means, [`Isolate`] for what can be set, [`Exit`] and [`Error`] for how it ends,
-//! [`Builder`] for a tree's settings, [`net`] and [`fs`] for input and output. The guide, in
-//! `docs/guide.md`, tells what differs in a process.
+//! [`Builder`] for a tree's settings, [`net`] and [`fs`] for input and output. The [`guide`] tells
+//! what differs in a process.
+//!
+//! # Terms
+//!
+//! - **Isolate**: one OS thread with its own loop and mailbox; opt-in, in a process of its own.
+//! - **Nursery**: the scope that owns isolates and tasks, and ends after the last of them.
+//! - **Checkpoint**: a point at which a cancellation is seen, as an error that
+//!   [`is_cancelled`](Error::is_cancelled) and as often as it is reached. Every future of this
+//!   crate is one, and [`checkpoint`] is nothing else.
+//! - **Scope**: a part of a program that is cancelled as one: an isolate, a nursery, the body of
+//!   [`fail_after`], [`move_on_after`] or [`shield`]. Scopes nest.
+//! - **Grace**: the time between a cancellation and the moment at which futures that have not ended
+//!   are dropped.
+//! - **Ladder**: cancel, grace, force, each with a bound, by which whatever is ended comes down.
+//! - **Credit**: how many messages and calls one isolate may have under way to another; a sender
+//!   without credit waits.
+//! - **Dialogue**: a task on each of two isolates, joined by a stream in each direction.
+//! - **Exit**: how an isolate ended, as a value.
 
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -126,6 +143,10 @@ pub mod prelude {
     };
     pub use serde::{Deserialize, Serialize};
 }
+
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../../../docs/guide.md")]
+pub mod guide {}
 
 /// README's example is compiled and run with the documentation's.
 #[cfg(doctest)]

@@ -1,15 +1,4 @@
 //! A handle to a running isolate: call its process's functions, ask its state, end it.
-//!
-//! What dropping means:
-//!
-//! | dropped | before it was accepted | accepted, not begun | begun |
-//! |---|---|---|---|
-//! | a `call` | never sent | never runs | its future is dropped at its next poll |
-//! | an `ask` | never sent | withdrawn | runs to its end, the answer is discarded |
-//! | an `ask_cancellable` | never sent | withdrawn | its future is dropped at its next poll |
-//! | a `tell` | never sent | runs | runs |
-//!
-//! Accepted means that the receiver had room for it; until then the sender waits.
 
 use crate::answer::{Answer, Asker, Holding, LocalAnswer};
 use crate::carry::{self, Carried};
@@ -52,6 +41,18 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Whoever is given a portal may call what it lets through, see [`Portal::narrow`];
 /// [`Current::portal`](crate::Current::portal) is an isolate's own. Anywhere else, as in a file, it
 /// cannot be serialized, and says so.
+///
+/// # What dropping means
+///
+/// | dropped | before it is accepted | accepted, not begun | begun |
+/// |---|---|---|---|
+/// | [`call`](Portal::call) | never sent | never runs | its future is dropped at its next poll |
+/// | [`ask`](Portal::ask) | never sent | withdrawn | runs to its end, the answer is discarded |
+/// | [`ask_cancellable`](Portal::ask_cancellable) | never sent | withdrawn | its future is dropped at its next poll |
+/// | [`tell`](Portal::tell) | never sent | runs | runs |
+///
+/// A message is accepted when the receiver has room for it; until then the sender waits. An `ask`
+/// that has begun is not cut off by a time-out, so that no state is left half-changed.
 pub struct Portal<S = ()> {
     target: Arc<Target>,
     allowed: Allowed,

@@ -315,7 +315,23 @@ impl<In: Payload, Out: Payload, R: Payload, First> std::fmt::Debug for Opening<I
 
 /// The opener's side of a dialogue: takes `In`, sends `Out`, and ends with an `R`.
 ///
-/// Dropping it cancels the far task, and the nursery in which it was opened does not return before that has ended.
+/// Dropping it cancels the far task, and the nursery in which it was opened does not return before
+/// that task has ended.
+///
+/// # Room
+/// Each direction has a [`Window`]: a sender waits while its receiver is that far behind, and holds
+/// up no other one. [`Overflow`](crate::Overflow) is what a sender can have instead of waiting.
+///
+/// # Ends
+/// The other side takes what was sent into a half that is closed, then sees its end. When the
+/// function has returned, the opener can still take what was sent, then sees the end, then the
+/// result. When it fails, is killed or is abandoned, the opener sees that instead of an end: a stream
+/// that was cut short never looks like one that has ended.
+///
+/// # Cancellation
+/// [`Link::cancel`] cancels the far task as its isolate's cancellation would: its checkpoints fail,
+/// and after the tree's grace its future is dropped. [`Peer::cancel`](crate::Peer::cancel) makes
+/// everything fail that the opener does with its link. Each error names its author.
 #[must_use = "dropping it cancels the far task"]
 pub struct Link<In: Payload, Out: Payload, R: Payload> {
     // First, so that the far task hears of the cancellation before it could take the end of a stream for one.
