@@ -66,6 +66,21 @@ impl<T> Ring<T> {
 
 impl<T> Broadcast<T> {
     /// Keeps the newest `kept` items, at least one.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use offshoot::Broadcast;
+    ///
+    /// # offshoot::run(async || {
+    /// let prices = Broadcast::new(16);
+    /// let mut subscription = prices.subscribe();
+    /// prices.send(7);
+    /// assert_eq!(subscription.next().await?, Some(7));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn new(kept: usize) -> Broadcast<T> {
         Broadcast {
             ring: Arc::new(Mutex::new(Ring {

@@ -83,6 +83,21 @@ where
 ///
 /// # Errors
 /// Those of the body; a timeout ([`Error::is_timeout`]) in place of the one by which it ended at this deadline.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// use std::time::Duration;
+///
+/// # offshoot::run(async || {
+/// let late = offshoot::fail_after(Duration::from_millis(1), async || {
+///     offshoot::sleep(Duration::from_secs(60)).await
+/// });
+/// assert!(late.await.is_err_and(|error| error.is_timeout()));
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub async fn fail_after<F, R>(after: Duration, body: F) -> Result<R>
 where
     F: AsyncFnOnce() -> Result<R>,

@@ -54,6 +54,19 @@ pub async fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
 ///
 /// # Cancellation
 /// The file may have been written wholly, in part, or not at all.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// # offshoot::run(async || {
+/// let path = std::env::temp_dir().join(format!("offshoot-example-{}", std::process::id()));
+/// offshoot::fs::write(&path, "hello").await?;
+/// assert_eq!(offshoot::fs::read_to_string(&path).await?, "hello");
+/// std::fs::remove_file(&path)?;
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub async fn write(path: impl AsRef<Path>, content: impl Into<Vec<u8>>) -> Result<()> {
     let content = content.into();
     on("write", path.as_ref(), move |path| fs::write(path, content)).await
@@ -71,6 +84,17 @@ pub async fn metadata(path: impl AsRef<Path>) -> Result<Metadata> {
 ///
 /// # Errors
 /// As of [`std::fs::read_dir`]; a cancelled error.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// # offshoot::run(async || {
+/// let entries = offshoot::fs::read_dir(".").await?;
+/// assert!(!entries.is_empty());
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub async fn read_dir(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     on("list", path.as_ref(), |path| {
         let mut paths: Vec<PathBuf> = fs::read_dir(path)?

@@ -165,6 +165,24 @@ pub struct Narrow<S> {
 
 impl<S: 'static> Narrow<S> {
     /// Lets `function` be called.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn square(n: u64) -> u64 {
+    /// #     n * n
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     let narrowed = farm.narrow().call(square).portal();
+    ///     assert_eq!(narrowed.call(square, 3).await?, 9);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn call<M: 'static, F: Endpoint<M>>(mut self, function: F) -> Narrow<S>
     where
         F::Args: Payload,
@@ -202,6 +220,31 @@ impl<S: 'static> Narrow<S> {
     }
 
     /// Lets every method of the state be asked and told.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Counter {
+    /// #     total: u64,
+    /// # }
+    /// # impl Counter {
+    /// #     fn add(&mut self, by: u64) -> u64 {
+    /// #         self.total += by;
+    /// #         self.total
+    /// #     }
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let counter = nursery.start("counter", Counter { total: 0 }).await?;
+    ///     let narrowed = counter.narrow().methods().portal();
+    ///     assert_eq!(narrowed.ask(Counter::add, 3).await?, 3);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn methods(mut self) -> Narrow<S> {
         self.only.methods = true;
         self

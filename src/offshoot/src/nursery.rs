@@ -59,6 +59,26 @@ const ROUNDS: usize = 8;
 ///
 /// # Panics
 /// A panic of the body goes on to the caller; of a task it becomes an error.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// # async fn square(n: u64) -> u64 {
+/// #     n * n
+/// # }
+/// # offshoot::run(async || {
+/// let total = offshoot::nursery(async |nursery| {
+///     let left = nursery.spawn("left").await?;
+///     let right = nursery.spawn("right").await?;
+///     Ok(left.call(square, 3).await? + right.call(square, 4).await?)
+/// })
+/// .await?;
+/// // Both isolates have ended and were joined.
+/// assert_eq!(total, 25);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub async fn nursery<'env, F, R>(body: F) -> Result<R>
 where
     F: for<'scope> AsyncFnOnce(&'scope Nursery<'scope, 'env>) -> Result<R>,
@@ -136,6 +156,24 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// What stopped the start ([`Error::is_spawn`]), within the isolate's start bound.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn square(n: u64) -> u64 {
+    /// #     n * n
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let process = nursery.spawn(Isolate::named("process").process()).await?;
+    ///     assert_eq!(thread.call(square, 3).await?, process.call(square, 3).await?);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn spawn(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, Portal> {
         let isolate = isolate.into().spawned_at(Location::caller());
@@ -156,6 +194,30 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// As of [`spawn`](Nursery::spawn); also when the state cannot be encoded.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Counter {
+    /// #     total: u64,
+    /// # }
+    /// # impl Counter {
+    /// #     fn add(&mut self, by: u64) -> u64 {
+    /// #         self.total += by;
+    /// #         self.total
+    /// #     }
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let counter = nursery.start("counter", Counter { total: 40 }).await?;
+    ///     assert_eq!(counter.ask(Counter::add, 2).await?, 42);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn start<S: Payload>(
         &'scope self,
@@ -183,6 +245,22 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// As of [`spawn`](Nursery::spawn); misuse if the specification asks for a process.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let local = nursery.spawn_local("local").await?;
+    ///     let (sender, receiver) = std::sync::mpsc::channel();
+    ///     local.run(async move || sender.send(7)).await?.map_err(Error::other)?;
+    ///     assert_eq!(receiver.recv().map_err(Error::other)?, 7);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn spawn_local(&'scope self, isolate: impl Into<Isolate>) -> Spawning<'scope, LocalPortal> {
         let isolate = isolate.into().spawned_at(Location::caller());
@@ -196,6 +274,22 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// # Errors
     /// As of [`spawn_local`](Nursery::spawn_local).
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     // A function pointer has no serde, and need not have it here.
+    ///     let hooks: Vec<fn()> = vec![|| ()];
+    ///     let hooks = nursery.start_local("hooks", hooks).await?;
+    ///     hooks.with(async |hooks: &mut Vec<fn()>| hooks.iter().for_each(|hook| hook())).await?;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn start_local<S: Send + 'static>(
         &'scope self,
@@ -217,6 +311,23 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     ///
     /// The nursery waits for it. Dropping the handle changes nothing. A panic in it is a failure of
     /// the nursery.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// let numbers = vec![1, 2, 3];
+    /// offshoot::nursery(async |nursery| {
+    ///     let sum = nursery.task(async { numbers.iter().sum::<u64>() });
+    ///     let longest = nursery.task(async { numbers.len() });
+    ///     assert_eq!((sum.await?, longest.await?), (6, 3));
+    ///     Ok(())
+    /// })
+    /// .await?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn task<Fut>(&'scope self, future: Fut) -> TaskHandle<'scope, Fut::Output>
     where
         Fut: Future + 'scope,

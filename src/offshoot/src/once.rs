@@ -45,6 +45,23 @@ impl<T> Once<T> {
     ///
     /// # Errors
     /// Those of `open`. They are of this caller only: whoever waits then opens it itself.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use offshoot::Once;
+    ///
+    /// # offshoot::run(async || {
+    /// let connection = Once::new();
+    /// let lease = connection.get(async || Ok(String::from("open"))).await?;
+    /// assert_eq!(*lease, "open");
+    /// assert!(connection.is_open());
+    /// drop(lease);
+    /// assert!(!connection.is_open());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub async fn get<F>(&self, open: F) -> Result<Lease<T>>
     where
         F: AsyncFnOnce() -> Result<T>,

@@ -66,6 +66,32 @@ pub struct Pool<S = ()> {
 
 impl<S: 'static> Pool<S> {
     /// A pool of these, each of which has two calls under way: one that runs, and the next.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use offshoot::Pool;
+    ///
+    /// # async fn square(n: u64) -> u64 {
+    /// #     n * n
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let workers = [nursery.spawn("a").await?, nursery.spawn("b").await?];
+    ///     let pool = Pool::new(workers);
+    ///     let items = futures_util::stream::iter(1..=3_u64);
+    ///     let mut squares = pool.map(square, items);
+    ///     let mut sum = 0;
+    ///     while let Some(square) = squares.next().await? {
+    ///         sum += square;
+    ///     }
+    ///     assert_eq!(sum, 14);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn new(portals: impl IntoIterator<Item = Portal<S>>) -> Pool<S> {
         Pool {
             portals: portals.into_iter().collect(),

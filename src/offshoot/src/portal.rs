@@ -153,6 +153,25 @@ impl<S: 'static> Portal<S> {
     /// The isolate has ended or ends before it answers ([`Error::is_ended`]), the function panics
     /// ([`Error::is_panic`], and the isolate ends by it), a value cannot be encoded. What the
     /// function itself returns as `Result` arrives as a value, inside `Ok`.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// async fn square(n: u64) -> u64 {
+    ///     n * n
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     assert_eq!(farm.call(square, 7).await?, 49);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn call<M: 'static, F: Endpoint<M>>(&self, function: F, args: F::Args) -> Reply<F::Out>
     where
         F::Args: Payload,
@@ -179,6 +198,30 @@ impl<S: 'static> Portal<S> {
     /// # Errors
     /// As of [`call`](Portal::call). A method that panics ends the isolate: its state is never
     /// served again.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Counter {
+    ///     total: u64,
+    /// }
+    /// impl Counter {
+    ///     fn add(&mut self, by: u64) -> u64 {
+    ///         self.total += by;
+    ///         self.total
+    ///     }
+    /// }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let counter = nursery.start("counter", Counter { total: 1 }).await?;
+    ///     assert_eq!(counter.ask(Counter::add, 2).await?, 3);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn ask<M: 'static, F: Method<S, M>>(&self, method: F, args: F::Args) -> Reply<F::Out>
     where
         F::Args: Payload,
@@ -201,6 +244,36 @@ impl<S: 'static> Portal<S> {
     ///
     /// # Errors
     /// As of [`ask`](Portal::ask).
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Counter {
+    /// #     total: u64,
+    /// # }
+    /// # impl Counter {
+    /// #     fn add(&mut self, by: u64) -> u64 {
+    /// #         self.total += by;
+    /// #         self.total
+    /// #     }
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let counter = nursery.start("counter", Counter { total: 1 }).await?;
+    ///     let bounded = offshoot::timeout(
+    ///         Duration::from_secs(5),
+    ///         counter.ask_cancellable(Counter::add, 2),
+    ///     );
+    ///     assert_eq!(bounded.await??, 3);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn ask_cancellable<M: 'static, F: Method<S, M>>(
         &self,
         method: F,
@@ -232,6 +305,32 @@ impl<S: 'static> Portal<S> {
     ///
     /// # Errors
     /// The isolate has ended, or a value cannot be encoded.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Counter {
+    /// #     total: u64,
+    /// # }
+    /// # impl Counter {
+    /// #     fn add(&mut self, by: u64) -> u64 {
+    /// #         self.total += by;
+    /// #         self.total
+    /// #     }
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let counter = nursery.start("counter", Counter { total: 1 }).await?;
+    ///     counter.tell(Counter::add, 2).await?;
+    ///     // What one isolate sends to another begins in the order in which it was accepted.
+    ///     assert_eq!(counter.ask(Counter::add, 0).await?, 3);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn tell<M: 'static, F: Method<S, M>>(&self, method: F, args: F::Args) -> Tell
     where
         F::Args: Payload,
@@ -249,6 +348,32 @@ impl<S: 'static> Portal<S> {
     /// # Errors
     /// [`Rejected`], with the arguments, when the isolate has no room ([`Error::is_full`]) or has
     /// ended.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Counter {
+    /// #     total: u64,
+    /// # }
+    /// # impl Counter {
+    /// #     fn add(&mut self, by: u64) -> u64 {
+    /// #         self.total += by;
+    /// #         self.total
+    /// #     }
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let counter = nursery.start("counter", Counter { total: 1 }).await?;
+    ///     if let Err(rejected) = counter.try_tell(Counter::add, 2) {
+    ///         println!("{} was not sent: {}", rejected.args, rejected.error);
+    ///     }
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn try_tell<M: 'static, F: Method<S, M>>(
         &self,
         method: F,
@@ -299,6 +424,26 @@ impl<S: 'static> Portal<S> {
     ///
     /// # Errors
     /// As of [`call`](Portal::call).
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn square(n: u64) -> u64 {
+    /// #     n * n
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     // From a thread that is no isolate.
+    ///     let answer = std::thread::spawn(move || farm.call_blocking(square, 7));
+    ///     let answer = offshoot::unblock(move || answer.join().expect("it does not panic"));
+    ///     assert_eq!(answer.await??, 49);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn call_blocking<M: 'static, F: Endpoint<M>>(
         &self,
         function: F,
@@ -353,6 +498,21 @@ impl<S: 'static> Portal<S> {
     /// The request is made at once, also if the future is dropped; from then on its owner takes it
     /// down within its bounds. Idempotent: the first author counts. Through a portal that was
     /// [narrowed](Portal::narrow) and does not let it, nothing happens but a warning in the log.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     farm.cancel().await;
+    ///     assert!(matches!(farm.ended().await, Exit::Cancelled(_)));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn cancel(&self) -> Cancelling {
         let by = match Local::try_current() {
             Some(local) => Canceller::Isolate(local.shared.life.origin()),
@@ -374,6 +534,21 @@ impl<S: 'static> Portal<S> {
     ///
     /// None of its tasks runs any more then; what it has handed to [`unblock`](crate::unblock) may. Its thread may still have to be joined, its process to be reaped
     /// and what it had bound to be swept: for that its nursery waits.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     farm.cancel().await;
+    ///     println!("{}: {}", farm.name(), farm.ended().await);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn ended(&self) -> Ended {
         Ended {
             watch: Watch::new(self.target.life.clone()),
@@ -381,11 +556,39 @@ impl<S: 'static> Portal<S> {
     }
 
     /// How it ended, if it has.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     assert!(farm.exit().is_none());
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn exit(&self) -> Option<Exit> {
         self.target.life.exit().cloned()
     }
 
     /// Its name.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let farm = nursery.spawn("farm").await?;
+    ///     assert_eq!(farm.name(), "farm");
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         self.target.life.identity().name()
     }
@@ -427,6 +630,20 @@ impl<S: 'static> Portal<S> {
     ///
     /// # Cancellation
     /// If the future is dropped, the directory may have been granted.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let vault = nursery.spawn(Isolate::named("vault").process().confined()).await?;
+    ///     vault.grant(std::env::temp_dir()).await?;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub async fn grant(&self, directory: impl AsRef<Path>) -> Result<()> {
         let path = directory.as_ref().to_owned();
         let target = self.target.clone();
@@ -451,6 +668,20 @@ impl<S: 'static> Portal<S> {
     }
 
     /// What separates it from the others.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let vault = nursery.spawn(Isolate::named("vault").process()).await?;
+    ///     assert_eq!(vault.isolation(), Isolation::Process);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn isolation(&self) -> Isolation {
         match (self.target.route(), self.target.through_serde) {
             (Route::Process(_) | Route::Introduced(_) | Route::Gone, _) => Isolation::Process,
@@ -499,6 +730,21 @@ impl<S: 'static> LocalPortal<S> {
     ///
     /// # Errors
     /// As of [`Portal::call`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let local = nursery.spawn_local("local").await?;
+    ///     let text = String::from("captured");
+    ///     assert_eq!(local.run(async move || text.len()).await?, 8);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn run<F, R>(&self, function: F) -> Reply<R>
     where
         F: AsyncFnOnce() -> R + Send + 'static,
@@ -517,6 +763,21 @@ impl<S: 'static> LocalPortal<S> {
     ///
     /// # Errors
     /// As of [`Portal::ask`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let list = nursery.start_local("list", Vec::<u64>::new()).await?;
+    ///     list.with(async |list: &mut Vec<u64>| list.push(7)).await?;
+    ///     assert_eq!(list.with(async |list: &mut Vec<u64>| list.len()).await?, 1);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn with<F, R>(&self, function: F) -> Reply<R>
     where
         F: AsyncFnOnce(&mut S) -> R + Send + 'static,

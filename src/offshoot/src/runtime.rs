@@ -591,6 +591,16 @@ impl Default for Builder {
 impl Builder {
     /// The defaults: threads (or what `OFFSHOOT_ISOLATION` says), 1.6 s of grace, 3 s until force,
     /// 10 s for a start, 1,024 messages and calls per sender and receiver, frames of 16 MiB.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use offshoot::Builder;
+    ///
+    /// let tree = Builder::new().mailbox(64).grace(Duration::from_millis(500));
+    /// assert_eq!(tree.run(async || Ok(7))?, 7);
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn new() -> Builder {
         Builder {
             isolation: None,
@@ -617,6 +627,16 @@ impl Builder {
     }
 
     /// Sets what isolates are that do not say it. Goes before `OFFSHOOT_ISOLATION`.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::{Builder, Isolation};
+    ///
+    /// // Processes where a specification does not say otherwise.
+    /// let tree = Builder::new().isolation(Isolation::Process);
+    /// # let _ = tree;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn isolation(mut self, isolation: Isolation) -> Builder {
         self.isolation = Some(isolation);
         self
@@ -629,6 +649,18 @@ impl Builder {
     }
 
     /// Sets the time from a cancellation until user futures are dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use offshoot::Builder;
+    ///
+    /// let tree = Builder::new()
+    ///     .grace(Duration::from_millis(200))
+    ///     .hard_kill(Duration::from_secs(1));
+    /// tree.run(async || Ok(()))?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Builder {
         self.bounds.grace = grace;
         self
@@ -783,6 +815,18 @@ impl Builder {
     ///
     /// The program's `main` never runs in a process isolate: this is the place for a tracing
     /// subscriber, a panic hook, or whatever else `main` sets up for the whole process.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Builder;
+    ///
+    /// let tree = Builder::new().on_process_start(|| {
+    ///     // What `main` would set up: it does not run in a process isolate.
+    ///     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    /// });
+    /// # let _ = tree;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn on_process_start<F: Fn() + Copy + Send + 'static>(mut self, hook: F) -> Builder {
         captures_nothing!(F);
         let _ = hook;
@@ -817,6 +861,15 @@ impl Builder {
     ///
     /// # Errors
     /// What `root` returns; its panic or its cancellation; what stopped the start of the tree.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Builder;
+    ///
+    /// let answer = Builder::new().run(async || Ok(42))?;
+    /// assert_eq!(answer, 42);
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn run<F, T>(self, root: F) -> Result<T>
     where
         F: AsyncFnOnce() -> Result<T> + Send + 'static,
@@ -832,6 +885,19 @@ impl Builder {
     ///
     /// # Errors
     /// What stopped the start of the tree.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Builder;
+    ///
+    /// let running = Builder::new().start(async || {
+    ///     offshoot::cancelled().await;
+    ///     Ok(())
+    /// })?;
+    /// running.handle().cancel();
+    /// assert!(running.wait().is_ok());
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn start<F, T>(self, root: F) -> Result<Running<T>>
     where
         F: AsyncFnOnce() -> Result<T> + Send + 'static,
@@ -1098,6 +1164,15 @@ impl<T: Send + 'static> Running<T> {
     ///
     /// # Panics
     /// Never.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Builder;
+    ///
+    /// let running = Builder::new().start(async || Ok(7))?;
+    /// assert_eq!(running.wait()?, 7);
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn wait(mut self) -> Result<T> {
         let tree = self
             .tree
@@ -1166,6 +1241,21 @@ impl Handle {
     ///
     /// # Blocking
     /// Until all have answered, for at most so long.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use offshoot::Builder;
+    ///
+    /// let running = Builder::new().start(async || {
+    ///     offshoot::cancelled().await;
+    ///     Ok(())
+    /// })?;
+    /// for line in running.handle().dump_tree(Duration::from_secs(1)) {
+    ///     println!("{line}");
+    /// }
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn dump_tree(&self, at_most: Duration) -> Vec<String> {
         self.outside
             .runtime

@@ -156,6 +156,15 @@ pub(crate) const GRANTS_MAX: usize = 8;
 
 impl Isolate {
     /// An isolate of this name, with the tree's default isolation and bounds.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// let vault = Isolate::named("vault").process();
+    /// assert_eq!(vault.name(), "vault");
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn named(name: impl Into<String>) -> Isolate {
         Isolate {
             name: name.into(),
@@ -185,11 +194,35 @@ impl Isolate {
     }
 
     /// Makes it a thread, whatever the tree's default is.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// // A thread also where the tree's default is a process.
+    /// let near = Isolate::named("near").thread();
+    /// # let _ = near;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn thread(self) -> Isolate {
         self.isolation(Isolation::Thread)
     }
 
     /// Makes it a process, whatever the tree's default is.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let vault = nursery.spawn(Isolate::named("vault").process()).await?;
+    ///     assert_ne!(vault.call(std::process::id, ()).await?, std::process::id());
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn process(self) -> Isolate {
         self.isolation(Isolation::Process)
     }
@@ -207,6 +240,18 @@ impl Isolate {
     }
 
     /// Sets the time from a cancellation until user futures are dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use offshoot::Isolate;
+    ///
+    /// let slow = Isolate::named("slow")
+    ///     .grace(Duration::from_secs(5))
+    ///     .hard_kill(Duration::from_secs(10));
+    /// # let _ = slow;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Isolate {
         self.grace = Some(grace);
         self
@@ -225,6 +270,15 @@ impl Isolate {
     }
 
     /// Sets how many messages of one sender may wait for it. Default 1,024; at least 1.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// let narrow = Isolate::named("narrow").mailbox(16).calls_max(4);
+    /// # let _ = narrow;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn mailbox(mut self, messages: u32) -> Isolate {
         self.messages = Some(messages.max(1));
         self
@@ -244,6 +298,22 @@ impl Isolate {
     }
 
     /// Lets it serve one message at a time, each to its end, so that code which blocks is at home.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let disk = nursery.spawn(Isolate::named("disk").blocking()).await?;
+    ///     // A plain function, which may block its thread.
+    ///     let length = disk.call(|| std::env::args().count(), ()).await?;
+    ///     assert!(length > 0);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn blocking(mut self) -> Isolate {
         self.blocking = true;
         self
@@ -272,6 +342,15 @@ impl Isolate {
     }
 
     /// Sets the working directory of a process isolate. Opened at the spawn, in this process.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// let tool = Isolate::named("tool").process().current_dir("/");
+    /// # let _ = tool;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Isolate {
         self.process.directory = Some(directory.as_ref().to_owned());
         self
@@ -284,6 +363,15 @@ impl Isolate {
     }
 
     /// Sets an environment variable of a process isolate.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// let tool = Isolate::named("tool").process().env("LANG", "C").env_remove("HOME");
+    /// # let _ = tool;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Isolate {
         self.process
             .environment
@@ -298,6 +386,17 @@ impl Isolate {
     }
 
     /// Limits what a process isolate may use: `soft` and `hard` as of `setrlimit`.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::{Isolate, Limit};
+    ///
+    /// let small = Isolate::named("small")
+    ///     .process()
+    ///     .limit(Limit::OpenFiles, 256, 256);
+    /// # let _ = small;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn limit(mut self, limit: Limit, soft: u64, hard: u64) -> Isolate {
         self.process.limits.push((limit, soft, hard));
         self
@@ -310,6 +409,15 @@ impl Isolate {
     }
 
     /// Sets the standard output of a process isolate.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::{Isolate, Stdio};
+    ///
+    /// let tool = Isolate::named("tool").process().stdout(Stdio::Piped).stderr(Stdio::Null);
+    /// # let _ = tool;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn stdout(mut self, stdio: Stdio) -> Isolate {
         self.process.stdout = stdio;
         self
@@ -329,6 +437,15 @@ impl Isolate {
     /// parts. The memory has no name, belongs to the two processes alone and is gone with them; its pages are taken when they are used. No
     /// effect on a thread, nor on portals that other processes were given, which have sockets of their own. Where a process cannot map it, the
     /// link stays without one.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// let store = Isolate::named("store").process().ring(1 << 20);
+    /// # let _ = store;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn ring(mut self, bytes: usize) -> Isolate {
         self.process.ring = Some(bytes);
         self
@@ -354,6 +471,15 @@ impl Isolate {
     }
 
     /// Lets a process isolate have no addresses but where [`grant`](Isolate::grant) says: without one, nowhere.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::Isolate;
+    ///
+    /// let guest = Isolate::named("guest").process().confined();
+    /// # let _ = guest;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn confined(mut self) -> Isolate {
         self.process.grants.get_or_insert_default();
         self

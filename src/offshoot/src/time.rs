@@ -38,6 +38,18 @@ pub(crate) fn off_isolate(what: &str) -> Error {
 ///
 /// # Cancellation
 /// Nothing is lost if the future is dropped.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// use std::time::Duration;
+///
+/// # offshoot::run(async || {
+/// offshoot::sleep(Duration::from_millis(1)).await?;
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub fn sleep(duration: Duration) -> Sleep {
     match virtual_clock() {
         Some(clock) => {
@@ -213,6 +225,21 @@ pub(crate) fn timed_out(what: &str, after: Duration) -> Error {
 ///
 /// # Errors
 /// A cancelled error.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// # offshoot::run(async || {
+/// for n in 0..1_000_u64 {
+///     std::hint::black_box(n * n);
+///     if n % 100 == 0 {
+///         offshoot::checkpoint().await?;
+///     }
+/// }
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub async fn checkpoint() -> Result<()> {
     let mut watch = ScopeWatch::default();
     let mut yielded = false;
@@ -233,6 +260,27 @@ pub async fn checkpoint() -> Result<()> {
 /// Waits until the enclosing scope is cancelled and says by whom.
 ///
 /// Outside of an isolate it never ends.
+///
+/// # Examples
+/// ```
+/// use offshoot::prelude::*;
+///
+/// async fn until_cancelled() -> String {
+///     format!("cancelled by {}", offshoot::cancelled().await.by)
+/// }
+///
+/// # offshoot::run(async || {
+/// offshoot::nursery(async |nursery| {
+///     let waiter = nursery.spawn("waiter").await?;
+///     let goodbye = waiter.call(until_cancelled, ());
+///     waiter.cancel().await;
+///     println!("{:?}", goodbye.await);
+///     Ok(())
+/// })
+/// .await
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub async fn cancelled() -> Cancel {
     let mut watch = ScopeWatch::default();
     std::future::poll_fn(|cx| watch.poll(cx)).await
@@ -242,11 +290,42 @@ pub async fn cancelled() -> Cancel {
 ///
 /// # Panics
 /// If it runs on none; [`try_current`] does not.
+///
+/// # Examples
+/// ```
+/// use offshoot::prelude::*;
+///
+/// async fn name() -> String {
+///     offshoot::current().name()
+/// }
+///
+/// # offshoot::run(async || {
+/// offshoot::nursery(async |nursery| {
+///     let farm = nursery.spawn("farm").await?;
+///     assert_eq!(farm.call(name, ()).await?, "farm");
+///     Ok(())
+/// })
+/// .await
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub fn current() -> Current {
     try_current().unwrap_or_else(|| panic!("{}", off_isolate("current").message()))
 }
 
 /// The isolate on which this runs, if it runs on one.
+///
+/// # Examples
+/// ```
+/// # use offshoot::prelude::*;
+/// # offshoot::run(async || {
+/// assert!(offshoot::try_current().is_some());
+/// let outside = std::thread::spawn(|| offshoot::try_current().is_none());
+/// assert!(offshoot::unblock(|| outside.join().unwrap_or(false)).await?);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub fn try_current() -> Option<Current> {
     Local::try_current().map(|local| Current { local })
 }

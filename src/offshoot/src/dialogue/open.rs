@@ -48,6 +48,35 @@ impl<S: 'static> Portal<S> {
     /// # Errors
     /// As of [`call`](Portal::call). The function returned before it called `started`: the error that it returned,
     /// if that is an [`Error`], otherwise one of [`Error::is_closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    ///     peer.started(())?;
+    ///     let mut sum = 0;
+    ///     while let Some(n) = peer.next().await? {
+    ///         peer.send(2 * n).await?;
+    ///         sum += n;
+    ///     }
+    ///     Ok(sum)
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, ()) = thread.open(doubler, ()).await?;
+    ///     link.send(21).await?;
+    ///     assert_eq!(link.next().await?, Some(42));
+    ///     link.close();
+    ///     assert_eq!(link.result().await??, 21);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn open<M: 'static, F: Dialogue<M>>(
         &self,
         function: F,
@@ -219,6 +248,34 @@ impl<In: Payload, Out: Payload, R: Payload, First> Opening<In, Out, R, First> {
     /// How much may be under way in each direction; without it, [`Window::DEFAULT`] to another process and
     /// [`Window::BETWEEN_THREADS`] to a thread. Between threads only the items count, as nothing is encoded. A window
     /// without room has room for one.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use offshoot::Window;
+    ///
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let window = Window { items: 8, ..Window::default() };
+    ///     let (mut link, ()) = thread.open(doubler, ()).window(window).await?;
+    ///     link.send(1).await?;
+    ///     assert_eq!(link.next().await?, Some(2));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn window(mut self, window: Window) -> Self {
         self.window = Some(Window {
             items: window.items.max(1),
@@ -368,16 +425,94 @@ impl<In: Payload, Out: Payload, R: Payload> Link<In, Out, R> {
     ///
     /// # Errors
     /// As there.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, ()) = thread.open(doubler, ()).await?;
+    ///     link.send(1).await?;
+    ///     assert_eq!(link.next().await?, Some(2));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn send(&mut self, item: Out) -> SendItem<'_, Out> {
         self.outgoing.send(item)
     }
 
     /// Sends nothing more, see [`Outgoing::close`]. The far function takes what was sent, then sees the end.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, ()) = thread.open(doubler, ()).await?;
+    ///     link.close();
+    ///     // The far side has seen the end of its input, and ends.
+    ///     assert_eq!(link.next().await?, None);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn close(&mut self) {
         self.outgoing.close();
     }
 
     /// What to do when the far function is a whole window behind, see [`Outgoing::set_overflow`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use offshoot::Overflow;
+    ///
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, ()) = thread.open(doubler, ()).await?;
+    ///     link.set_overflow(Overflow::DropOldest);
+    ///     link.send(1).await?;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn set_overflow(&mut self, overflow: Overflow) {
         self.outgoing.set_overflow(overflow);
     }
@@ -396,6 +531,31 @@ impl<In: Payload, Out: Payload, R: Payload> Link<In, Out, R> {
     /// The dialogue was cancelled, with its author; the far task panicked, or its isolate ended before it had
     /// returned. What the function itself returns as `Result` arrives as a value, inside `Ok`. Misuse the second
     /// time.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, ()) = thread.open(doubler, ()).await?;
+    ///     link.close();
+    ///     assert_eq!(link.result().await??, 0);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn result(&mut self) -> ResultOf<'_, R, In> {
         self.outgoing.close();
         ResultOf {
@@ -405,6 +565,30 @@ impl<In: Payload, Out: Payload, R: Payload> Link<In, Out, R> {
     }
 
     /// Cancels the far task, see [`Outcome::cancel`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (link, ()) = thread.open(doubler, ()).await?;
+    ///     link.cancel().await;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn cancel(&self) -> LinkCancelling {
         self.outcome.cancel()
     }
@@ -435,6 +619,44 @@ impl<In: Payload, Out: Payload, R: Payload> Link<In, Out, R> {
 
     /// The two directions and the outcome by themselves, to be used by several tasks. Who holds the outcome holds
     /// the dialogue: dropping that cancels it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # async fn doubler(mut peer: Peer<u64, u64>) -> Result<u64> {
+    /// #     peer.started(())?;
+    /// #     let mut sum = 0;
+    /// #     while let Some(n) = peer.next().await? {
+    /// #         peer.send(2 * n).await?;
+    /// #         sum += n;
+    /// #     }
+    /// #     Ok(sum)
+    /// # }
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (link, ()) = thread.open(doubler, ()).await?;
+    ///     let (mut outgoing, mut incoming, mut outcome) = link.split();
+    ///     let sender = nursery.task(async move {
+    ///         for n in 0..3 {
+    ///             outgoing.send(n).await?;
+    ///         }
+    ///         outgoing.close();
+    ///         Ok::<(), Error>(())
+    ///     });
+    ///     let mut doubled = Vec::new();
+    ///     while let Some(n) = incoming.next().await? {
+    ///         doubled.push(n);
+    ///     }
+    ///     sender.await?;
+    ///     assert_eq!(doubled, [0, 2, 4]);
+    ///     assert_eq!(outcome.result().await??, 3);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn split(self) -> (Outgoing<Out>, Incoming<In>, Outcome<R>) {
         (self.outgoing, self.incoming, self.outcome)
     }

@@ -73,6 +73,27 @@ impl<In: Payload, Out: Payload, First: Payload> Peer<In, Out, First> {
     ///
     /// # Errors
     /// Misuse the second time; the value cannot be encoded, after which another one may be tried.
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// async fn greeter(mut peer: Peer<u64, u64, String>) -> Result<()> {
+    ///     peer.started("hello".to_string())
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, first) = thread.open(greeter, ()).await?;
+    ///     assert_eq!(first, "hello");
+    ///     link.result().await??;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn started(&mut self, first: First) -> Result<()> {
         let Some(put) = &self.first else {
             return Err(Error::new(
@@ -99,6 +120,32 @@ impl<In: Payload, Out: Payload, First: Payload> Peer<In, Out, First> {
     ///
     /// # Errors
     /// As there; misuse before [`started`](Peer::started).
+    ///
+    /// # Examples
+    /// ```
+    /// use offshoot::prelude::*;
+    ///
+    /// async fn ticker(mut peer: Peer<(), u64>, count: u64) -> Result<()> {
+    ///     peer.started(())?;
+    ///     for n in 0..count {
+    ///         peer.send(n).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let thread = nursery.spawn("thread").await?;
+    ///     let (mut link, ()) = thread.open(ticker, 2).await?;
+    ///     assert_eq!(link.next().await?, Some(0));
+    ///     assert_eq!(link.next().await?, Some(1));
+    ///     assert_eq!(link.next().await?, None);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     pub fn send(&mut self, item: Out) -> SendItem<'_, Out> {
         self.outgoing.send(item)
     }

@@ -180,6 +180,26 @@ impl TcpListener {
     ///
     /// # Errors
     /// That of the last address, named: `AddrInUse` among others.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use futures_util::{AsyncReadExt, AsyncWriteExt};
+    /// use offshoot::net::{TcpListener, TcpStream};
+    ///
+    /// # offshoot::run(async || {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = listener.local_addr()?;
+    /// let mut client = TcpStream::connect(address).await?;
+    /// let (mut server, _) = listener.accept().await?;
+    /// client.write_all(b"hello").await?;
+    /// let mut read = [0; 5];
+    /// server.read_exact(&mut read).await?;
+    /// assert_eq!(&read, b"hello");
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn bind(to: impl ToAddresses) -> impl Future<Output = io::Result<TcpListener>> {
         let place = Location::caller();

@@ -22,6 +22,24 @@ impl UdpSocket {
     ///
     /// # Errors
     /// That of the last address, named: `AddrInUse` among others.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use offshoot::net::UdpSocket;
+    ///
+    /// # offshoot::run(async || {
+    /// let one = UdpSocket::bind("127.0.0.1:0").await?;
+    /// let two = UdpSocket::bind("127.0.0.1:0").await?;
+    /// one.send_to(b"hello", two.local_addr()?).await?;
+    /// let mut read = [0; 16];
+    /// let (length, from) = two.recv_from(&mut read).await?;
+    /// assert_eq!(&read[..length], b"hello");
+    /// assert_eq!(from, one.local_addr()?);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn bind(to: impl ToAddresses) -> impl Future<Output = io::Result<UdpSocket>> {
         let place = Location::caller();

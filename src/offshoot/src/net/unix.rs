@@ -102,6 +102,23 @@ impl UnixStream {
     ///
     /// # Errors
     /// Outside of an isolate; a failed system call.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// use futures_util::{AsyncReadExt, AsyncWriteExt};
+    /// use offshoot::net::UnixStream;
+    ///
+    /// # offshoot::run(async || {
+    /// let (mut one, mut two) = UnixStream::pair()?;
+    /// one.write_all(b"hello").await?;
+    /// let mut read = [0; 5];
+    /// two.read_exact(&mut read).await?;
+    /// assert_eq!(&read, b"hello");
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
     #[track_caller]
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         places::run_at(Location::caller(), || {

@@ -164,6 +164,21 @@ fn list(leaks: &[Leak]) -> String {
 ///
 /// # Errors
 /// As of [`within_of`].
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// let result = offshoot::testing::within(Duration::from_secs(30), async || {
+///     offshoot::nursery(async |nursery| {
+///         nursery.spawn("farm").await?;
+///         Ok(())
+///     })
+///     .await
+/// });
+/// # let _ = result;
+/// # Ok::<(), offshoot::Error>(())
+/// ```
 pub fn within<F, T>(limit: Duration, root: F) -> Result<T>
 where
     F: AsyncFnOnce() -> Result<T> + Send + 'static,
