@@ -477,7 +477,7 @@ impl Runtime {
             return Ok(dir.clone());
         }
         match sweep_dead_trees(None) {
-            Ok(report) => tracing::debug!(?report, "swept dead trees"),
+            Ok(report) => report.swept.tell("of dead trees"),
             Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),
         }
         crate::fault::check("tree", "")
@@ -502,8 +502,7 @@ impl Runtime {
     pub(crate) fn sweep(&self, keys: &[ProcessKey]) {
         if let Some(dir) = self.tree_dir.lock().clone() {
             for key in keys {
-                let swept = dir.sweep(*key);
-                tracing::debug!(?swept, "swept after the forkserver");
+                dir.sweep(*key).tell("after the forkserver");
             }
         }
     }
@@ -511,8 +510,8 @@ impl Runtime {
     /// Kills what the processes of a forkserver had started, which is dead itself.
     pub(crate) fn end_strays(&self, server: u32) {
         if let Some(dir) = self.tree_dir.lock().clone() {
-            let ended = dir.end_cgroups(Some(server));
-            tracing::debug!(?ended, "ended the control groups of a forkserver");
+            dir.end_cgroups(Some(server))
+                .tell("in the control groups of a forkserver");
             crate::reap::kill_strays(dir.path(), server);
         }
     }
@@ -538,8 +537,7 @@ impl Runtime {
         self.binder.clear();
         let dir = self.tree_dir.lock().take();
         if let Some(dir) = dir {
-            let swept = dir.remove();
-            tracing::debug!(?swept, "removed the tree's directory");
+            dir.remove().tell("at the end of the tree");
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Files and directories by descriptor: what must not be led astray by a symbolic link, a replaced directory or a reused name.
 //!
 //! `std::fs` works with whole paths, and a path can come to mean something else between two calls. Here a directory is a descriptor and a
-//! name is one component in it, or a relative path that the kernel is told not to let out of the directory ([`open_beneath`]).
-//! What the names are for is not known here.
+//! name is one component in it, or a relative path that leads out of the directory neither by its text, nor by a link, nor by a mount
+//! ([`open_beneath`]). What the names are for is not known here.
 
 use crate::retry::{checked, retry};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 use std::ffi::{CString, OsStr, OsString};
@@ -19,6 +19,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+mod walk;
 
 /// How [`open_beneath`] and [`open_no_follow`] open what they find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,9 @@ pub struct Metadata {
     pub born: u64,
     /// Its size in bytes.
     pub size: u64,
+    /// The mount by which it was opened; `None` where the kernel does not say. Two mounts of one file system, as `mount --bind` makes, differ in
+    /// this alone.
+    pub mount: Option<u64>,
 }
 
 /// The longest file handle of any file system, in bytes (`MAX_HANDLE_SZ`).
@@ -160,31 +165,49 @@ impl Identity {
     }
 }
 
-/// Opens `path`, relative to `dir`, without ever leaving `dir` and without following any symbolic link on the way or at the end.
+/// Opens `path`, relative to `dir`, without ever leaving `dir`: not by `..`, not by a symbolic link on the way or at the end, and not through
+/// anything that is mounted beneath it.
+///
+/// Where `openat2` is refused (a seccomp filter, as `RestrictSUIDSGID=` of systemd has one; gVisor; valgrind), the path is walked one component
+/// at a time, and the mount of each is compared. Without `openat2` and mount ids, devices are compared, which does not tell a bind mount
+/// from its surroundings: see [`can_tell_mounts`].
 ///
 /// # Errors
-/// `EXDEV` for a path that would leave; `ELOOP` at a symbolic link, or `ENOTDIR` when one lies where a directory is asked for (only
-/// [`Access::Look`] opens a link itself); `ENOENT`, `EACCES`.
+/// `EXDEV` where something is mounted, see [`is_mounted`]; `InvalidInput` for a path that is absolute or has `..` in it; `ELOOP` at a symbolic link,
+/// or `ENOTDIR` when one lies where a directory is asked for (only [`Access::Look`] opens a link itself); `ENOENT`, `EACCES`.
 pub fn open_beneath(dir: BorrowedFd<'_>, path: &Path, access: Access) -> io::Result<OwnedFd> {
-    let beneath = ResolveFlag::RESOLVE_BENEATH
-        | ResolveFlag::RESOLVE_NO_SYMLINKS
-        | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(access.flags()).resolve(beneath);
-    loop {
-        match nix::fcntl::openat2(dir, path, how) {
-            // EAGAIN: a rename somewhere made the kernel unsure whether the walk has left `dir`. It asks to be asked again.
-            Err(Errno::EINTR | Errno::EAGAIN) => continue,
-            result => return Ok(result?),
-        }
-    }
+    walk::open(dir, path, access, walk::Mounts::Stay)
+}
+
+/// As [`open_beneath`], but what is mounted beneath `dir` counts as part of it. Nothing that is found so may be removed.
+///
+/// # Errors
+/// As [`open_beneath`], without `EXDEV`.
+pub fn open_beneath_across(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    access: Access,
+) -> io::Result<OwnedFd> {
+    walk::open(dir, path, access, walk::Mounts::Cross)
+}
+
+/// Whether [`open_beneath`] can tell what is mounted beneath `dir` from what lies there. If not, nothing in a directory beneath it may be removed
+/// by a listing.
+pub fn can_tell_mounts(dir: BorrowedFd<'_>) -> bool {
+    walk::has_openat2() || metadata(dir).is_ok_and(|found| found.mount.is_some())
 }
 
 /// Whether an open failed because a symbolic link, or something of another kind, lies in the place of what was wanted or on the way to it.
 pub fn is_obstructed(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ELOOP | libc::ENOTDIR | libc::EXDEV | libc::ENXIO)
+        Some(libc::ELOOP | libc::ENOTDIR | libc::ENXIO)
     )
+}
+
+/// Whether an open or a removal failed because something is mounted in that place.
+pub fn is_mounted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EXDEV | libc::EBUSY))
 }
 
 /// Opens `path`, a whole one, following symbolic links on the way but not at the end.
@@ -236,17 +259,43 @@ pub fn make_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
 /// because somebody took them away.
 ///
 /// # Errors
-/// `ENOENT`; `ENOTDIR` for anything else, symbolic links included; `EACCES`, `EPERM` when it belongs to another user.
+/// `ENOENT`; `ENOTDIR` for anything else, symbolic links included; `EXDEV` where something is mounted; `EACCES`, `EPERM` when it belongs to another
+/// user.
 pub fn open_own_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let held = open_beneath(dir, component(name)?.as_ref(), Access::Hold)?;
     let mode = metadata(held.as_fd())?.mode;
     if mode & 0o700 != 0o700 {
-        // By descriptor, so that it is this directory; fchmod itself does not take one that is only held.
-        let through = format!("/proc/self/fd/{}", held.as_raw_fd());
-        std::fs::set_permissions(through, Permissions::from_mode(mode | 0o700))?;
+        // By descriptor, so that it is this directory.
+        set_mode(held.as_fd(), mode | 0o700)?;
     }
     open_beneath(held.as_fd(), ".".as_ref(), Access::List)
 }
+
+/// Sets the permission bits of a file that is only held (`O_PATH`), of which fchmod(2) wants nothing to know.
+fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: the path is an empty NUL-terminated string, which AT_EMPTY_PATH allows; the descriptor is borrowed for the call.
+    let changed = checked(unsafe {
+        libc::syscall(
+            SYS_FCHMODAT2,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            mode,
+            libc::AT_EMPTY_PATH,
+        )
+    });
+    match changed {
+        Ok(_) => Ok(()),
+        // Older than Linux 6.6, or a filter that does not know it.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            let through = format!("/proc/self/fd/{}", file.as_raw_fd());
+            std::fs::set_permissions(through, Permissions::from_mode(mode))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The same number on every architecture; libc has it for some only.
+const SYS_FCHMODAT2: libc::c_long = 452;
 
 /// Removes the name of a file, a socket or a symbolic link in `dir`.
 ///
@@ -369,14 +418,16 @@ pub fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
 
 /// What `file` is. Works for a descriptor that was opened with [`Access::Look`] too.
 ///
+/// Where `statx` is refused, `fstat` and `/proc/self/fdinfo` say all but the time of birth.
+///
 /// # Errors
 /// `EIO`, `ESTALE` from a file system that is no longer there.
 pub fn metadata(file: BorrowedFd<'_>) -> io::Result<Metadata> {
-    let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
     // SAFETY: an all-zero statx is a valid value of that plain C structure.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is an empty NUL-terminated string, which AT_EMPTY_PATH allows; `found` is live and writable.
-    retry(|| unsafe {
+    let asked = retry(|| unsafe {
         libc::statx(
             file.as_raw_fd(),
             c"".as_ptr(),
@@ -384,7 +435,12 @@ pub fn metadata(file: BorrowedFd<'_>) -> io::Result<Metadata> {
             mask,
             &mut found,
         )
-    })?;
+    });
+    match asked {
+        Ok(_) => {}
+        Err(error) if is_refused(&error) => return metadata_by_fstat(file),
+        Err(error) => return Err(error),
+    }
     let mode = u32::from(found.stx_mode);
     // A time before 1970 counts as unknown.
     let known = found.stx_mask & libc::STATX_BTIME != 0;
@@ -393,14 +449,11 @@ pub fn metadata(file: BorrowedFd<'_>) -> io::Result<Metadata> {
     let born = seconds.map_or(0, |seconds| {
         seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
     });
+    // Zero is what emulators leave there that pass the mask on and not the field; no mount that a path leads to has it.
+    let mount = (found.stx_mask & libc::STATX_MNT_ID != 0 && found.stx_mnt_id != 0)
+        .then_some(found.stx_mnt_id);
     Ok(Metadata {
-        kind: match mode & libc::S_IFMT {
-            libc::S_IFREG => FileKind::File,
-            libc::S_IFDIR => FileKind::Directory,
-            libc::S_IFLNK => FileKind::Symlink,
-            libc::S_IFSOCK => FileKind::Socket,
-            _ => FileKind::Other,
-        },
+        kind: kind_of(mode),
         mode: mode & 0o7777,
         uid: found.stx_uid,
         links: found.stx_nlink,
@@ -411,7 +464,50 @@ pub fn metadata(file: BorrowedFd<'_>) -> io::Result<Metadata> {
         ino: found.stx_ino,
         born,
         size: found.stx_size,
+        mount: mount.or_else(|| mount_by_fdinfo(file)),
     })
+}
+
+/// Whether a call failed because this kernel, or a filter in front of it, does not know it.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+fn kind_of(mode: u32) -> FileKind {
+    match mode & libc::S_IFMT {
+        libc::S_IFREG => FileKind::File,
+        libc::S_IFDIR => FileKind::Directory,
+        libc::S_IFLNK => FileKind::Symlink,
+        libc::S_IFSOCK => FileKind::Socket,
+        _ => FileKind::Other,
+    }
+}
+
+fn metadata_by_fstat(file: BorrowedFd<'_>) -> io::Result<Metadata> {
+    // SAFETY: an all-zero stat is a valid value of that plain C structure.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` is live and writable; the descriptor is borrowed for the call.
+    retry(|| unsafe { libc::fstat(file.as_raw_fd(), &mut found) })?;
+    Ok(Metadata {
+        kind: kind_of(found.st_mode),
+        mode: found.st_mode & 0o7777,
+        uid: found.st_uid,
+        links: u32::try_from(found.st_nlink).unwrap_or(u32::MAX),
+        dev: device_of_stat(found.st_dev),
+        ino: found.st_ino,
+        born: 0,
+        size: u64::try_from(found.st_size).unwrap_or(0),
+        mount: mount_by_fdinfo(file),
+    })
+}
+
+/// For kernels before 5.8, and where `statx` is refused or emulated.
+fn mount_by_fdinfo(file: BorrowedFd<'_>) -> Option<u64> {
+    let info = std::fs::read(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let line = info
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"mnt_id:"))?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 
 /// Which file `file` is.
@@ -630,6 +726,14 @@ mod tests {
 
     #[test]
     fn a_walk_stays_beneath_and_follows_no_link() {
+        stays_beneath(open_beneath);
+        stays_beneath(|dir, path, access| walk::by_steps(dir, path, access, walk::Mounts::Stay));
+        stays_beneath(open_beneath_across);
+    }
+
+    type Open = fn(BorrowedFd<'_>, &Path, Access) -> io::Result<OwnedFd>;
+
+    fn stays_beneath(open_beneath: Open) {
         let (temporary, dir) = temporary();
         let at = |path: &str| temporary.path().join(path);
         std::fs::create_dir_all(at("in/side")).unwrap();
@@ -641,15 +745,16 @@ mod tests {
         let inner = open_beneath(dir.as_fd(), Path::new("in"), Access::Hold).unwrap();
         let open = |path: &str| open_beneath(inner.as_fd(), Path::new(path), Access::Read);
         open("side/file").unwrap();
-        open("side/../side/file").unwrap();
-        assert_eq!(code(open("../outside")), Some(libc::EXDEV));
-        assert_eq!(code(open("/etc/passwd")), Some(libc::EXDEV));
+        for leads_out in ["../outside", "side/../../outside", "/etc/passwd"] {
+            let error = open(leads_out).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{leads_out}");
+        }
         assert_eq!(code(open("link")), Some(libc::ELOOP));
         assert_eq!(code(open("harmless/file")), Some(libc::ELOOP));
         assert_eq!(code(open("magic/etc/passwd")), Some(libc::ELOOP));
         assert_eq!(code(open("absent")), Some(libc::ENOENT));
         let _listener = bind_listener(inner.as_fd(), name("socket")).unwrap();
-        for obstacle in ["../outside", "link", "outside/x", "side/file/x", "socket"] {
+        for obstacle in ["link", "outside/x", "side/file/x", "socket"] {
             let error = open(obstacle).unwrap_err();
             assert_eq!(
                 is_obstructed(&error),
@@ -668,6 +773,82 @@ mod tests {
         // To look at a link is not to follow it.
         let link = open_beneath(inner.as_fd(), Path::new("link"), Access::Look).unwrap();
         assert_eq!(metadata(link.as_fd()).unwrap().kind, FileKind::Symlink);
+    }
+
+    #[test]
+    fn a_walk_does_not_pass_through_a_mount() {
+        crate::apart::run("fsx::tests::a_walk_does_not_pass_through_a_mount", || {
+            let (temporary, dir) = temporary();
+            let at = |path: &str| temporary.path().join(path);
+            for path in ["in/on", "outside"] {
+                std::fs::create_dir_all(at(path)).unwrap();
+            }
+            for path in ["in/file", "outside/file"] {
+                std::fs::write(at(path), "x").unwrap();
+            }
+            crate::apart::bind(&at("outside"), &at("in/on"));
+            crate::apart::bind(&at("outside/file"), &at("in/file"));
+            let stays: [Open; 2] = [open_beneath, |dir, path, access| {
+                walk::by_steps(dir, path, access, walk::Mounts::Stay)
+            }];
+            let crosses: [Open; 2] = [open_beneath_across, |dir, path, access| {
+                walk::by_steps(dir, path, access, walk::Mounts::Cross)
+            }];
+            for (path, access) in [
+                ("in/on", Access::Hold),
+                ("in/on", Access::List),
+                ("in/on/file", Access::Look),
+                ("in/on/file", Access::Read),
+                ("in/file", Access::Look),
+                ("in/file", Access::ReadWrite),
+            ] {
+                for open in stays {
+                    let error = open(dir.as_fd(), path.as_ref(), access).unwrap_err();
+                    assert!(is_mounted(&error), "{path} {access:?}: {error}");
+                    assert!(!is_obstructed(&error));
+                }
+                for open in crosses {
+                    open(dir.as_fd(), path.as_ref(), access).unwrap();
+                }
+            }
+            // What lies beside it is reached.
+            for open in stays {
+                open(dir.as_fd(), "outside/file".as_ref(), Access::Read).unwrap();
+            }
+            assert!(open_own_dir(dir.as_fd(), name("in")).is_ok());
+            let inner = open_beneath(dir.as_fd(), "in".as_ref(), Access::Hold).unwrap();
+            for remove in [
+                remove_dir(inner.as_fd(), name("on")),
+                unlink(inner.as_fd(), name("file")),
+            ] {
+                assert!(is_mounted(&remove.unwrap_err()));
+            }
+        });
+    }
+
+    #[test]
+    fn every_source_tells_the_same_mount() {
+        let (_temporary, dir) = temporary();
+        let file = create(dir.as_fd(), name("file")).unwrap();
+        let found = metadata(file.as_fd()).unwrap();
+        let mount = found.mount.expect("Linux 5.8, or /proc");
+        assert_eq!(mount_by_fdinfo(file.as_fd()), Some(mount));
+        let plain = Metadata { born: 0, ..found };
+        assert_eq!(metadata_by_fstat(file.as_fd()).unwrap(), plain);
+        let proc = std::fs::File::open("/proc/self").unwrap();
+        assert_ne!(metadata(proc.as_fd()).unwrap().mount, Some(mount));
+        assert!(can_tell_mounts(dir.as_fd()));
+    }
+
+    #[test]
+    fn a_mode_is_set_by_either_way() {
+        let (temporary, dir) = temporary();
+        std::fs::create_dir(temporary.path().join("closed")).unwrap();
+        let held = open_beneath(dir.as_fd(), "closed".as_ref(), Access::Hold).unwrap();
+        for mode in [0o700, 0o500] {
+            set_mode(held.as_fd(), mode).unwrap();
+            assert_eq!(metadata(held.as_fd()).unwrap().mode, mode);
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //!
 //! The modules for processes exist on Linux only; the others build on every Unix.
 
+#[cfg(all(test, target_os = "linux"))]
+mod apart;
 mod retry;
 
 pub mod clock;

@@ -11,6 +11,7 @@
 //!   .new-<16 hex digits>/     a tree that is being born, or died in it
 //! ```
 
+use super::clear::{clear, clear_entry};
 use super::sweep::{Left, Manner, Swept, Why, sweep};
 use super::{ProcessKey, absent_is_none, table};
 use offshoot_sys::fsx::{self, Access, FileHandle, FileKind, Identity};
@@ -30,9 +31,6 @@ const GRANTS_PREFIX: &str = "grants-";
 /// How often a birth is tried again when a sweeper took the newborn for a dead tree. Each time needs the sweeper to come between two
 /// consecutive system calls.
 const BIRTHS_MAX: usize = 16;
-
-/// How deep a private directory is cleared. Only a process that means harm goes deeper, and then the rest is reported.
-const DEPTH_MAX: usize = 16;
 
 /// The longest list of granted directories that is read, in bytes.
 const GRANTS_BYTES_MAX: u64 = 1 << 20;
@@ -382,14 +380,16 @@ impl TreeDir {
         if manner.dry || !manner.files || !swept.is_settled() {
             return swept;
         }
-        if let Err(error) = self.remove_itself() {
-            swept.leave(&self.path, Why::Failed(error));
+        if clear(self.dir.as_fd(), &self.path, &[LOCK.as_ref()], &mut swept)
+            && let Err(error) = self.remove_itself()
+        {
+            swept.leave(&self.path, error.into());
         }
         swept
     }
 
+    /// Removes the directory, which is empty but for the lock.
     fn remove_itself(&self) -> io::Result<()> {
-        clear(self.dir.as_fd(), &[LOCK.as_ref()], 0)?;
         // Last, because a directory without a lock is taken for one whose removal was cut short.
         absent_is_none(fsx::unlink(self.dir.as_fd(), LOCK.as_ref()))?;
         let Some(base) = absent_is_none(fsx::open_parent(self.dir.as_fd()))? else {
@@ -414,7 +414,7 @@ impl TreeDir {
         let names = match absent_is_none(fsx::list(self.dir.as_fd())) {
             Ok(names) => names.unwrap_or_default(),
             Err(error) => {
-                swept.leave(&self.path, Why::Failed(error));
+                swept.leave(&self.path, error.into());
                 return Vec::new();
             }
         };
@@ -465,27 +465,22 @@ impl TreeDir {
                     Why::Malformed("it is not a bind table"),
                 );
             }
-            (Err(error), _) => swept.leave(self.path.join(&table_name), Why::Failed(error)),
-            (_, Err(error)) => swept.leave(self.path.join(&name), Why::Failed(error)),
+            (Err(error), _) => swept.leave(self.path.join(&table_name), error.into()),
+            (_, Err(error)) => swept.leave(self.path.join(&name), error.into()),
         }
         if manner.dry || !manner.files || !swept.is_settled() {
             return;
         }
-        let remove = || {
-            clear_entry(self.dir.as_fd(), &name, 0)?;
-            // The table goes before the record of grants: a table without its grants could not be swept.
-            clear_entry(self.dir.as_fd(), &table_name, 0)?;
-            clear_entry(self.dir.as_fd(), &key.file(GRANTS_PREFIX), 0)
-        };
-        if let Err(error) = remove() {
-            swept.leave(self.path.join(&name), Why::Failed(error));
-        }
+        // The table goes before the record of grants: a table without its grants could not be swept.
+        let _ = [name, table_name, key.file(GRANTS_PREFIX)]
+            .iter()
+            .all(|name| clear_entry(self.dir.as_fd(), &self.path, name, swept));
     }
 
     /// The directories on record, `None` for each that is not there any more, or is not the one that was granted.
     fn read_grants(&self, key: ProcessKey, swept: &mut Swept) -> Vec<Option<GrantedDir>> {
         let name = key.file(GRANTS_PREFIX);
-        let read = || {
+        let read = || -> io::Result<Option<Vec<u8>>> {
             let Some(file) = absent_is_none(fsx::open_beneath(
                 self.dir.as_fd(),
                 name.as_ref(),
@@ -504,7 +499,7 @@ impl TreeDir {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Vec::new(),
             Err(error) => {
-                swept.leave(self.path.join(&name), Why::Failed(error));
+                swept.leave(self.path.join(&name), error.into());
                 return Vec::new();
             }
         };
@@ -519,39 +514,6 @@ impl TreeDir {
         records
             .map(|record| GrantedDir::decode(record).and_then(|found| found.reopen(swept)))
             .collect()
-    }
-}
-
-/// Removes everything in `dir` but `keep`.
-fn clear(dir: BorrowedFd<'_>, keep: &[&OsStr], depth: usize) -> io::Result<()> {
-    for name in absent_is_none(fsx::list(dir))?.unwrap_or_default() {
-        if !keep.contains(&name.as_os_str()) {
-            clear_entry(dir, &name, depth)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes whatever bears `name`, a directory with all that is in it. That nothing does is no error.
-fn clear_entry(dir: BorrowedFd<'_>, name: &OsStr, depth: usize) -> io::Result<()> {
-    match fsx::unlink(dir, name) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::IsADirectory | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            let Some(inner) = absent_is_none(fsx::open_own_dir(dir, name))? else {
-                return Ok(());
-            };
-            // Something mounted there is somebody else's business.
-            if depth == DEPTH_MAX || fsx::metadata(inner.as_fd())?.dev != fsx::metadata(dir)?.dev {
-                return Err(io::ErrorKind::DirectoryNotEmpty.into());
-            }
-            clear(inner.as_fd(), &[], depth + 1)?;
-            absent_is_none(fsx::remove_dir(dir, name)).map(drop)
-        }
-        result => absent_is_none(result).map(drop),
     }
 }
 
@@ -614,8 +576,8 @@ impl GrantedDir {
         let Ok(below) = self.path.strip_prefix(&other.path) else {
             return false;
         };
-        // What lies there now, whoever has moved things about since.
-        fsx::open_beneath(other.as_fd(), below, Access::Hold)
+        // What lies there now, whoever has moved things about since. What is mounted there belongs to it.
+        fsx::open_beneath_across(other.as_fd(), below, Access::Hold)
             .and_then(|found| fsx::identity(found.as_fd()))
             .is_ok_and(|found| found.is_same(&self.identity))
     }
@@ -714,7 +676,7 @@ impl Recorded {
             Err(error) => {
                 swept.left.push(Left {
                     path: self.path,
-                    why: Why::Failed(error),
+                    why: error.into(),
                 });
                 None
             }

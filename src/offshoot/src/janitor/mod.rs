@@ -22,7 +22,7 @@
 //!
 //! # What a table is to the sweeper
 //! Input from a process that may have been hostile. It is read once into private memory, parsed with bounds, and honoured only beneath the
-//! directories that the *owner* of the process has granted ([`GrantedDir`]), without symbolic links. The worst that a false table can do is to
+//! directories that the *owner* of the process has granted ([`GrantedDir`]), without symbolic links and mounts. The worst that a false table can do is to
 //! remove what lies in those directories, is of the registered kind, and has the identity that the table gives.
 //!
 //! # What stays open
@@ -32,7 +32,11 @@
 //!
 //! Not here: killing and reaping processes. A sweep of a process expects that it is dead.
 
+#[cfg(test)]
+#[path = "../../../sys/src/apart.rs"]
+mod apart;
 pub(crate) mod cgroups;
+mod clear;
 mod dir;
 mod sweep;
 mod table;

@@ -11,7 +11,7 @@ use offshoot_sys::pidfd::Pidfd;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
@@ -99,6 +99,10 @@ pub(crate) enum Why {
     Needed(u32),
     /// Some process has it mapped or open.
     InUse,
+    /// Something is mounted there, or on it.
+    Mounted,
+    /// It cannot be known whether something is mounted in it.
+    Unguarded,
     /// The sweep was asked to leave things of this kind alone.
     NotAsked,
     /// The system refused. A later sweep may succeed, and everything that it needs is kept for it.
@@ -109,13 +113,27 @@ impl Why {
     /// Whether a later sweep may find it otherwise.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Failed(_) | Self::Needed(_) | Self::InUse | Self::NotAsked => true,
+            Self::Failed(_)
+            | Self::Needed(_)
+            | Self::InUse
+            | Self::Mounted
+            | Self::Unguarded
+            | Self::NotAsked => true,
             Self::Successor
             | Self::Displaced
             | Self::NotGranted
             | Self::Replaced
             | Self::WrongKind
             | Self::Malformed(_) => false,
+        }
+    }
+}
+
+impl From<io::Error> for Why {
+    fn from(error: io::Error) -> Self {
+        match fsx::is_mounted(&error) {
+            true => Self::Mounted,
+            false => Self::Failed(error),
         }
     }
 }
@@ -131,6 +149,12 @@ impl fmt::Display for Why {
             Self::Malformed(what) => f.write_str(what),
             Self::Needed(pid) => write!(f, "the process that has it lives (pid {pid})"),
             Self::InUse => f.write_str("mapped or open in a process that lives"),
+            Self::Mounted => f.write_str(
+                "something is mounted there, and what is mounted is never removed; unmount it, then run `offshoot reap`",
+            ),
+            Self::Unguarded => f.write_str(
+                "neither `openat2` nor mount ids can be had here, so that what is mounted in it could not be told from it; remove it by hand",
+            ),
             Self::NotAsked => f.write_str("not asked for"),
             Self::Failed(error) => error.fmt(f),
         }
@@ -154,6 +178,22 @@ impl Swept {
             path: path.into(),
             why,
         });
+    }
+
+    /// Tells the program's log what was left.
+    pub(crate) fn tell(&self, when: &str) {
+        for left in &self.left {
+            tracing::warn!(path = %left.path.display(), why = %left.why, "left behind {when}");
+        }
+        tracing::debug!(removed = ?self.removed, "swept {when}");
+    }
+
+    /// Tells the standard error what was left, where there is no log: in the forkserver.
+    pub(crate) fn print(&self) {
+        for left in &self.left {
+            // Whoever reads it may have gone.
+            let _ = writeln!(io::stderr(), "offshoot: left behind: {left}");
+        }
     }
 
     pub(super) fn add(&mut self, other: Self) {
@@ -196,7 +236,7 @@ pub(crate) fn sweep_dead_trees(base: Option<&Path>) -> Result<Report, DirError> 
         };
         for name in trees_in(base.as_fd()).map_err(DirError::io("list", &path))? {
             if let Err(error) = sweep_if_dead(base.as_fd(), &path, &name, deadline, &mut report) {
-                report.swept.leave(path.join(name), Why::Failed(error));
+                report.swept.leave(path.join(name), error.into());
             }
         }
     }
@@ -242,6 +282,14 @@ pub(crate) enum Found {
     Dead(TreeDir),
 }
 
+/// Says what an error means that comes of a mount.
+fn mounted(error: io::Error) -> io::Error {
+    match Why::from(error) {
+        Why::Failed(error) => error,
+        why => io::Error::other(why.to_string()),
+    }
+}
+
 /// Looks for a tree and takes its lock, if nobody has it.
 pub(crate) fn find_tree(base: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
     let dir = match absent_is_none(fsx::open_beneath(base, name.as_ref(), Access::List)) {
@@ -249,9 +297,10 @@ pub(crate) fn find_tree(base: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found>
         Ok(None) => return Ok(Found::None),
         // No tree was ever there: whatever it is, it is not ours.
         Err(error) if fsx::is_obstructed(&error) => return Ok(Found::None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(mounted(error)),
     };
-    let lock = absent_is_none(fsx::open_beneath(dir.as_fd(), LOCK.as_ref(), Access::Read))?;
+    let lock = fsx::open_beneath(dir.as_fd(), LOCK.as_ref(), Access::Read);
+    let lock = absent_is_none(lock).map_err(mounted)?;
     let Some(lock) = lock else {
         return Ok(Found::Remnant);
     };
@@ -358,11 +407,11 @@ struct Table(Vec<u8>);
 
 impl Table {
     fn read(file: BorrowedFd<'_>) -> Result<Self, Why> {
-        let found = fsx::metadata(file).map_err(Why::Failed)?;
+        let found = fsx::metadata(file).map_err(Why::from)?;
         if found.kind != FileKind::File {
             return Err(Why::Malformed("the bind table is not a file"));
         }
-        let file = File::from(file.try_clone_to_owned().map_err(Why::Failed)?);
+        let file = File::from(file.try_clone_to_owned().map_err(Why::from)?);
         let mut bytes = vec![0; TABLE_BYTES];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -371,7 +420,7 @@ impl Table {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Why::Failed(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         let table = Self(bytes);
@@ -514,14 +563,14 @@ impl Entry {
             Ok(Some(dir)) => dir,
             Ok(None) => return Ok(Outcome::Gone),
             Err(error) if fsx::is_obstructed(&error) => return Err(Why::NotGranted),
-            Err(error) => return Err(Why::Failed(error)),
+            Err(error) => return Err(error.into()),
         };
         let kind = self.kind.file_kind();
         let in_use = manner
             .in_use
             .filter(|_| self.kind == Kind::SharedMemory && manner.memory);
         if manner.dry || !manner.wants(self.kind) || in_use.is_some() {
-            let found = self.find(dir.as_fd(), name).map_err(Why::Failed)?;
+            let found = self.find(dir.as_fd(), name).map_err(Why::from)?;
             match found {
                 Ok(_) if !manner.wants(self.kind) => return Err(Why::NotAsked),
                 Ok(found) if in_use.is_some_and(|in_use| in_use(&found)) => {
@@ -534,14 +583,14 @@ impl Entry {
         }
         let Some(identity) = &self.identity else {
             // Only its maker can have known this name, so that whatever bears it was made by the dead process.
-            return match look(dir.as_fd(), &self.private).map_err(Why::Failed)? {
+            return match look(dir.as_fd(), &self.private).map_err(Why::from)? {
                 None => Ok(Outcome::Gone),
                 Some((found, _)) if found != kind => Err(Why::WrongKind),
                 Some(_) => absent_is_none(fsx::unlink(dir.as_fd(), &self.private))
-                    .map_or_else(|error| Err(Why::Failed(error)), |_| Ok(Outcome::Gone)),
+                    .map_or_else(|error| Err(error.into()), |_| Ok(Outcome::Gone)),
             };
         };
-        withdraw(dir.as_fd(), name, &self.private, kind, identity).map_err(Why::Failed)
+        withdraw(dir.as_fd(), name, &self.private, kind, identity).map_err(Why::from)
     }
 }
 

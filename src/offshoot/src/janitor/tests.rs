@@ -392,14 +392,137 @@ fn an_end_takes_everything_along_but_follows_no_link() {
 }
 
 #[test]
-fn a_bottomless_directory_is_reported_and_keeps_the_tree() {
+fn directories_are_removed_however_deep_they_are() {
     let scene = Scene::new();
-    let private = scene.table.private_dir().path().to_owned();
-    std::fs::create_dir_all(private.join("d/".repeat(30))).unwrap();
+    let top = scene.table.private_dir();
+    // Deeper than a path can say, and than there are descriptors; with something beside each on the way.
+    let mut at = top.as_fd().try_clone_to_owned().unwrap();
+    for depth in 0..5_000 {
+        at = fsx::make_dir(at.as_fd(), "d".as_ref()).unwrap();
+        if depth % 500 == 0 {
+            fsx::create(at.as_fd(), "file".as_ref()).unwrap();
+            fsx::make_dir(at.as_fd(), "e".as_ref()).unwrap();
+        }
+    }
+    drop(at);
     let swept = scene.tree.remove();
-    assert!(!swept.is_settled() && scene.tree.path().exists());
-    std::fs::remove_dir_all(private).unwrap();
-    assert!(scene.tree.remove().is_settled() && !scene.tree.path().exists());
+    assert!(swept.left.is_empty(), "{swept:?}");
+    assert!(names(&scene.base()).is_empty());
+}
+
+#[test]
+fn a_walk_goes_up_only_to_where_it_came_from() {
+    let temporary = private();
+    let at = |path: &str| temporary.path().join(path);
+    std::fs::create_dir_all(at("ours/inner")).unwrap();
+    std::fs::create_dir(at("victim")).unwrap();
+    let open = |path: &str| fsx::open_no_follow(&at(path), Access::List).unwrap();
+    let expected = fsx::metadata(open("ours").as_fd()).unwrap();
+    let inner = open("ours/inner");
+    super::clear::back(inner.as_fd(), &expected).unwrap();
+    std::fs::rename(at("ours/inner"), at("victim/inner")).unwrap();
+    let error = super::clear::back(inner.as_fd(), &expected).unwrap_err();
+    assert!(error.to_string().contains("moved"), "{error}");
+}
+
+/// Nothing that is mounted anywhere in a tree's directory is emptied, by whatever removes; what is mounted is told, and what is not, goes.
+#[test]
+fn what_is_mounted_is_never_removed() {
+    apart::run("janitor::tests::what_is_mounted_is_never_removed", || {
+        for place in [
+            "PRIVATE/on",
+            "PRIVATE/deep/er/on",
+            "PRIVATE/file",
+            "PRIVATE/deep/file",
+            "PRIVATE",
+            "KEY/",
+            "TABLE",
+            "GRANTS",
+            "LOCK",
+            "TREE",
+        ] {
+            for dead in [false, true] {
+                mounted_at(place, dead);
+            }
+        }
+    });
+}
+
+fn mounted_at(place: &str, dead: bool) {
+    let context = format!("{place}, dead: {dead}");
+    let scene = Scene::new();
+    let precious = scene.temporary.path().join("precious");
+    std::fs::create_dir_all(precious.join("deep/empty")).unwrap();
+    let canaries = ["file", "deep/file", "lock"].map(|name| precious.join(name));
+    for canary in &canaries {
+        std::fs::write(canary, "precious").unwrap();
+        std::fs::set_permissions(canary, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    // It would be opened to its owner, if it were ours.
+    std::fs::set_permissions(precious.join("deep"), PermissionsExt::from_mode(0o500)).unwrap();
+    let Scene { tree, table, .. } = &scene;
+    let (private, tree_path) = (
+        table.private_dir().path().to_owned(),
+        tree.path().to_owned(),
+    );
+    std::fs::create_dir_all(private.join("deep/er/on/side")).unwrap();
+    std::fs::write(private.join("ours"), "").unwrap();
+    let outside = scene.leak("s");
+    let key = table.key();
+    let target = match place {
+        "TABLE" => scene.table_file(),
+        "GRANTS" => tree_path.join(format!("grants-{key}")),
+        "LOCK" => tree_path.join("lock"),
+        "TREE" => tree_path.clone(),
+        // Of a process that has no table.
+        "KEY/" => tree_path.join("00000000000000aa"),
+        place => PathBuf::from(place.replacen("PRIVATE", private.to_str().unwrap(), 1)),
+    };
+    if place.ends_with("file") {
+        std::fs::write(&target, "").unwrap();
+    } else if !exists(&target) {
+        std::fs::create_dir_all(&target).unwrap();
+    }
+    let is_file = target.is_file();
+    apart::bind(if is_file { &canaries[0] } else { &precious }, &target);
+    let base = scene.base();
+    let left = if dead {
+        let Scene { tree, table, .. } = scene;
+        drop((tree, table));
+        let report = sweep_the_dead(&base);
+        assert!(report.removed.is_empty(), "{context}: {report:?}");
+        report.swept.left
+    } else {
+        let left = scene.tree.remove().left;
+        assert!(!scene.tree.remove().left.is_empty(), "{context}");
+        drop((scene.tree, scene.table));
+        left
+    };
+    for canary in &canaries {
+        assert_eq!(
+            std::fs::read(canary).unwrap(),
+            b"precious",
+            "{context}: {left:?}"
+        );
+    }
+    assert_eq!(
+        precious.join("deep").metadata().unwrap().mode() & 0o7777,
+        0o500
+    );
+    let told = |left: &Left| left.path == target && left.why.to_string().contains("unmount it");
+    let told_of_tree =
+        |left: &Left| left.path == tree_path && left.why.to_string().contains("unmount it");
+    assert!(
+        left.iter()
+            .any(|left| told(left) || (place == "LOCK" && told_of_tree(left))),
+        "{context}: {left:?}"
+    );
+    // Once it is unmounted, the rest goes.
+    let unmounted = Command::new("umount").arg(&target).status().unwrap();
+    assert!(unmounted.success(), "{context}");
+    let report = sweep_the_dead(&base);
+    assert!(report.swept.left.is_empty(), "{context}: {report:?}");
+    assert!(names(&base).is_empty() && !exists(&outside), "{context}");
 }
 
 #[test]

@@ -823,7 +823,7 @@ impl Server {
             if let (Some(tree), Some(key)) =
                 (&self.tree, self.peers.get(&peer).and_then(|peer| peer.key))
             {
-                tree.sweep(key);
+                tree.sweep(key).print();
             }
             self.remove_peer(peer);
             self.children.remove(&token);
@@ -995,7 +995,7 @@ impl Server {
             self.kill_strays();
         }
         if let Some(tree) = &self.tree {
-            tree.remove();
+            tree.remove().print();
         }
     }
 }
