@@ -14,6 +14,7 @@ mod host_program;
 mod kills;
 mod oracle;
 mod program;
+mod refused;
 mod root_death;
 mod signals;
 mod spawn_faults;
@@ -65,6 +66,10 @@ const CASES: &[Case] = &[
     case(
         "kills::any_process_at_any_moment",
         kills::any_process_at_any_moment,
+    ),
+    case(
+        "refused::calls_of_the_file_system_are_done_without_or_named",
+        refused::calls_of_the_file_system,
     ),
     case("root_death::f53_killed", root_death::killed),
     case(

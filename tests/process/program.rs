@@ -220,12 +220,14 @@ impl Addresses {
 /// Runs the program that the environment names, if it names one.
 pub(crate) fn main() -> Option<ExitCode> {
     let program = std::env::var(PROGRAM).ok()?;
+    crate::refused::refuse_as_told();
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         STOP.store(true, Ordering::Release);
     });
     Some(match program.as_str() {
         "clean" => offshoot::main(clean),
+        "all" => offshoot::main(all),
         "busy" => offshoot::main(busy),
         // The same in a program that has a main function of its own.
         "busy-run" => finish(offshoot::run(busy)),
@@ -317,6 +319,42 @@ async fn clean() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+async fn kill_itself() {
+    let own = Pidfd::open(oracle::own_pid()).expect("it lives");
+    let _ = own.kill();
+}
+
+/// All that a tree has in the file system, by a process that ends and by one that is killed.
+async fn all() -> Result<()> {
+    for name in ["ends", "killed"] {
+        let result = offshoot::nursery(async |nursery| {
+            let isolate = nursery.spawn(Isolate::named(name).process()).await?;
+            holds(nursery, &isolate);
+            offshoot::unblock(move || {
+                let bound = || Addresses::of_program().left().len() == 5;
+                assert!(oracle::within(PATIENCE, bound));
+            })
+            .await?;
+            match name {
+                "killed" => {
+                    isolate.call(kill_itself, ()).await?;
+                }
+                _ => {
+                    isolate.cancel().await;
+                }
+            }
+            Ok(())
+        })
+        .await;
+        if name == "ends" {
+            result?;
+        }
+        let left = Addresses::of_program().left();
+        assert!(left.is_empty(), "{name}: {left:?}");
+    }
+    Ok(())
 }
 
 /// Binds one of each kind of address in the directory of the case, and holds them until it is cancelled.

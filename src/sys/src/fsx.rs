@@ -252,7 +252,8 @@ pub fn create(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
 /// `EEXIST`, `ENOSPC`, `EROFS`, `EACCES`.
 pub fn make_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     nix::sys::stat::mkdirat(dir, component(name)?, Mode::S_IRWXU)?;
-    open_own_dir(dir, name)
+    // Out of descriptors, for instance: it would be left.
+    open_own_dir(dir, name).inspect_err(|_| drop(remove_dir(dir, name)))
 }
 
 /// Opens the directory `name` in `dir` for listing, and gives its owner back the rights to it if they are missing: because of a umask, or
@@ -341,7 +342,7 @@ pub fn rename(
 
 /// Gives a file another name that nobody has, in one step.
 ///
-/// Where the file system cannot do that (NFS, old FUSE) the file is linked under the new name and unlinked under the old. That never
+/// Where the file system cannot do that (NFS, old FUSE), or a filter refuses the call, the file is linked under the new name and unlinked under the old. That never
 /// replaces anything either, but for a moment, or after a kill in between, it has both.
 ///
 /// # Errors
@@ -369,7 +370,12 @@ pub fn rename_noreplace(
     );
     match result {
         Ok(_) => Ok(()),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::ENOSYS | libc::EPERM)
+            ) =>
+        {
             link_then_unlink(from, name, to, new_name)
         }
         Err(error) => Err(error),
@@ -586,8 +592,23 @@ fn flock(file: BorrowedFd<'_>, operation: i32) -> io::Result<bool> {
     match retry(|| unsafe { libc::flock(file.as_raw_fd(), operation) }) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
+        // No other kind of lock will do: who asks for this kind does not see it, and takes a living tree for a dead one.
+        Err(error) => Err(named("flock", "tell living trees from dead ones", error)),
     }
+}
+
+/// Names the call in an error that means that a filter refuses it. Only for calls that say neither ENOSYS nor EPERM for any other reason.
+fn named(call: &str, purpose: &str, error: io::Error) -> io::Error {
+    let errno = match error.raw_os_error() {
+        Some(libc::ENOSYS) => "ENOSYS",
+        Some(libc::EPERM) => "EPERM",
+        _ => return error,
+    };
+    let message = format!(
+        "`{call}` is refused here ({errno}), which is needed to {purpose}: by a seccomp filter, as a service manager, a container or a sandbox \
+         sets it; let it allow the call"
+    );
+    io::Error::new(error.kind(), message)
 }
 
 /// Sets the size of a file.
@@ -615,6 +636,8 @@ pub fn reserve(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> 
     loop {
         match nix::fcntl::fallocate(file, FallocateFlags::empty(), offset, bytes) {
             Err(Errno::EINTR) => continue,
+            // Refused by a filter; if it is the file that refuses, so it does whatever else is tried.
+            Err(Errno::ENOSYS | Errno::EPERM) => return Err(Errno::EOPNOTSUPP.into()),
             result => return Ok(result?),
         }
     }
@@ -669,11 +692,12 @@ pub fn effective_user() -> u32 {
 /// 128 bits that nobody can guess.
 ///
 /// # Errors
-/// `ENOSYS` when a seccomp filter forbids getrandom.
+/// When a seccomp filter forbids getrandom.
 pub fn random() -> io::Result<u128> {
     let mut bytes = [0u8; 16];
     // SAFETY: the pointer and the length are those of one live, writable array.
-    let got = retry(|| unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })?;
+    let got = retry(|| unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })
+        .map_err(|error| named("getrandom", "name a tree as no other one is named", error))?;
     // Up to 256 bytes come whole or not at all.
     assert_eq!(
         got as usize,

@@ -90,7 +90,7 @@ pub(crate) enum DirError {
         remedy: &'static str,
     },
     /// A system call failed.
-    #[error("cannot {doing} {}{}", path.display(), hint(source))]
+    #[error("cannot {doing} {}: {source}{}", path.display(), hint(source))]
     Io {
         /// What was attempted.
         doing: &'static str,
@@ -193,6 +193,30 @@ impl TreeDir {
         let Some(dir) = absent_is_none(fsx::make_dir(base.as_fd(), newborn))? else {
             return Ok(None);
         };
+        let lock = Self::lock_newborn(base, &dir, key, newborn).inspect_err(|_| {
+            // A second error would only hide the first, and the next start removes it anyway.
+            let _ = fsx::unlink(dir.as_fd(), LOCK.as_ref());
+            let _ = fsx::remove_dir(base.as_fd(), newborn);
+        })?;
+        let Some(lock) = lock else {
+            return Ok(None);
+        };
+        // systemd-tmpfiles leaves a directory alone, however old, while anybody holds a lock on it.
+        fsx::try_lock_shared(dir.as_fd())?;
+        Ok(Some(Self {
+            dir,
+            lock: Some(lock),
+            path: path.join(key.file("")),
+        }))
+    }
+
+    /// Takes the lock of a newborn and gives it its name; `None` as of [`born_as`](Self::born_as).
+    fn lock_newborn(
+        base: &OwnedFd,
+        dir: &OwnedFd,
+        key: ProcessKey,
+        newborn: &OsStr,
+    ) -> io::Result<Option<OwnedFd>> {
         let Some(lock) = absent_is_none(fsx::create(dir.as_fd(), LOCK.as_ref()))? else {
             return Ok(None);
         };
@@ -200,15 +224,8 @@ impl TreeDir {
         if !fsx::try_lock_exclusive(lock.as_fd())? || fsx::metadata(lock.as_fd())?.links == 0 {
             return Ok(None);
         }
-        let name = key.file("");
-        fsx::rename(base.as_fd(), newborn, base.as_fd(), &name)?;
-        // systemd-tmpfiles leaves a directory alone, however old, while anybody holds a lock on it.
-        fsx::try_lock_shared(dir.as_fd())?;
-        Ok(Some(Self {
-            dir,
-            lock: Some(lock),
-            path: path.join(name),
-        }))
+        fsx::rename(base.as_fd(), newborn, base.as_fd(), &key.file(""))?;
+        Ok(Some(lock))
     }
 
     /// A tree's directory in a process that was given it by descriptor. Without `lock` it does not keep the tree alive.

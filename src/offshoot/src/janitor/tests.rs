@@ -284,10 +284,13 @@ fn f43_a_place_without_room_gives_way_and_a_tampered_one_does_not() {
     let (path, _) = first_base(vec!["/proc/offshoot".into(), at("base")]).unwrap();
     assert_eq!(path, at("base"));
     let error = first_base(vec!["/proc/offshoot".into()]).unwrap_err();
+    let text = error.to_string();
     assert!(
-        error
-            .to_string()
-            .contains("/proc/offshoot (set XDG_RUNTIME_DIR"),
+        text.contains("make the directory /proc/offshoot: "),
+        "{error}"
+    );
+    assert!(
+        text.contains("os error") && text.contains("(set XDG_RUNTIME_DIR"),
         "{error}"
     );
     symlink(at("base"), at("link")).unwrap();
