@@ -15,9 +15,9 @@ use crate::isolate::shared::{Control, PollWaker, Route, Shared, Target};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::janitor::{ProcessKey, TreeDir, sweep_dead_trees};
 use crate::life::{Life, ended};
-use crate::narrow::Allowed;
+use crate::process::keys::Keys;
 use crate::process::link::Link;
-use crate::process::porter::{Hold, Porter};
+use crate::process::porter::Porter;
 use crate::process::warden::Warden;
 use crate::scope::cancelled_error;
 use crate::spec::{Bounds, Descendants, Isolation, Sigint};
@@ -33,7 +33,6 @@ use offshoot_sys::{clock, fork, fsx, futex, poll, process};
 use offshoot_wire::frame::{self, Entry};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::env::VarError;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
@@ -101,16 +100,6 @@ enum Place {
     Child(Mutex<Option<OwnedFd>>),
 }
 
-/// What portals to an isolate point to in this process.
-#[derive(Clone)]
-struct Known {
-    target: Weak<Target>,
-    /// What those let through that it is for.
-    allowed: Allowed,
-    /// The socket to it, where it was introduced.
-    hold: Option<Arc<Hold>>,
-}
-
 pub(crate) struct Runtime {
     pub(crate) tree: TreeId,
     /// The process that it runs in. A copy by `fork` touches nothing.
@@ -124,8 +113,8 @@ pub(crate) struct Runtime {
     next_slot: AtomicU32,
     place: Place,
     pub(crate) isolates: DashMap<IsolateId, Weak<Shared>>,
-    /// What portals point to that may come back from elsewhere.
-    targets: Mutex<BTreeMap<IsolateId, Known>>,
+    /// By which portals come back from elsewhere.
+    keys: Arc<Keys>,
     porter: Mutex<Option<Arc<Porter>>>,
     warden: Mutex<Option<Arc<Warden>>>,
     tree_dir: Mutex<Option<Arc<TreeDir>>>,
@@ -230,7 +219,7 @@ impl Runtime {
             // A number of shards of our own: the default reads the size of the machine from /proc,
             // which is most of what a new process would do before its first answer.
             isolates: DashMap::with_shard_amount(SHARDS),
-            targets: Mutex::default(),
+            keys: Arc::default(),
             porter: Mutex::new(None),
             warden: Mutex::new(None),
             tree_dir: Mutex::new(None),
@@ -293,6 +282,11 @@ impl Runtime {
         self.isolates.remove(&shared.life.identity().id);
     }
 
+    /// By which portals come back from elsewhere.
+    pub(crate) fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
     /// The thread that reads the sockets of portals.
     pub(crate) fn porter(self: &Arc<Runtime>) -> Result<Arc<Porter>> {
         let mut slot = self.porter.lock();
@@ -301,73 +295,6 @@ impl Runtime {
             return Ok(porter.clone());
         }
         Ok(slot.insert(Porter::start(self)?).clone())
-    }
-
-    /// What portals to this isolate point to, if it is of this process, owned by it, or was introduced for as much.
-    pub(crate) fn find(
-        self: &Arc<Runtime>,
-        id: IsolateId,
-        allowed: &Allowed,
-        limits: (u32, u32),
-    ) -> Option<Arc<Target>> {
-        let here = self.isolates.get(&id).and_then(|isolate| isolate.upgrade());
-        if let Some(shared) = here {
-            return Some(shared.target());
-        }
-        let Known {
-            target,
-            allowed: through,
-            hold,
-        } = self.targets.lock().get(&id).cloned()?;
-        let target = target.upgrade();
-        let Some(hold) = hold else { return target };
-        if !through.is_same(allowed) {
-            return None;
-        }
-        // One that lives has a use of it, so that it cannot end before it is returned.
-        if target.is_some() && !hold.is_over() {
-            return target;
-        }
-        let route = Route::Introduced(hold.retain()?);
-        let target = Target::introduced(hold.life.clone(), self.clone(), route, limits);
-        self.remember(&target, allowed);
-        Some(target)
-    }
-
-    /// Notes a target of ours, portals to which may come back.
-    pub(crate) fn know(&self, target: &Arc<Target>) {
-        self.remember(target, &Allowed::default());
-    }
-
-    /// Notes a target for further portals to it that let the same through.
-    pub(crate) fn remember(&self, target: &Arc<Target>, allowed: &Allowed) {
-        let id = target.life.identity().id;
-        let hold = match target.route() {
-            Route::Introduced(introduction) => Some(introduction.hold.clone()),
-            _ => None,
-        };
-        let known = Known {
-            target: Arc::downgrade(target),
-            allowed: allowed.clone(),
-            hold,
-        };
-        target.known.store(true, Ordering::Relaxed);
-        self.targets.lock().insert(id, known);
-    }
-
-    /// One of the targets of this isolate, or the socket to it, is no more.
-    pub(crate) fn forget(&self, id: IsolateId) {
-        let mut targets = self.targets.lock();
-        let over = |known: &Known| {
-            let unused = known.hold.as_ref().is_none_or(|hold| hold.is_over());
-            known.target.strong_count() == 0 && unused
-        };
-        let removed = match targets.get(&id).is_some_and(over) {
-            true => targets.remove(&id),
-            false => None,
-        };
-        drop(targets);
-        drop(removed);
     }
 
     /// One line per isolate of this process.

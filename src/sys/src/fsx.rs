@@ -695,16 +695,32 @@ pub fn effective_user() -> u32 {
 /// When a seccomp filter forbids getrandom.
 pub fn random() -> io::Result<u128> {
     let mut bytes = [0u8; 16];
-    // SAFETY: the pointer and the length are those of one live, writable array.
+    fill_random(&mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+/// As [`random`], 16 times by one system call.
+///
+/// # Errors
+/// As of [`random`].
+pub fn random_16() -> io::Result<[[u8; 16]; 16]> {
+    let mut all = [[0; 16]; 16];
+    fill_random(all.as_flattened_mut())?;
+    Ok(all)
+}
+
+/// Fills at most 256 bytes.
+fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of one live, writable slice.
     let got = retry(|| unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })
-        .map_err(|error| named("getrandom", "name a tree as no other one is named", error))?;
+        .map_err(|error| named("getrandom", "name what nobody else can guess", error))?;
     // Up to 256 bytes come whole or not at all.
     assert_eq!(
         got as usize,
         bytes.len(),
         "the kernel gives small random requests whole"
     );
-    Ok(u128::from_ne_bytes(bytes))
+    Ok(())
 }
 
 /// `name`, if it is one component: what the calls without [`open_beneath`] rely on to stay in their directory.

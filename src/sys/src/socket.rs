@@ -41,6 +41,11 @@ pub struct PeerCred {
     pub gid: u32,
 }
 
+/// No call waits, whatever the flags of the descriptor: those of one that another process has sent are shared with it, and
+/// it can change them at any time.
+const SEND: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+const RECEIVE: libc::c_int = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+
 /// Two connected stream sockets.
 pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     pair(SockType::Stream)
@@ -58,7 +63,7 @@ pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn send(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: pointer and length describe one live slice, which the kernel only reads.
-    retry(|| unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+    retry(|| unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), SEND) })
         .map(|sent| sent as usize)
 }
 
@@ -71,7 +76,7 @@ pub fn send_vectored(fd: &impl AsFd, bytes: &[IoSlice<'_>]) -> io::Result<usize>
     message.msg_iovlen = bytes.len().min(libc::UIO_MAXIOV as usize) as _;
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: `message` is live and holds the live buffers above, no address and no control data.
-    retry(|| unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) }).map(|sent| sent as usize)
+    retry(|| unsafe { libc::sendmsg(fd, &message, SEND) }).map(|sent| sent as usize)
 }
 
 /// Receives what is there, at most `buf.len()` bytes; 0 is the end of file (or of an empty buffer).
@@ -81,7 +86,7 @@ pub fn send_vectored(fd: &impl AsFd, bytes: &[IoSlice<'_>]) -> io::Result<usize>
 pub fn recv(fd: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: pointer and length describe one live, writable slice.
-    retry(|| unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), 0) })
+    retry(|| unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) })
         .map(|received| received as usize)
 }
 
@@ -181,7 +186,7 @@ fn send_message(fd: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
     }
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: `message` holds the live buffers above, which the kernel only reads.
-    retry(|| unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) }).map(|sent| sent as usize)
+    retry(|| unsafe { libc::sendmsg(fd, &message, SEND) }).map(|sent| sent as usize)
 }
 
 /// True for errors of a send that may pass by themselves: no room in the socket, no memory, too many descriptors under way.
@@ -438,8 +443,7 @@ unsafe fn receive_message(fd: &impl AsFd, mut part: libc::iovec) -> io::Result<M
         unsafe { libc::CMSG_SPACE((PACKET_FDS_MAX * size_of::<RawFd>()) as u32) } as _;
     let raw = fd.as_fd().as_raw_fd();
     // SAFETY: `message` holds two live, writable buffers of the lengths given, one of them by the caller's word.
-    let len =
-        retry(|| unsafe { libc::recvmsg(raw, &mut message, libc::MSG_CMSG_CLOEXEC) })? as usize;
+    let len = retry(|| unsafe { libc::recvmsg(raw, &mut message, RECEIVE) })? as usize;
     // Taken before anything else is looked at: from here on an early return closes them.
     let mut fds = take_fds(&message);
     let fds_lost = message.msg_flags & libc::MSG_CTRUNC != 0;

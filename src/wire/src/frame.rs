@@ -670,30 +670,75 @@ pub struct Enclosed {
     pub portals: Vec<Introduced>,
 }
 
+/// Names a portal that was given over a connection. Whoever knows it has what was given with it, so it is drawn at random,
+/// told only to the holder and to the process of the isolate, and never printed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Key([u8; Key::SIZE]);
+
+impl Key {
+    /// Its length in bytes.
+    pub const SIZE: usize = 16;
+
+    /// The key of these bytes, which must be random.
+    pub fn from_bytes(bytes: [u8; Key::SIZE]) -> Key {
+        Key(bytes)
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
 /// A portal as it crosses.
+///
+/// Only `reached` decides what its receiver gets; `allowed` can take away from that. The rest is what the sender says of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Introduced {
-    /// The isolate that it reaches.
+    /// The isolate that it reaches. A label.
     pub origin: Origin,
     /// How many messages and calls one sender may have under way to it.
     pub limits: (u32, u32),
-    /// How it has ended, if it has.
-    pub exit: Option<Exit>,
     /// What may be called through it.
     pub allowed: Allowed,
-    /// A socket to it comes along. None does where the receiver's process hosts it.
-    pub socket: bool,
+    /// By what its receiver reaches the isolate.
+    pub reached: Reached,
+}
+
+/// By what the receiver of a portal reaches its isolate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Reached {
+    /// It is the isolate that this connection reaches. Owner to child, holder to isolate.
+    Receiver,
+    /// It is the isolate at whose end of the connection this was sent. Child to owner.
+    Sender,
+    /// The receiver knows it by this key.
+    Key(Key),
+    /// A socket to it comes along.
+    Socket {
+        /// Names the portal, to the receiver and in [`Introduce`]: the same for the same portal over one connection.
+        key: Key,
+        /// The sender's process hosts the isolate, and knows it by the key for as long as the connection lasts.
+        home: bool,
+        /// The key by which the sender has it, where the receiver may know it.
+        known: Option<Key>,
+    },
+    /// Nothing does: it has ended like this.
+    Ended(Exit),
 }
 
 /// Somebody is introduced to the isolate that this link reaches.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Introduce {
-    /// Who will hold the other end.
+    /// Who will hold the other end. A label.
     pub holder: Origin,
     /// What may be called through it.
     pub allowed: Allowed,
     /// How many messages and calls one sender may have under way.
     pub limits: (u32, u32),
+    /// Names what the holder is given.
+    pub key: Key,
 }
 
 /// What may be called through a portal.

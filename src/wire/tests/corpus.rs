@@ -5,7 +5,9 @@
 
 #![cfg(not(miri))]
 
-use offshoot_wire::frame::{Allowed, Enclosed, Entry, Header, Introduce, Introduced, Kind, Ready};
+use offshoot_wire::frame::{
+    Allowed, Enclosed, Entry, Header, Introduce, Introduced, Key, Kind, Reached, Ready,
+};
 use offshoot_wire::{Cancel, Canceller, Error, ErrorKind, Exit, IsolateId, Origin, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -116,12 +118,16 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             fingerprint: 9,
         }],
     };
+    let key = Key::from_bytes([7; 16]);
     let introduced = Introduced {
         origin: origin.clone(),
         limits: (1_024, 1),
-        exit: None,
         allowed: only.clone(),
-        socket: true,
+        reached: Reached::Socket {
+            key,
+            home: true,
+            known: Some(key),
+        },
     };
     let enclosed = Enclosed {
         waits: vec![(origin.clone(), 3), (origin.clone(), 0)],
@@ -131,6 +137,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         holder: origin.clone(),
         allowed: only,
         limits: (7, 1_024),
+        key,
     };
     let exit = Exit::Killed {
         signal: 11,

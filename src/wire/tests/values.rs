@@ -6,7 +6,7 @@
 use offshoot_wire::dialogue::{Grant, Window};
 use offshoot_wire::frame::{
     Allowed, Boot, CancelOrder, Credit, Enclosed, Ended, Entry, FailureBody, HEADER, Halt, Header,
-    Introduce, Introduced, Invoke, Kind, Ready, VERSION,
+    Introduce, Introduced, Invoke, Key, Kind, Reached, Ready, VERSION,
 };
 use offshoot_wire::{
     Bytes, Cancel, Canceller, Error, ErrorKind, Exit, FailureId, IsolateId, Origin, Panic, TreeId,
@@ -321,31 +321,45 @@ fn the_bytes_of_portals() {
             holder: origin(),
             allowed: only.clone(),
             limits: (7, 300),
+            key: Key::from_bytes([0xab; 16]),
         },
-        &format!("{ORIGIN}  01 01 00 01 01 fb2c01  07 fb2c01"),
+        &format!(
+            "{ORIGIN}  01 01 00 01 01 fb2c01  07 fb2c01  {}",
+            "ab".repeat(16)
+        ),
     );
+    let key = Key::from_bytes([0xab; 16]);
+    let key_bytes = "ab".repeat(16);
+    let socket = Reached::Socket {
+        key,
+        home: true,
+        known: Some(key),
+    };
+    let introduced = |limits, allowed, reached| Introduced {
+        origin: origin(),
+        limits,
+        allowed,
+        reached,
+    };
+    assert_eq!(format!("{key:?}"), "Key(..)", "it is not printed");
     golden(
         Enclosed {
             waits: vec![(origin(), 3)],
             portals: vec![
-                Introduced {
-                    origin: origin(),
-                    limits: (1024, 1),
-                    exit: None,
-                    allowed: Allowed::All,
-                    socket: true,
-                },
-                Introduced {
-                    origin: origin(),
-                    limits: (1, 2),
-                    exit: Some(Exit::Completed),
-                    allowed: only,
-                    socket: false,
-                },
+                introduced((1024, 1), Allowed::All, socket),
+                introduced((1, 2), only, Reached::Ended(Exit::Completed)),
+                introduced((1, 1), Allowed::All, Reached::Key(key)),
+                introduced((1, 1), Allowed::All, Reached::Receiver),
+                introduced((1, 1), Allowed::All, Reached::Sender),
             ],
         },
         &format!(
-            "01 {ORIGIN} 03  02 {ORIGIN} fb0004 01 00 00 01  {ORIGIN} 01 02 01 00 01 01 00 01 01 fb2c01 00"
+            "01 {ORIGIN} 03  05 \
+             {ORIGIN} fb0004 01 00 03 {key_bytes} 01 01 {key_bytes} \
+             {ORIGIN} 01 02 01 01 00 01 01 fb2c01 04 00 \
+             {ORIGIN} 01 01 00 02 {key_bytes} \
+             {ORIGIN} 01 01 00 00 \
+             {ORIGIN} 01 01 00 01"
         ),
     );
 }

@@ -378,14 +378,6 @@ impl Shared {
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        if *self.known.get_mut() {
-            self.runtime.forget(self.life.identity().id);
-        }
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         self.runtime.unregister(self);
@@ -426,8 +418,6 @@ pub(crate) struct Target {
     pub(crate) through_serde: bool,
     /// The lane of all senders that are no isolates.
     foreign: OnceLock<Arc<Lane>>,
-    /// The runtime finds it by its id.
-    pub(crate) known: AtomicBool,
 }
 
 impl Target {
@@ -445,11 +435,10 @@ impl Target {
             limits,
             through_serde,
             foreign: OnceLock::new(),
-            known: AtomicBool::new(false),
         });
         match &target.route {
             Route::Thread(shared) => *shared.target.lock() = Arc::downgrade(&target),
-            Route::Process(_) => target.runtime.know(&target),
+            Route::Process(process) => process.link.owns(&target),
             Route::Introduced(_) | Route::Gone => {}
         }
         target

@@ -460,6 +460,7 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Resul
     let life = Arc::new(Life::new(origin));
     let status = Arc::new(Status::default());
     let shared = Shared::new(life, runtime, None, status, settings.bounds);
+    link.table().serves_owner(&shared);
     Ok(Prepared {
         shared,
         work,
@@ -681,7 +682,7 @@ impl Uplink {
                 let mut introduce: Introduce = decode_body(kind, &body)?;
                 let allowed = std::mem::replace(&mut introduce.allowed, frame::Allowed::All);
                 let allowed = Allowed::from_wire(allowed)?;
-                served::introduced(&self.link, &local.shared, introduce, allowed)
+                served::introduced(&self.link, &local.shared, introduce, &allowed)
             }
             _ => Err(Error::new(
                 ErrorKind::Protocol,

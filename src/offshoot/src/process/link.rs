@@ -7,6 +7,7 @@
 
 use super::account::Account;
 use super::introduce;
+use super::keys::Table;
 use super::protocol::Outfit;
 use super::queue::{Cursor, Queue};
 use super::ring::Ring;
@@ -26,7 +27,8 @@ use offshoot_sys::ring::Writer;
 use offshoot_sys::socket::{self, Received};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
-    self, Body, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Invoke, Kind,
+    self, Body, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Introduced, Invoke,
+    Kind, Reached,
 };
 use offshoot_wire::order::{self, Order};
 use offshoot_wire::{Bytes, Rope};
@@ -212,6 +214,8 @@ pub(crate) struct Link {
     untaken: AtomicBool,
     /// What may take the place of the socket.
     pub(super) ring: Ring,
+    /// The portals that went over it.
+    table: Table,
 }
 
 impl Link {
@@ -244,6 +248,7 @@ impl Link {
             alone: AtomicBool::new(false),
             untaken: AtomicBool::new(false),
             ring: Ring::default(),
+            table: Table::default(),
         })
     }
 
@@ -271,6 +276,16 @@ impl Link {
         self.between
             .get()
             .and_then(|(runtime, _)| runtime.upgrade())
+    }
+
+    /// The portals that went over it, and what its ends are.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// At its other end is the process of this isolate, which is owned here.
+    pub(crate) fn owns(&self, target: &Arc<crate::isolate::shared::Target>) {
+        self.table.owns(target);
     }
 
     /// Holds the other side to this credit, messages and calls of each of its isolates. Returns it in smaller parts
@@ -989,6 +1004,7 @@ impl Link {
         }
         let waiting = std::mem::take(&mut self.out.lock().waiting);
         waiting.into_iter().for_each(Waker::wake);
+        self.table.end();
     }
 
     // ---- dialogues ----
@@ -1117,7 +1133,7 @@ impl Link {
     }
 
     /// Takes what comes beside the next frame.
-    pub(crate) fn enclose(&self, correlation: u64, body: &[u8]) -> Result<()> {
+    pub(crate) fn enclose(self: &Arc<Link>, correlation: u64, body: &[u8]) -> Result<()> {
         let header = Header {
             len: u32::try_from(body.len()).unwrap_or(u32::MAX),
             kind: Kind::Enclosed,
@@ -1133,22 +1149,21 @@ impl Link {
     }
 
     /// As [`enclose`](Link::enclose), for a frame whose order was looked at before.
-    pub(crate) fn take_enclosed(&self, correlation: u64, body: &[u8]) -> Result<()> {
+    pub(crate) fn take_enclosed(self: &Arc<Link>, correlation: u64, body: &[u8]) -> Result<()> {
         let enclosed: Enclosed = super::decode_body(Kind::Enclosed, body)?;
-        let sockets = enclosed.portals.iter().filter(|one| one.socket).count();
+        let with_socket = |one: &&Introduced| matches!(one.reached, Reached::Socket { .. });
+        let sockets = enclosed.portals.iter().filter(with_socket).count();
         if enclosed.portals.len() > carry::MOST || enclosed.waits.len() > chain::CROSSING {
             let what = "more comes beside a frame than may";
             return Err(Error::new(ErrorKind::Protocol, what));
         }
         let mut sockets = self.take_came(sockets)?.map(Vec::into_iter);
-        let runtime = self.runtime();
         let carried = enclosed.portals.into_iter().map(|introduced| {
-            let socket = match (introduced.socket, &mut sockets) {
-                (false, _) => Some(None),
-                (true, Some(sockets)) => Some(sockets.next()),
-                (true, None) => None,
+            let socket = match (&introduced.reached, &mut sockets) {
+                (Reached::Socket { .. }, Some(sockets)) => sockets.next(),
+                _ => None,
             };
-            introduce::receive(runtime.as_ref(), introduced, socket)
+            introduce::receive(self, introduced, socket)
         });
         let beside = Beside {
             carried: carried.collect(),

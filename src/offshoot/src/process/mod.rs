@@ -10,6 +10,7 @@ pub(crate) mod child;
 pub(crate) mod forkserver;
 pub(crate) mod inlet;
 pub(crate) mod introduce;
+pub(crate) mod keys;
 pub(crate) mod link;
 pub(crate) mod porter;
 pub(crate) mod protocol;

@@ -9,6 +9,7 @@
 //! goes on with this socket, so that nothing overtakes what was told over it. The isolate's end is closed when the
 //! isolate has ended, after that was said.
 
+use super::keys::{Pin, Place, Table};
 use super::link::{Link, Read, read_frames};
 use super::served::{Served, take_answer};
 use crate::isolate::shared::Shared;
@@ -22,7 +23,7 @@ use mio::{Events, Interest, Registry, Token};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, signal};
-use offshoot_wire::frame::{Ended, FrameReader, Introduce, Kind};
+use offshoot_wire::frame::{Ended, FrameReader, Introduce, Key, Kind};
 use offshoot_wire::order;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,9 +63,62 @@ pub(crate) struct Hold {
     pub(crate) life: Arc<Life>,
     link: Arc<Link>,
     porter: Weak<Porter>,
-    key: u64,
+    number: u64,
+    pub(super) came: Came,
     /// None once it can be used no more.
     users: Mutex<Option<usize>>,
+}
+
+/// How a portal came: over which connection, by which key, and with what.
+pub(crate) struct Came {
+    link: Weak<Link>,
+    key: Key,
+    /// Its giver hosts the isolate.
+    home: bool,
+    allowed: Allowed,
+}
+
+/// A portal by its key.
+pub(super) enum Named {
+    Surely(Key),
+    /// Its receiver may have forgotten it.
+    Perhaps(Key),
+}
+
+impl Came {
+    pub(super) fn new(link: &Arc<Link>, key: Key, home: bool, allowed: &Allowed) -> Came {
+        Came {
+            link: Arc::downgrade(link),
+            key,
+            home,
+            allowed: allowed.clone(),
+        }
+    }
+
+    /// By what the portal, with no more than these rights, is named to the other end of this link.
+    ///
+    /// The key grants all that came with it. So only its giver is told it for less: of any other, labels alone say that it is
+    /// the isolate's process.
+    pub(super) fn named_to(
+        &self,
+        link: &Link,
+        holder: &Origin,
+        life: &Life,
+        allowed: &Allowed,
+    ) -> Option<Named> {
+        let known = if std::ptr::eq(self.link.as_ptr(), link) {
+            self.home
+        } else if life.pid() != 0 && life.pid() == holder.pid && allowed.is_same(&self.allowed) {
+            let lasts = |link: Arc<Link>| !link.table().is_over();
+            self.home && self.link.upgrade().is_some_and(lasts)
+        } else {
+            return None;
+        };
+        Some(match known {
+            true => Named::Surely(self.key),
+            false => Named::Perhaps(self.key),
+        })
+    }
 }
 
 impl Hold {
@@ -90,7 +144,7 @@ impl Hold {
             count == Some(0)
         };
         if unused && let Some(porter) = self.porter.upgrade() {
-            porter.tell(self.key, News::Released);
+            porter.tell(self.number, News::Released);
         }
     }
 
@@ -132,7 +186,7 @@ enum News {
 
 enum Arriving {
     Holder(Arc<Hold>),
-    Isolate(Arc<Link>, Arc<Shared>, Origin, Allowed),
+    Isolate(Arc<Link>, Served, (Pin, Place)),
 }
 
 pub(crate) struct Porter {
@@ -181,43 +235,63 @@ impl Porter {
         self: &Arc<Porter>,
         socket: OwnedFd,
         life: &Arc<Life>,
+        came: Came,
     ) -> Result<Arc<Introduction>> {
         let runtime = self.runtime.upgrade().ok_or_else(over)?;
         let link = Link::new(socket, runtime.settings.frame_max);
         let of = life.clone();
         link.set_between(&runtime, move || of.origin());
         link.reads_from(order::From::Isolate);
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let hold = Arc::new(Hold {
             life: life.clone(),
             link: link.clone(),
             porter: Arc::downgrade(self),
-            key,
+            number,
+            came,
             users: Mutex::new(Some(1)),
         });
-        self.add(key, Arriving::Holder(hold.clone()), &link);
+        self.add(number, Arriving::Holder(hold.clone()), &link);
         Ok(Arc::new(Introduction { link, hold }))
     }
 
-    /// Serves this isolate of ours to whoever has the other end of the socket.
+    /// Serves this isolate of ours to the one with the other end of the socket, who was given it over the connection of this table.
+    ///
+    /// # Errors
+    /// The key names something else, or that connection has too many already. The socket is closed.
     pub(crate) fn serve(
         self: &Arc<Porter>,
         socket: OwnedFd,
         shared: &Arc<Shared>,
         introduce: Introduce,
-        allowed: Allowed,
-    ) {
-        let Some(runtime) = self.runtime.upgrade() else {
-            return;
-        };
+        allowed: &Allowed,
+        by: &Table,
+    ) -> Result<()> {
+        let runtime = self.runtime.upgrade().ok_or_else(over)?;
+        let Introduce {
+            holder,
+            limits: (messages, calls),
+            key,
+            ..
+        } = introduce;
+        let place = by.crowd().enter()?;
+        let pin = runtime.keys().pin(key, shared, allowed, by.number)?;
         let link = Link::new(socket, runtime.settings.frame_max);
-        link.hold_to(introduce.limits);
+        link.hold_to((messages.max(1), calls.max(1)));
         link.reads_from(order::From::Holder);
-        let holder = introduce.holder.clone();
-        link.set_between(&runtime, move || holder.clone());
-        let arriving = Arriving::Isolate(link.clone(), shared.clone(), introduce.holder, allowed);
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
-        self.add(key, arriving, &link);
+        link.table().serves(shared, allowed);
+        link.table().join(by.crowd());
+        let far = holder.clone();
+        link.set_between(&runtime, move || far.clone());
+        let served = Served {
+            shared: shared.clone(),
+            holder,
+            allowed: allowed.clone(),
+        };
+        let arriving = Arriving::Isolate(link.clone(), served, (pin, place));
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.add(number, arriving, &link);
+        Ok(())
     }
 
     fn add(self: &Arc<Porter>, key: u64, arriving: Arriving, link: &Link) {
@@ -286,6 +360,8 @@ enum Side {
         watch: Watch,
         waker: Waker,
         acknowledged: bool,
+        /// The key by which its holder was given it, and its place among the sockets.
+        _known: (Pin, Place),
     },
 }
 
@@ -389,20 +465,17 @@ impl Loop {
                 };
                 (link, side)
             }
-            Arriving::Isolate(link, shared, holder, allowed) => {
+            Arriving::Isolate(link, served, known) => {
                 let waker = Waker::from(Arc::new(LifeWaker {
                     porter: Arc::downgrade(&self.porter),
                     key,
                 }));
                 let side = Side::Isolate {
-                    watch: Watch::new(shared.life.clone()),
+                    watch: Watch::new(served.shared.life.clone()),
                     waker,
                     acknowledged: false,
-                    served: Served {
-                        shared,
-                        holder,
-                        allowed,
-                    },
+                    served,
+                    _known: known,
                 };
                 (link, side)
             }
@@ -567,11 +640,13 @@ impl Loop {
             let fd = connection.link.fd().as_raw_fd();
             let _ = self.porter.registry.deregister(&mut SourceFd(&fd));
             connection.link.shut();
-            if let (Side::Holder { hold, .. }, Some(runtime)) =
-                (&connection.side, self.porter.runtime.upgrade())
-            {
+            connection.link.table().end();
+            if let Side::Holder { hold, .. } = &connection.side {
                 hold.end();
-                runtime.forget(hold.life.identity().id);
+                if let Some(giver) = hold.came.link.upgrade() {
+                    let dropped = giver.table().portals().drop_got(hold.came.key, hold);
+                    drop(dropped);
+                }
             }
         }
     }

@@ -117,7 +117,7 @@ impl Served {
                     let (asked_messages, asked_calls) = introduce.limits;
                     introduce.limits = (asked_messages.min(messages), asked_calls.min(calls));
                 }
-                introduced(link, &self.shared, introduce, asked.and(&self.allowed))
+                introduced(link, &self.shared, introduce, &asked.and(&self.allowed))
             }
             _ => Err(Error::new(
                 ErrorKind::Protocol,
@@ -219,7 +219,7 @@ pub(super) fn introduced(
     link: &Link,
     shared: &Arc<Shared>,
     introduce: Introduce,
-    allowed: Allowed,
+    allowed: &Allowed,
 ) -> Result<()> {
     let Some(mut sockets) = link.take_came(1)? else {
         // The other end is closed by that, and its holder told.
@@ -229,7 +229,11 @@ pub(super) fn introduced(
     };
     let socket = sockets.pop();
     if let (Some(socket), Ok(porter)) = (socket, shared.runtime.porter()) {
-        porter.serve(socket, shared, introduce, allowed);
+        let table = link.table();
+        // It costs the one that asks nothing else: another may have used the key before it.
+        if let Err(error) = porter.serve(socket, shared, introduce, allowed, table) {
+            tracing::warn!(isolate = %shared.life.origin(), %error, "an introduction is refused");
+        }
     }
     Ok(())
 }
@@ -311,6 +315,7 @@ mod tests {
     use super::*;
     use crate::descriptor::{CallEntry, MethodEntry};
     use crate::family::Status;
+    use crate::process::keys::Table;
     use crate::runtime::Runtime;
     use crate::{Endpoint, Method, Payload};
     use offshoot_sys::clock;
@@ -371,9 +376,12 @@ mod tests {
             holder: origin(),
             allowed: frame::Allowed::All,
             limits: (4, 2),
+            key: runtime.keys().draw().expect("a key"),
         };
-        let allowed = Allowed::from_wire(allowed);
-        porter.serve(ours, &shared, introduce, allowed.expect("in this image"));
+        let allowed = Allowed::from_wire(allowed).expect("in this image");
+        let by = Table::default();
+        let served = porter.serve(ours, &shared, introduce, &allowed, &by);
+        served.expect("a new key");
         let mut bytes = Vec::new();
         for (kind, correlation, body) in frames {
             let header = Header {
@@ -515,9 +523,12 @@ mod tests {
                 pid: 3,
             },
             limits: (1, 1),
-            exit: None,
             allowed: frame::Allowed::All,
-            socket: true,
+            reached: frame::Reached::Socket {
+                key: frame::Key::from_bytes([1; 16]),
+                home: false,
+                known: None,
+            },
         };
         let enclosed = frame::Enclosed {
             waits: Vec::new(),
