@@ -32,6 +32,7 @@ pub fn enter() {
         "echo" => processes::serve_echo(),
         "ring" => ring::serve(),
         "sink" => processes::serve_sink(),
+        "values" => processes::serve_values(),
         role => {
             if let Some(what) = role.strip_prefix("memory:") {
                 crate::question::memory::report(what);

@@ -274,6 +274,47 @@ pub(super) fn serve_sink() {
     }
 }
 
+/// A process that reads values whole, each into the same memory, and answers each by a byte.
+#[derive(Debug)]
+pub struct Values {
+    helper: Helper,
+}
+
+impl Values {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn start() -> Result<Values, Failure> {
+        let helper = Helper::start("values")?;
+        Ok(Values { helper })
+    }
+
+    /// Sends a value, and waits for the answer.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn send(&mut self, value: &[u8]) -> io::Result<()> {
+        let socket = &mut self.helper.socket;
+        socket.write_all(&value.len().to_ne_bytes())?;
+        socket.write_all(value)?;
+        socket.read_exact(&mut [0])
+    }
+}
+
+/// The other side of [`Values`].
+pub(super) fn serve_values() {
+    let mut control = control();
+    let mut buffer = Vec::new();
+    let mut length = [0; size_of::<usize>()];
+    while control.read_exact(&mut length).is_ok() {
+        buffer.resize(usize::from_ne_bytes(length), 0);
+        if control.read_exact(&mut buffer).is_err() || control.write_all(&[1]).is_err() {
+            return;
+        }
+    }
+}
+
 /// `posix_spawn` of a small program, and its first byte; then its end.
 ///
 /// # Errors

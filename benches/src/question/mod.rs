@@ -1,5 +1,6 @@
 //! The questions, a file each. Each has Offshoot's subjects and their floors side by side.
 
+pub mod bulk;
 pub mod burst;
 pub mod call;
 pub mod memory;
@@ -12,10 +13,10 @@ pub mod tree;
 use crate::engine::Question;
 use std::time::Duration;
 
-/// The names of those that `offshoot bench` asks, in this order. `memory` fills a machine, and is
-/// asked by itself only.
-pub const NAMES: [&str; 8] = [
-    "spawn", "burst", "call", "tell", "stream", "tree", "teardown", "memory",
+/// The names of those that `offshoot bench` asks, in this order. `memory` and `bulk` fill a machine,
+/// and are asked by themselves only.
+pub const NAMES: [&str; 9] = [
+    "spawn", "burst", "call", "tell", "stream", "tree", "teardown", "memory", "bulk",
 ];
 
 /// The question of this name.
@@ -29,6 +30,7 @@ pub fn named(name: &str) -> Option<Question> {
         "tree" => tree::question(),
         "teardown" => teardown::question(),
         "memory" => memory::question(),
+        "bulk" => bulk::question(),
         _ => return None,
     })
 }
