@@ -5,6 +5,7 @@
 //! it is, and is shown because people compare the two; a row that is marked "thread" has an event
 //! loop and a thread of its own, and can be compared.
 
+mod bulk;
 mod frameworks;
 mod peer;
 mod processes;
@@ -14,15 +15,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// What peers are asked.
-const QUESTIONS: [&str; 4] = ["spawn", "call", "tell", "teardown"];
+const QUESTIONS: [&str; 5] = ["spawn", "call", "tell", "teardown", "bulk"];
 
 const USAGE: &str = "\
-usage: offshoot-peers [spawn|call|tell|teardown]... [--seconds N] [--json]
-  without a question, all; N seconds each [default: 10]";
+usage: offshoot-peers [spawn|call|tell|teardown|bulk]... [--seconds N] [--json]
+  without a question, all but bulk, which takes GiB and minutes; N seconds each [default: 10]";
 
 fn main() -> ExitCode {
     // Processes of procspawn and the floors are this program again.
     floor::enter();
+    bulk::enter();
     procspawn::init();
     let (mut names, mut seconds, mut json) = (Vec::new(), 10_u64, false);
     let mut args = std::env::args().skip(1);
@@ -38,13 +40,16 @@ fn main() -> ExitCode {
         }
     }
     if names.is_empty() {
-        names = QUESTIONS.map(str::to_owned).to_vec();
+        names = QUESTIONS[..4].iter().map(|&name| name.to_owned()).collect();
     }
     let mut questions: Vec<Question> = Vec::new();
     for name in &names {
         if let Some(mut question) = question::named(name) {
             question.subjects.extend(frameworks::subjects(name));
             question.subjects.extend(processes::subjects(name));
+            if name == "bulk" {
+                question.subjects.extend(bulk::subjects());
+            }
             questions.push(question);
         }
     }
@@ -89,7 +94,16 @@ fn versions() -> Vec<String> {
             .strip_prefix("name = ")
             .map(|name| name.trim_matches('"'));
         if let Some(name) = name
-            && ["actix", "actix-rt", "kameo", "procspawn", "ractor", "tokio"].contains(&name)
+            && [
+                "actix",
+                "actix-rt",
+                "ipc-channel",
+                "kameo",
+                "procspawn",
+                "ractor",
+                "tokio",
+            ]
+            .contains(&name)
             && let Some(version) = lines
                 .next()
                 .and_then(|line| line.strip_prefix("version = "))

@@ -121,16 +121,17 @@ fn sizes(count: usize) -> impl Iterator<Item = usize> {
 }
 
 /// How many values of this size are sent in a round.
-fn count(bytes: usize) -> usize {
+pub fn count(bytes: usize) -> usize {
     (ROUND / bytes).clamp(1, 50)
 }
 
-fn unit(bytes: usize) -> Unit {
+/// What a sample of this size counts.
+pub fn unit(bytes: usize) -> Unit {
     Unit::Chunk(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 /// As people say it.
-fn size(bytes: usize) -> String {
+pub fn size(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         0..0x10_0000 => format!("{} KiB", bytes >> 10),
@@ -139,7 +140,8 @@ fn size(bytes: usize) -> String {
     }
 }
 
-fn socket_name(bytes: usize) -> String {
+/// The floor of this size.
+pub fn socket_name(bytes: usize) -> String {
     format!("socket pair, {}", size(bytes))
 }
 
