@@ -134,8 +134,8 @@ pub fn unit(bytes: usize) -> Unit {
 pub fn size(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
-        0..0x10_0000 => format!("{} KiB", bytes >> 10),
-        0..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{} MiB", bytes >> 20),
         _ => format!("{} GiB", bytes >> 30),
     }
 }
