@@ -9,6 +9,7 @@
 
 mod fds;
 mod forkserver;
+mod given_up;
 mod harness;
 mod host_program;
 mod kills;
@@ -41,6 +42,10 @@ const CASES: &[Case] = &[
     case(
         "forkserver::f14_killed_during_a_spawn",
         forkserver::killed_during_a_spawn,
+    ),
+    case(
+        "given_up::nothing_is_removed_for_what_has_given_up_its_rights",
+        given_up::nothing_is_removed_for_it,
     ),
     case(
         "host_program::f30_ignores_sigchld",

@@ -238,6 +238,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "late" => offshoot::main(late),
         "daemons" => offshoot::main(daemons),
         "handed" => offshoot::main(handed),
+        "liar" => offshoot::main(crate::given_up::liar),
         "strangers" => offshoot::main(crate::strangers::by_isolate),
         "brief" => offshoot::main(crate::strangers::brief),
         "bereft" => offshoot::main(crate::strangers::bereft),

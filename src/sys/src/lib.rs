@@ -22,6 +22,8 @@ pub mod poll;
 pub mod signal;
 
 #[cfg(target_os = "linux")]
+pub mod acting;
+#[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod event;

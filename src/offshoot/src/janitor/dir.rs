@@ -5,6 +5,7 @@
 //!   <16 hex digits>/          one tree; 0700
 //!     lock                    flock, held by the root and, through the same open file, by the forkserver
 //!     table-<key>             the bind table of one process
+//!     owner-<key>             as whom that process acts on files, as the kernel told its owner last
 //!     grants-<key>            the directories outside that its owner lets a sweep of that table touch
 //!     cgroup-<n>              the control group of the n-th forkserver, if it has one
 //!     <key>/                  its private directory: names that are not yet public, and addresses that need no place of their own
@@ -14,6 +15,7 @@
 use super::clear::{clear, clear_entry};
 use super::sweep::{Left, Manner, Swept, Why, sweep};
 use super::{ProcessKey, absent_is_none, table};
+use offshoot_sys::acting::Credentials;
 use offshoot_sys::fsx::{self, Access, FileHandle, FileKind, Identity};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -27,6 +29,7 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const NEWBORN_PREFIX: &str = ".new-";
 const TABLE_PREFIX: &str = "table-";
 const GRANTS_PREFIX: &str = "grants-";
+const OWNER_PREFIX: &str = "owner-";
 
 /// How often a birth is tried again when a sweeper took the newborn for a dead tree. Each time needs the sweeper to come between two
 /// consecutive system calls.
@@ -36,6 +39,11 @@ const BIRTHS_MAX: usize = 16;
 const GRANTS_BYTES_MAX: u64 = 1 << 20;
 
 const GRANTS_HEAD: &[u8] = b"offshoot-grants 1\0";
+
+/// The longest record of credentials that is read, in bytes. There are 65,536 groups at most.
+const OWNER_BYTES_MAX: u64 = 1 << 20;
+
+const OWNER_HEAD: &str = "offshoot-owner 1 ";
 
 /// The directory of one tree of isolates.
 ///
@@ -260,15 +268,18 @@ impl TreeDir {
 
     /// Makes what a new process of the tree needs: a table, a private directory, and the record of what its sweep may touch.
     ///
-    /// `grants` are the directories outside its private one, in the order in which the process will have them.
+    /// `grants` are the directories outside its private one, in the order in which the process will have them; `owner` is as whom the process acts
+    /// on files.
     ///
     /// # Errors
     /// When the key has been used, or the file system refuses.
     pub(crate) fn enroll(
         &self,
         key: ProcessKey,
+        owner: &Credentials,
         grants: &[GrantedDir],
     ) -> Result<Enrolment, DirError> {
+        self.write_owner(key, owner)?;
         if !grants.is_empty() {
             self.write_grants(key, grants)?;
         }
@@ -296,33 +307,92 @@ impl TreeDir {
         key: ProcessKey,
         grants: &[GrantedDir],
     ) -> Result<(), DirError> {
+        let mut bytes = GRANTS_HEAD.to_vec();
+        for grant in grants {
+            grant.encode(&mut bytes);
+        }
         let name = key.file(GRANTS_PREFIX);
-        let write = || {
-            let mut bytes = GRANTS_HEAD.to_vec();
-            for grant in grants {
-                grant.encode(&mut bytes);
-            }
-            if bytes.len() as u64 > GRANTS_BYTES_MAX {
-                return Err(io::Error::new(
-                    io::ErrorKind::FileTooLarge,
-                    "more than a MiB of granted directories",
-                ));
-            }
-            let temporary: OsString = format!("{GRANTS_PREFIX}{:032x}", fsx::random()?).into();
-            let file = fsx::create(self.dir.as_fd(), &temporary)?;
-            let written = File::from(file).write_all(&bytes);
-            let renamed = written
-                .and_then(|()| fsx::rename(self.dir.as_fd(), &temporary, self.dir.as_fd(), &name));
-            if renamed.is_err() {
-                // A second error would only hide the first, and the tree's end removes it anyway.
-                let _ = fsx::unlink(self.dir.as_fd(), &temporary);
-            }
-            renamed
+        let written = match bytes.len() as u64 > GRANTS_BYTES_MAX {
+            true => Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "more than a MiB of granted directories",
+            )),
+            false => self.record(GRANTS_PREFIX, &name, &bytes),
         };
-        write().map_err(DirError::io(
+        written.map_err(DirError::io(
             "record the granted directories in",
             self.path.join(&name),
         ))
+    }
+
+    /// Records as whom a process acts on files. A sweep of its table can do no more than that. Replaces the former record in one step.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub(crate) fn write_owner(&self, key: ProcessKey, owner: &Credentials) -> Result<(), DirError> {
+        let Credentials {
+            uid,
+            gid,
+            groups,
+            capabilities,
+        } = owner;
+        let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+        let text = format!(
+            "{OWNER_HEAD}{uid} {gid} {capabilities:x} {}\n",
+            groups.join(",")
+        );
+        let name = key.file(OWNER_PREFIX);
+        self.record(OWNER_PREFIX, &name, text.as_bytes())
+            .map_err(DirError::io("record the owner in", self.path.join(&name)))
+    }
+
+    /// As [`write_owner`](Self::write_owner), if the record says something else.
+    pub(crate) fn renew_owner(&self, key: ProcessKey, owner: &Credentials) -> Result<(), DirError> {
+        match self.read_owner(key) == *owner {
+            true => Ok(()),
+            false => self.write_owner(key, owner),
+        }
+    }
+
+    /// As whom a process acted on files. Nobody, if there is no record that makes sense: then nothing is removed that not everybody may remove.
+    fn read_owner(&self, key: ProcessKey) -> Credentials {
+        let read = || -> Option<Credentials> {
+            let name = key.file(OWNER_PREFIX);
+            let file = fsx::open_beneath(self.dir.as_fd(), name.as_ref(), Access::Read).ok()?;
+            let mut bytes = Vec::new();
+            File::from(file)
+                .take(OWNER_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .ok()?;
+            let text = std::str::from_utf8(&bytes).ok()?;
+            let text = text.strip_prefix(OWNER_HEAD)?.strip_suffix('\n')?;
+            let mut fields = text.split(' ');
+            let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            let capabilities = u64::from_str_radix(fields.next()?, 16).ok()?;
+            let groups = fields.next()?.split(',').filter(|group| !group.is_empty());
+            let groups = groups.map(|group| group.parse().ok());
+            Some(Credentials {
+                uid,
+                gid,
+                groups: groups.collect::<Option<_>>()?,
+                capabilities,
+            })
+        };
+        read().unwrap_or_else(Credentials::nobody)
+    }
+
+    /// Writes a file in one step. What is temporary begins with `prefix`.
+    fn record(&self, prefix: &str, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+        let temporary: OsString = format!("{prefix}{:032x}", fsx::random()?).into();
+        let file = fsx::create(self.dir.as_fd(), &temporary)?;
+        let written = File::from(file).write_all(bytes);
+        let renamed = written
+            .and_then(|()| fsx::rename(self.dir.as_fd(), &temporary, self.dir.as_fd(), name));
+        if renamed.is_err() {
+            // A second error would only hide the first, and the tree's end removes it anyway.
+            let _ = fsx::unlink(self.dir.as_fd(), &temporary);
+        }
+        renamed
     }
 
     /// Removes what a dead process has left, by its table and the recorded grants, and then its files here.
@@ -338,18 +408,22 @@ impl TreeDir {
     fn sweep_so(&self, key: ProcessKey, manner: &Manner<'_>) -> Swept {
         let mut swept = Swept::default();
         let grants = self.read_grants(key, &mut swept);
-        self.sweep_by(key, &grants, manner, &mut swept);
+        self.sweep_by(key, &self.read_owner(key), &grants, manner, &mut swept);
         swept
     }
 
-    /// As [`sweep`](Self::sweep), with directories that the caller holds, in place of those on record.
+    /// As [`sweep`](Self::sweep), with the owner that the kernel named and the directories that the caller holds, in place of those on record.
     ///
-    /// It is meant for the one who granted them: the record in the file could have been changed by an unconfined process of the same user.
-    #[cfg(test)]
-    pub(crate) fn sweep_with(&self, key: ProcessKey, grants: &[GrantedDir]) -> Swept {
+    /// It is meant for the one who granted them: the records in the files could have been changed by an unconfined process of the same user.
+    pub(crate) fn sweep_with(
+        &self,
+        key: ProcessKey,
+        owner: &Credentials,
+        grants: &[GrantedDir],
+    ) -> Swept {
         let mut swept = Swept::default();
         let grants: Vec<_> = grants.iter().cloned().map(Some).collect();
-        self.sweep_by(key, &grants, &Manner::default(), &mut swept);
+        self.sweep_by(key, owner, &grants, &Manner::default(), &mut swept);
         swept
     }
 
@@ -459,6 +533,7 @@ impl TreeDir {
     fn sweep_by(
         &self,
         key: ProcessKey,
+        owner: &Credentials,
         grants: &[Option<GrantedDir>],
         manner: &Manner<'_>,
         swept: &mut Swept,
@@ -472,9 +547,15 @@ impl TreeDir {
             Err(error) => Err(error),
         };
         match (self.table(key), private) {
-            (Ok(Some(table)), Ok(private)) => {
-                sweep(table.as_fd(), key, private.as_ref(), grants, manner, swept)
-            }
+            (Ok(Some(table)), Ok(private)) => sweep(
+                table.as_fd(),
+                key,
+                owner,
+                private.as_ref(),
+                grants,
+                manner,
+                swept,
+            ),
             (Ok(None), Ok(_)) => {}
             (Err(error), _) if fsx::is_obstructed(&error) => {
                 swept.leave(
@@ -489,8 +570,10 @@ impl TreeDir {
             return;
         }
         // The table goes before the record of grants: a table without its grants could not be swept.
-        let _ = [name, table_name, key.file(GRANTS_PREFIX)]
+        let records = [OWNER_PREFIX, GRANTS_PREFIX].map(|prefix| key.file(prefix));
+        let _ = [name, table_name]
             .iter()
+            .chain(&records)
             .all(|name| clear_entry(self.dir.as_fd(), &self.path, name, swept));
     }
 

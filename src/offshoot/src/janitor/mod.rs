@@ -23,7 +23,8 @@
 //! # What a table is to the sweeper
 //! Input from a process that may have been hostile. It is read once into private memory, parsed with bounds, and honoured only beneath the
 //! directories that the *owner* of the process has granted ([`GrantedDir`]), without symbolic links and mounts. The worst that a false table can do is to
-//! remove what lies in those directories, is of the registered kind, and has the identity that the table gives.
+//! remove what lies in those directories, is of the registered kind, has the identity that the table gives, and what its process could have
+//! removed itself: the sweep acts with the rights that the process had in the end.
 //!
 //! # What stays open
 //! Towards programs that do not take part in this: between moving aside and putting back a successor, its path does not exist for some

@@ -6,6 +6,7 @@ use super::dir::{GrantedDir, LOCK, NEWBORN_PREFIX, TreeDir, default_bases, open_
 use super::table::layout::*;
 use super::table::{Kind, PATH_BYTES_MAX, SLOTS, split, started};
 use super::{DirError, ProcessKey, absent_is_none, is_private_name};
+use offshoot_sys::acting::{Credentials, acting_as};
 use offshoot_sys::fsx::{self, Access, FileHandle, FileKind, Identity};
 use offshoot_sys::pidfd::Pidfd;
 use std::ffi::{OsStr, OsString};
@@ -99,6 +100,8 @@ pub(crate) enum Why {
     Needed(u32),
     /// Some process has it mapped or open.
     InUse,
+    /// The process of the table, which acted as this user in the end, could not have removed it.
+    NotAllowed(u32),
     /// Something is mounted there, or on it.
     Mounted,
     /// It cannot be known whether something is mounted in it.
@@ -122,6 +125,7 @@ impl Why {
             Self::Successor
             | Self::Displaced
             | Self::NotGranted
+            | Self::NotAllowed(_)
             | Self::Replaced
             | Self::WrongKind
             | Self::Malformed(_) => false,
@@ -149,6 +153,10 @@ impl fmt::Display for Why {
             Self::Malformed(what) => f.write_str(what),
             Self::Needed(pid) => write!(f, "the process that has it lives (pid {pid})"),
             Self::InUse => f.write_str("mapped or open in a process that lives"),
+            Self::NotAllowed(uid) => write!(
+                f,
+                "its process acted as user {uid} in the end, and could not have removed it itself"
+            ),
             Self::Mounted => f.write_str(
                 "something is mounted there, and what is mounted is never removed; unmount it, then run `offshoot reap`",
             ),
@@ -370,6 +378,7 @@ pub(crate) fn living(pid: u32, start: u64) -> Option<Pidfd> {
 pub(crate) fn sweep(
     table: BorrowedFd<'_>,
     key: ProcessKey,
+    owner: &Credentials,
     private: Option<&GrantedDir>,
     grants: &[Option<GrantedDir>],
     manner: &Manner<'_>,
@@ -384,20 +393,42 @@ pub(crate) fn sweep(
     if manner.needs.is_some_and(|needs| needs(writer.0, writer.1)) {
         return swept.leave(table_path(), Why::Needed(writer.0));
     }
+    // What is in the private directory goes with that anyhow.
+    let (mut own, mut foreign) = (Vec::new(), Vec::new());
     for slot in 0..SLOTS {
         match read.entry(slot, key) {
             Ok(None) => {}
-            Ok(Some(entry)) => {
-                let grant = match entry.grant {
-                    0 => private,
-                    index => grants.get(index - 1).and_then(Option::as_ref),
-                };
-                match grant {
-                    Some(grant) => entry.sweep(grant, manner, swept),
-                    None => swept.leave(entry.relative, Why::NotGranted),
-                }
-            }
+            Ok(Some(entry)) if entry.grant == 0 => own.push(entry),
+            Ok(Some(entry)) => foreign.push(entry),
             Err(why) => swept.leave(table_path(), Why::Malformed(why)),
+        }
+    }
+    for entry in own {
+        match private {
+            Some(private) => entry.sweep(private, manner, swept),
+            None => swept.leave(entry.relative, Why::NotGranted),
+        }
+    }
+    if foreign.is_empty() {
+        return;
+    }
+    // The table is its writer's word, and the removal is done with our rights: the kernel decides what its writer could have removed.
+    let before = swept.left.len();
+    let acted = acting_as(owner, || {
+        for entry in &foreign {
+            match grants.get(entry.grant - 1).and_then(Option::as_ref) {
+                Some(grant) => entry.sweep(grant, manner, swept),
+                None => swept.leave(&entry.relative, Why::NotGranted),
+            }
+        }
+    });
+    if let Err(error) = acted {
+        swept.leave(table_path(), Why::Failed(error));
+    }
+    for left in &mut swept.left[before..] {
+        let refused = matches!(&left.why, Why::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied);
+        if refused && Credentials::own().is_ok_and(|own| own != *owner) {
+            left.why = Why::NotAllowed(owner.uid);
         }
     }
 }

@@ -11,6 +11,7 @@
 use super::dir::{DirError, Enrolment, GrantedDir, TreeDir};
 use super::sweep::{Outcome, look, withdraw};
 use super::{PRIVATE_PREFIX, ProcessKey, private_name};
+use offshoot_sys::acting::Credentials;
 use offshoot_sys::fsx::{self, Access, FileKind, HANDLE_BYTES_MAX, Identity};
 use offshoot_sys::map::SharedMap;
 use std::ffi::{OsStr, OsString};
@@ -289,7 +290,8 @@ impl BindTable {
         key: ProcessKey,
         grants: Vec<GrantedDir>,
     ) -> Result<Self, DirError> {
-        let enrolment = tree.enroll(key, &grants)?;
+        let owner = Credentials::own().map_err(DirError::io("find the owner of", tree.path()))?;
+        let enrolment = tree.enroll(key, &owner, &grants)?;
         Self::open(enrolment, grants).map_err(DirError::io("open the bind table in", tree.path()))
     }
 

@@ -4,6 +4,7 @@ use super::dir::{bases, first_base, open_base};
 use super::sweep::withdraw;
 use super::table::layout::*;
 use super::*;
+use offshoot_sys::acting::Credentials;
 use offshoot_sys::fsx::{Access, FileKind, Identity};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -104,6 +105,10 @@ fn sweep_the_dead(base: &Path) -> Report {
         );
         std::thread::yield_now();
     }
+}
+
+fn own() -> Credentials {
+    Credentials::own().unwrap()
 }
 
 fn exists(path: &Path) -> bool {
@@ -833,13 +838,13 @@ fn a_table_has_one_writer() {
     let (one, two) = (ProcessKey::new(1), ProcessKey::new(2));
     let mixed_up = Enrolment {
         key: two,
-        ..scene.tree.enroll(one, &[]).unwrap()
+        ..scene.tree.enroll(one, &own(), &[]).unwrap()
     };
     assert_eq!(
         BindTable::open(mixed_up, Vec::new()).unwrap_err().kind(),
         io::ErrorKind::InvalidData
     );
-    let twice = scene.tree.enroll(one, &[]).unwrap_err();
+    let twice = scene.tree.enroll(one, &own(), &[]).unwrap_err();
     assert!(
         matches!(twice, DirError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
     );
@@ -1189,7 +1194,11 @@ fn every_process_but_some_is_swept() {
     assert_eq!(
         scene
             .tree
-            .sweep_with(scene.table.key(), std::slice::from_ref(&scene.outside))
+            .sweep_with(
+                scene.table.key(),
+                &own(),
+                std::slice::from_ref(&scene.outside)
+            )
             .removed,
         [path]
     );
@@ -1357,6 +1366,7 @@ fn hostile_tables_do_no_harm() {
         sweep(
             table.as_fd(),
             scene.table.key(),
+            &own(),
             Some(&private),
             &[Some(outside.clone()), None],
             &Manner::default(),
@@ -1459,6 +1469,7 @@ fn each_false_entry_is_refused_by_itself() {
         sweep(
             table.as_fd(),
             scene.table.key(),
+            &own(),
             Some(&private),
             &[Some(scene.outside.clone())],
             &Manner::default(),
@@ -1541,6 +1552,7 @@ fn a_table_that_changes_while_it_is_read_does_no_harm() {
             sweep(
                 file.as_fd(),
                 scene.table.key(),
+                &own(),
                 Some(&private),
                 &[Some(scene.outside.clone())],
                 &Manner::default(),
@@ -1587,6 +1599,194 @@ fn f46_a_link_or_another_directory_in_the_place_of_a_granted_one_is_refused() {
     }
 }
 
+/// What a process can write into its table after it has given up its rights, field by field, on a file system full of canaries: what it could not
+/// have removed itself is left, and what it could is removed.
+#[test]
+fn a_sweep_for_another_user_removes_only_what_that_one_could() {
+    if fsx::effective_user() != 0 {
+        eprintln!("only the superuser sweeps for others: not tried");
+        return;
+    }
+    let nobody = Credentials::nobody();
+    let scene = Scene::new();
+    let outside = scene.outside.path().to_owned();
+    std::fs::set_permissions(scene.temporary.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    // Of the superuser, in a directory of the superuser; the same in one where everybody may write, which is sticky; and what is another user's.
+    let sub = outside.join("sticky");
+    let foreign = outside.join("foreign");
+    for (dir, mode) in [(&outside, 0o755), (&sub, 0o1777), (&foreign, 0o755)] {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let mut canaries = Vec::new();
+    let mut bait = Vec::new();
+    for dir in ["", "sticky/", "foreign/"] {
+        for (name, kind) in [("file", Kind::File), ("socket", Kind::Socket)] {
+            let relative = format!("{dir}{name}");
+            let path = outside.join(&relative);
+            match kind {
+                Kind::Socket => drop(UnixListener::bind(&path).unwrap()),
+                _ => std::fs::write(&path, "canary").unwrap(),
+            }
+            canaries.push((path.clone(), inode(&path)));
+            let open = fsx::open_no_follow(&path, Access::Look).unwrap();
+            bait.push((relative, kind, fsx::identity(open.as_fd()).unwrap()));
+        }
+    }
+    std::os::unix::fs::chown(&foreign, Some(1_000), None).unwrap();
+    scene.tree.write_owner(scene.table.key(), &nobody).unwrap();
+    let private = private_name(scene.table.key()).unwrap();
+    let all_there = |context: &dyn std::fmt::Debug| {
+        for (path, before) in &canaries {
+            assert!(
+                exists(path) && inode(path) == *before,
+                "{path:?}: {context:?}"
+            );
+        }
+    };
+    // First all that is true of each canary, which is the worst that can be written.
+    for (path, kind, identity) in &bait {
+        for slot_number in [0, SLOTS - 1] {
+            scribble(&scene, slot_number, path, *kind, identity, &private);
+            let swept = scene.sweep();
+            all_there(&swept);
+            let refused = matches!(
+                swept.left[..],
+                [Left {
+                    why: Why::NotAllowed(65_534),
+                    ..
+                }]
+            );
+            assert!(refused && swept.is_settled(), "{path}: {swept:?}");
+            restore(&scene);
+        }
+    }
+    // Then each field by itself, with what is at the bounds, what is true of others, and chance.
+    let mut dice = Dice(0x5eed_0fca_0a21_e500);
+    let fields = [
+        (slot(0) + STATE, 4),
+        (slot(0) + KIND, 4),
+        (slot(0) + GRANT, 4),
+        (slot(0) + PATH_LEN, 4),
+        (slot(0) + PRIVATE_LEN, 4),
+        (slot(0) + HANDLE_KIND, 4),
+        (slot(0) + HANDLE_LEN, 4),
+        (slot(0) + DEV, 8),
+        (slot(0) + INO, 8),
+        (slot(0) + BORN, 8),
+        (slot(0) + HANDLE, 16),
+        (slot(0) + PRIVATE, PRIVATE_BYTES_MAX),
+        (slot(0) + PATH, PATH_BYTES_MAX),
+        (HEAD_PID, 4),
+        (HEAD_STARTED, 8),
+        (HEAD_KEY, 8),
+    ];
+    for round in 0..400 {
+        for (field, length) in fields {
+            let (path, kind, identity) = &bait[dice.below(bait.len())];
+            scribble(&scene, 0, path, *kind, identity, &private);
+            let other = &bait[dice.below(bait.len())];
+            let bytes: Vec<u8> = match round % 4 {
+                0 => vec![0; length],
+                1 => vec![0xff; length],
+                2 => {
+                    let values = [
+                        0_u64,
+                        1,
+                        2,
+                        3,
+                        other.2.ino,
+                        other.2.dev,
+                        other.2.born,
+                        255,
+                        768,
+                        769,
+                    ];
+                    let value = values[dice.below(values.len())].to_ne_bytes();
+                    value.into_iter().cycle().take(length).collect()
+                }
+                _ => (0..length).map(|_| dice.roll() as u8).collect(),
+            };
+            scene.write(field, &bytes);
+            let swept = scene.sweep();
+            all_there(&(field, round, &swept));
+            restore(&scene);
+        }
+    }
+    // And what it could have removed itself goes.
+    let theirs = outside.join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
+    std::fs::write(theirs.join("own"), "").unwrap();
+    let open = fsx::open_no_follow(&theirs.join("own"), Access::Look).unwrap();
+    let identity = fsx::identity(open.as_fd()).unwrap();
+    scribble(&scene, 0, "theirs/own", Kind::File, &identity, &private);
+    assert_eq!(scene.sweep().removed, [theirs.join("own")]);
+    // Without a record of who it was, nothing is believed; as the superuser, all is as before.
+    restore(&scene);
+    std::fs::remove_file(
+        scene
+            .tree
+            .path()
+            .join(format!("owner-{}", scene.table.key())),
+    )
+    .ok();
+    scribble(&scene, 0, &bait[0].0, bait[0].1, &bait[0].2, &private);
+    scene.sweep();
+    all_there(&"no record");
+    restore(&scene);
+    scene.tree.write_owner(scene.table.key(), &own()).unwrap();
+    scribble(&scene, 0, &bait[0].0, bait[0].1, &bait[0].2, &private);
+    assert_eq!(scene.sweep().removed, [outside.join(&bait[0].0)]);
+}
+
+/// Writes into a slot that this lies there.
+fn scribble(
+    scene: &Scene,
+    index: usize,
+    path: &str,
+    kind: Kind,
+    identity: &Identity,
+    private: &OsStr,
+) {
+    let at = slot(index);
+    let number = |field, value: u32| scene.write(at + field, &value.to_ne_bytes());
+    let long = |field, value: u64| scene.write(at + field, &value.to_ne_bytes());
+    number(KIND, kind.number());
+    number(GRANT, 1);
+    number(PATH_LEN, path.len() as u32);
+    scene.write(at + PATH, path.as_bytes());
+    number(PRIVATE_LEN, private.len() as u32);
+    scene.write(at + PRIVATE, private.as_bytes());
+    long(DEV, identity.dev);
+    long(INO, identity.ino);
+    long(BORN, identity.born);
+    match &identity.handle {
+        Some(handle) => {
+            number(HANDLE_KIND, handle.kind() as u32);
+            number(HANDLE_LEN, handle.bytes().len() as u32);
+            scene.write(at + HANDLE, handle.bytes());
+        }
+        None => number(HANDLE_LEN, NO_HANDLE),
+    }
+    number(STATE, NAMED);
+}
+
+/// Lays out the scene's table anew, and its records with it: a sweep takes them along.
+fn restore(scene: &Scene) {
+    let key = scene.table.key();
+    let _ = std::fs::remove_file(scene.table_file());
+    let dir = scene.tree.dir_fd();
+    let table = fsx::create(dir, format!("table-{key}").as_ref()).unwrap();
+    super::table::lay_out(table, key).unwrap();
+    let nobody = Credentials::nobody();
+    scene.tree.write_owner(key, &nobody).unwrap();
+    scene
+        .tree
+        .write_grants(key, std::slice::from_ref(&scene.outside))
+        .unwrap();
+}
+
 #[test]
 fn a_granted_directory_that_is_gone_took_everything_along() {
     let scene = Scene::new();
@@ -1619,11 +1819,13 @@ fn a_record_of_grants_is_believed_only_if_it_is_one() {
         }
         std::fs::write(&record, bytes).unwrap();
         std::fs::write(scene.table_file(), &table).unwrap();
+        scene.tree.write_owner(scene.table.key(), &own()).unwrap();
         let swept = scene.sweep();
         assert!(swept.removed.is_empty() && exists(&path), "{swept:?}");
     }
     std::fs::write(&record, good).unwrap();
     std::fs::write(scene.table_file(), table).unwrap();
+    scene.tree.write_owner(scene.table.key(), &own()).unwrap();
     assert_eq!(scene.sweep().removed, [path]);
 }
 
@@ -1635,6 +1837,7 @@ fn what_is_no_table_is_not_read() {
         sweep(
             fd.as_fd(),
             scene.table.key(),
+            &own(),
             None,
             &[],
             &Manner::default(),
@@ -1681,7 +1884,7 @@ fn a_dying_process_is_waited_for() {
     let temporary = private();
     let tree = TreeDir::create(Some(temporary.path())).unwrap();
     let key = ProcessKey::new(5);
-    let enrolment = tree.enroll(key, &[]).unwrap();
+    let enrolment = tree.enroll(key, &own(), &[]).unwrap();
     let mut child = Command::new("/bin/sh")
         .args(["-c", "read line"])
         .stdin(Stdio::piped())

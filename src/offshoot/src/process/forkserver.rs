@@ -13,13 +13,14 @@ use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
 use crate::mark::Mark;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use offshoot_sys::acting::Credentials;
 use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ struct Peer {
     /// The child that asks; none for the root.
     child: Option<usize>,
     key: Option<ProcessKey>,
+    /// As whom it acted on files in the end.
+    owner: Credentials,
     /// What the sweep of its table may touch.
     grants: Vec<GrantedDir>,
     /// What of that its owner allows; anything, if there is none.
@@ -232,6 +235,7 @@ impl Server {
             queue: VecDeque::new(),
             child,
             key: None,
+            owner: Credentials::nobody(),
             grants: Vec::new(),
             allowed: None,
         };
@@ -728,13 +732,19 @@ impl Server {
         {
             peer.grants.push(grant);
         }
+        // What the kernel says of it, not what it says.
+        let child = peer.child.and_then(|child| self.children.get(&child));
+        let owner = Credentials::of(child.map_or(process::id(), |child| child.pid))?;
         if let Some(key) = peer.key {
+            tree.renew_owner(key, &owner).map_err(io::Error::other)?;
             tree.write_grants(key, &peer.grants)
                 .map_err(io::Error::other)?;
             return Ok((key.number(), Vec::new()));
         }
         let key = ProcessKey::random()?;
-        let enrolment = tree.enroll(key, &peer.grants).map_err(io::Error::other)?;
+        let enrolment = tree
+            .enroll(key, &owner, &peer.grants)
+            .map_err(io::Error::other)?;
         peer.key = Some(key);
         Ok((key.number(), vec![enrolment.table, enrolment.private]))
     }
@@ -762,6 +772,11 @@ impl Server {
         // What it started and left in its process group goes with it. The group's number cannot
         // have been reused: its leader is not reaped yet.
         process::kill_group(child.pid);
+        let peer = child.peer;
+        self.note_owner(token);
+        let Some(child) = self.children.get_mut(&token) else {
+            return;
+        };
         let status = match child.pidfd.reap() {
             Ok(Some(status)) => status,
             Ok(None) => return,
@@ -776,7 +791,6 @@ impl Server {
             .poll
             .registry()
             .deregister(&mut SourceFd(&child.pidfd.as_fd().as_raw_fd()));
-        let peer = child.peer;
         if let Some(at) = self.hand.iter().position(|blank| *blank == token) {
             self.hand.remove(at);
             if self.gone.len() == GONE {
@@ -802,6 +816,29 @@ impl Server {
         }
     }
 
+    /// Notes as whom a child acted on files in the end, as long as the kernel knows it: before it is reaped. It may have given up rights since it has had
+    /// its table, and what it wrote there afterwards is judged by what it had left.
+    fn note_owner(&mut self, token: usize) {
+        let Some(child) = self.children.get(&token) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&child.peer) else {
+            return;
+        };
+        let Some(key) = peer.key else {
+            return;
+        };
+        peer.owner = Credentials::of(child.pid).unwrap_or_else(|_| Credentials::nobody());
+        // For whoever sweeps if we come to die before we do.
+        let renewed = self
+            .tree
+            .as_ref()
+            .map(|tree| tree.renew_owner(key, &peer.owner));
+        if let Some(Err(error)) = renewed {
+            let _ = writeln!(io::stderr(), "offshoot: the forkserver {error}");
+        }
+    }
+
     /// Tells the owner of a dead child, once nothing is left of it; then perhaps of the owner.
     fn settle(&mut self, token: usize) {
         let mut next = Some(token);
@@ -820,10 +857,11 @@ impl Server {
             let (peer, claim) = (child.peer, child.claim);
             self.empty_cgroup(token);
             crate::fault::point("sweep", "");
-            if let (Some(tree), Some(key)) =
-                (&self.tree, self.peers.get(&peer).and_then(|peer| peer.key))
+            if let (Some(tree), Some(peer)) = (&self.tree, self.peers.get(&peer))
+                && let Some(key) = peer.key
             {
-                tree.sweep(key).print();
+                // With the directories as they were opened when they were granted.
+                tree.sweep_with(key, &peer.owner, &peer.grants).print();
             }
             self.remove_peer(peer);
             self.children.remove(&token);
@@ -979,9 +1017,16 @@ impl Server {
         for child in self.children.values() {
             let _ = child.pidfd.kill();
         }
-        for child in self.children.values() {
+        for token in self.children.keys().copied().collect::<Vec<_>>() {
             let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
-            if child.ended.is_none() && child.pidfd.wait_dead(left).unwrap_or(false) {
+            let has_died = |child: &Child| {
+                child.ended.is_none() && child.pidfd.wait_dead(left).unwrap_or(false)
+            };
+            if !self.children.get(&token).is_some_and(has_died) {
+                continue;
+            }
+            self.note_owner(token);
+            if let Some(child) = self.children.get(&token) {
                 process::kill_group(child.pid);
                 let _ = child.pidfd.reap();
             }
@@ -1099,6 +1144,7 @@ mod tests {
             queue: VecDeque::new(),
             child: None,
             key: None,
+            owner: Credentials::nobody(),
             grants: Vec::new(),
             allowed: None,
         };
