@@ -574,7 +574,7 @@ impl<S: 'static> Portal<S> {
         self.target.life.exit().cloned()
     }
 
-    /// Its name.
+    /// Its name, as its giver says; see [`id`](Portal::id).
     ///
     /// # Examples
     /// ```
@@ -593,12 +593,15 @@ impl<S: 'static> Portal<S> {
         self.target.life.identity().name()
     }
 
-    /// Its id.
+    /// Its id: that of the isolate which this process owns, hosts or was told of.
+    ///
+    /// Of a portal that came from another process it is a label that its giver wrote. Two portals with one id reach one
+    /// isolate if both came from givers that are trusted; the runtime itself decides nothing by it.
     pub fn id(&self) -> IsolateId {
         self.target.life.identity().id
     }
 
-    /// Its path, id and process.
+    /// Its path, id and process, as its giver says; see [`id`](Portal::id).
     pub fn origin(&self) -> Origin {
         self.target.life.origin()
     }

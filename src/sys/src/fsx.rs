@@ -695,7 +695,7 @@ pub fn effective_user() -> u32 {
 /// When a seccomp filter forbids getrandom.
 pub fn random() -> io::Result<u128> {
     let mut bytes = [0u8; 16];
-    fill_random(&mut bytes)?;
+    fill_random(&mut bytes, "name a tree as no other one is named")?;
     Ok(u128::from_ne_bytes(bytes))
 }
 
@@ -705,15 +705,15 @@ pub fn random() -> io::Result<u128> {
 /// As of [`random`].
 pub fn random_16() -> io::Result<[[u8; 16]; 16]> {
     let mut all = [[0; 16]; 16];
-    fill_random(all.as_flattened_mut())?;
+    fill_random(all.as_flattened_mut(), "give a portal to another process")?;
     Ok(all)
 }
 
-/// Fills at most 256 bytes.
-fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+/// Fills at most 256 bytes, for the sake of this.
+fn fill_random(bytes: &mut [u8], what: &str) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of one live, writable slice.
     let got = retry(|| unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })
-        .map_err(|error| named("getrandom", "name what nobody else can guess", error))?;
+        .map_err(|error| named("getrandom", what, error))?;
     // Up to 256 bytes come whole or not at all.
     assert_eq!(
         got as usize,

@@ -175,7 +175,7 @@ enum Ends {
     Owns(Weak<Target>),
 }
 
-/// The sockets to isolates of this process that came of what was given to one peer, or that it gave on.
+/// The sockets to isolates of this process that came of what was given to one peer, also by giving that on.
 #[derive(Default)]
 pub(super) struct Crowd(AtomicUsize);
 
@@ -269,14 +269,18 @@ impl Table {
         }
     }
 
-    /// Among whom the other end is counted.
-    pub(super) fn crowd(&self) -> &Arc<Crowd> {
-        self.crowd.get_or_init(Arc::default)
+    /// Among which one more socket is counted that the other end introduces or is given.
+    pub(super) fn crowd(&self) -> Arc<Crowd> {
+        match self.ends.get() {
+            // An owner has every right, and those that it introduces have nothing to do with each other.
+            Some(Ends::ServesOwner(_)) => Arc::default(),
+            _ => self.crowd.get_or_init(Arc::default).clone(),
+        }
     }
 
-    /// Has it counted with these.
-    pub(super) fn join(&self, crowd: &Arc<Crowd>) {
-        let set = self.crowd.set(crowd.clone()).is_ok();
+    /// Counts what comes of it with these.
+    pub(super) fn join(&self, crowd: Arc<Crowd>) {
+        let set = self.crowd.set(crowd).is_ok();
         debug_assert!(set, "it is said before anything is given");
     }
 

@@ -148,6 +148,12 @@ impl Hold {
         }
     }
 
+    /// The key by which it came.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn key(&self) -> Key {
+        self.came.key
+    }
+
     fn is_unused(&self) -> bool {
         self.users.lock().is_none_or(|count| count == 0)
     }
@@ -274,13 +280,14 @@ impl Porter {
             key,
             ..
         } = introduce;
-        let place = by.crowd().enter()?;
+        let crowd = by.crowd();
+        let place = crowd.enter()?;
         let pin = runtime.keys().pin(key, shared, allowed, by.number)?;
         let link = Link::new(socket, runtime.settings.frame_max);
         link.hold_to((messages.max(1), calls.max(1)));
         link.reads_from(order::From::Holder);
         link.table().serves(shared, allowed);
-        link.table().join(by.crowd());
+        link.table().join(crowd);
         let far = holder.clone();
         link.set_between(&runtime, move || far.clone());
         let served = Served {

@@ -37,6 +37,9 @@ pub(crate) mod clock;
 pub(crate) mod cut;
 #[cfg(feature = "fault-points")]
 mod fault;
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub mod hostile;
 pub(crate) mod places;
 
 pub use census::{Census, Kind, Leak};
