@@ -3,6 +3,7 @@ mod bulk;
 mod cancelling;
 mod clock;
 mod cycles;
+mod deaths;
 mod dialogue;
 mod dropping;
 mod ending;

@@ -64,6 +64,8 @@ impl Side {
 pub(crate) struct Readiness {
     read: Side,
     write: Side,
+    /// The other end was seen to be closed, which an event says once.
+    read_closed: Cell<bool>,
     streak: Cell<u32>,
 }
 
@@ -75,6 +77,11 @@ impl Readiness {
 
     pub(crate) fn is_writable(&self) -> bool {
         self.write.ready.get()
+    }
+
+    /// True once an event has said that the other end is closed, or broken.
+    pub(crate) fn is_read_closed(&self) -> bool {
+        self.read_closed.get()
     }
 
     pub(crate) fn clear_readable(&self) {
@@ -148,6 +155,10 @@ impl Reactor {
             };
             // Errors and hang-ups are for the next read or write to find.
             if event.is_readable() || event.is_read_closed() || event.is_error() {
+                let closed = event.is_read_closed() || event.is_error();
+                readiness
+                    .read_closed
+                    .set(readiness.read_closed.get() || closed);
                 readiness.read.wake();
             }
             if event.is_writable() || event.is_write_closed() || event.is_error() {
@@ -164,6 +175,7 @@ impl Reactor {
         let readiness = Rc::new(Readiness {
             read: Side::new(),
             write: Side::new(),
+            read_closed: Cell::new(false),
             streak: Cell::new(0),
         });
         let key = self.sources.borrow_mut().insert(readiness.clone());

@@ -568,6 +568,9 @@ impl Uplink {
             }
         }
         self.write_queued(local);
+        if self.readiness.is_read_closed() {
+            self.link.note_closed();
+        }
         let more = self.readiness.is_readable() || self.link.has_more();
         if self.ended.get() || !more {
             return false;

@@ -22,6 +22,7 @@ use crate::process::Process;
 use crate::runtime::Runtime;
 use crate::testing::cut::{Cut, Direction};
 use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
+use mio::event::Event;
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::ring::Writer;
 use offshoot_sys::socket::{self, Received};
@@ -208,6 +209,9 @@ pub(crate) struct Link {
     came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
     /// What has come of frames, and what belongs to the next.
     inward: Mutex<Inward>,
+    /// A poll has reported that the other end is closed. It reports that once, perhaps together with the last bytes, so that from then
+    /// on a read goes on to the end.
+    closed: AtomicBool,
     /// Nothing was sent but the first frame.
     alone: AtomicBool,
     /// The other side has ended without having taken that.
@@ -245,6 +249,7 @@ impl Link {
             between: OnceLock::new(),
             came: Mutex::default(),
             inward: Mutex::default(),
+            closed: AtomicBool::new(false),
             alone: AtomicBool::new(false),
             untaken: AtomicBool::new(false),
             ring: Ring::default(),
@@ -1053,6 +1058,18 @@ impl Link {
         }
     }
 
+    /// Notes what a poll has said of the socket: to be called for each of its events before the link is read.
+    pub(crate) fn note_event(&self, event: &Event) {
+        if event.is_read_closed() || event.is_error() {
+            self.note_closed();
+        }
+    }
+
+    /// A poll has said that the other end is closed.
+    pub(crate) fn note_closed(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
     // ---- what comes beside frames ----
 
     /// Reads what has come, and keeps the descriptors that came with it.
@@ -1455,7 +1472,7 @@ pub(crate) fn read_frames(
         if let Err(error) = take_frames(link, reader, &mut take) {
             return Read::Wrong(error);
         }
-        if drained && !link.has_more() {
+        if drained && !link.has_more() && !link.closed.load(Ordering::Relaxed) {
             return Read::Drained;
         }
         let space = reader.space();
@@ -1464,7 +1481,8 @@ pub(crate) fn read_frames(
             Ok((0, _)) => return Read::Ended,
             Ok((n, fds)) => {
                 // A read that passes over descriptors ends there; another one that gave less than it
-                // had room for has taken all, and what comes later makes a new event.
+                // had room for has taken all bytes, and what comes later makes a new event. An end that
+                // was there already makes none: its event is noted, see `Link::note_event`.
                 drained = n < room && !fds;
                 reader.filled(n);
                 bytes += n;
@@ -1478,6 +1496,9 @@ pub(crate) fn read_frames(
     }
     Read::More
 }
+
+#[cfg(test)]
+mod ends;
 
 #[cfg(test)]
 mod tests {

@@ -435,6 +435,9 @@ impl Loop {
                     continue;
                 }
                 let key = event.token().0 as u64;
+                if let Some(connection) = self.connections.get(&key) {
+                    connection.link.note_event(event);
+                }
                 if event.is_writable() {
                     self.write(key);
                 }

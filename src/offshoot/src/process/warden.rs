@@ -685,6 +685,9 @@ impl Loop {
                         let request = ((token - FIRST) / 4) as u64;
                         match (token - FIRST) % 4 {
                             0 => {
+                                if let Some(watched) = self.watched.get(&request) {
+                                    watched.process.link.note_event(event);
+                                }
                                 if event.is_writable() {
                                     self.write_queued(request);
                                 }
