@@ -18,13 +18,49 @@ use crate::socket;
 use std::ffi::{CStr, c_char};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+use crate::spawn::TITLE_MAX;
 
 /// The environment variable that carries the socket's number.
 pub const ENV: &str = "OFFSHOOT_FORKSERVER";
 
 /// What a forkserver runs in place of `main`. It gets its socket.
 pub type Entry = fn(OwnedFd) -> !;
+
+/// The exit code of a copy that cannot be a forkserver and has no socket by which it could say why (`EX_NOPERM`).
+pub const EXIT_NO_FORKSERVER: i32 = 77;
+
+/// Whether the hook has made this process a forkserver, or a process forked from one.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Ends this process if it was executed by [`exec_self`](crate::spawn::exec_self) and runs `main` all the same: the program would do again what it has
+/// done, execute itself once more in doing so, and so on. The hook has seen to that already wherever it runs.
+pub fn end_copy() {
+    if is_copy() {
+        refuse(b"its `main` was reached, so that the hook before it was not run\n");
+    }
+}
+
+/// Whether this process was executed by [`exec_self`](crate::spawn::exec_self) and is no forkserver.
+pub fn is_copy() -> bool {
+    let is_one = |name: std::ffi::OsString| is_title(name.as_encoded_bytes());
+    !TAKEN.load(Ordering::Relaxed) && std::env::args_os().next().is_some_and(is_one)
+}
+
+fn refuse(why: &[u8]) -> ! {
+    let begin =
+        b"offshoot: this copy of the program was executed to be a forkserver, and cannot be one: ";
+    let line = [&begin[..], why].concat();
+    // SAFETY: the pointer is to so many bytes. That it fails could be told to no other.
+    unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+    crate::fork::exit_at_once(EXIT_NO_FORKSERVER)
+}
+
+/// Whether this is a first argument as [`exec_self`](crate::spawn::exec_self) makes it: of a length that no path has by chance, padded with blanks.
+fn is_title(name: &[u8]) -> bool {
+    name.len() == TITLE_MAX && name.ends_with(b" ") && !name.starts_with(b" ")
+}
 
 /// Makes this program able to be a forkserver: `forkserver_entry!(path::to::entry)`, once in a program, with an [`Entry`](crate::premain::Entry).
 #[macro_export]
@@ -54,6 +90,8 @@ macro_rules! forkserver_entry {
 
 /// Runs `entry` if this process was started to be a forkserver, else returns and has changed nothing.
 ///
+/// A copy that [`exec_self`](crate::spawn::exec_self) started, and of which not all of this holds, ends with code [`EXIT_NO_FORKSERVER`]; its first argument tells it.
+///
 /// It was, if all of this holds: [`ENV`] names a descriptor, which is a socket of the packet kind, whose other end was made by a process of our
 /// user, and the kernel has not given this program more rights than its caller had. Then, in this order: the variable is removed (left in
 /// place if there are other threads, which `entry` refuses to work beside); descriptors other than 0, 1, 2 and the socket are closed; the
@@ -69,7 +107,18 @@ pub unsafe fn enter(
     _envp: *const *const c_char,
     entry: Entry,
 ) {
-    let Some(fd) = invited() else { return };
+    // SAFETY: the C library's arguments, by the contract.
+    let is_copy = unsafe { has_title(argc, argv) };
+    let fd = match invited() {
+        Some(fd) => fd,
+        None if !is_copy => return,
+        // Whatever it is that is not as it was left: if this returned, `main` would run for a second time.
+        None => refuse(match process::is_privileged_exec() {
+            true => &b"the kernel has given it more rights than its caller has\n"[..],
+            false => b"its environment or its socket is not what it was started with\n",
+        }),
+    };
+    TAKEN.store(true, Ordering::Relaxed);
     if process::is_single_threaded().unwrap_or(false) {
         // Ignored: the two errors of it are excluded by the line above and by the constant.
         let _ = process::remove_env(ENV);
@@ -94,6 +143,18 @@ pub unsafe fn enter(
     if catch_unwind(AssertUnwindSafe(|| entry(socket))).is_err() {
         crate::fork::exit_at_once(crate::fork::EXIT_PANIC);
     }
+}
+
+/// Whether the first argument says that this process is a copy.
+///
+/// # Safety
+/// The arguments are those that the C library gets from the kernel, where it passes any.
+unsafe fn has_title(argc: i32, argv: *const *const c_char) -> bool {
+    if cfg!(not(target_env = "gnu")) || argc < 1 || argv.is_null() {
+        return false;
+    }
+    // SAFETY: with at least one argument the first pointer is a NUL-terminated string.
+    is_title(unsafe { CStr::from_ptr(*argv) }.to_bytes())
 }
 
 /// The socket's number, if this process was started to be a forkserver.

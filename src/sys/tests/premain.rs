@@ -185,6 +185,7 @@ fn main() {
         a_socket_may_have_any_number,
         a_panic_in_the_entry_ends_the_process,
         without_an_invitation_the_hook_is_inert,
+        a_copy_that_cannot_be_one_ends,
         f48_a_strangers_invitation_is_not_taken,
         a_privileged_program_takes_no_invitation,
         a_name_that_cannot_be_is_refused,
@@ -378,6 +379,33 @@ fn without_an_invitation_the_hook_is_inert() {
     let (packet, peer) = socket::packet_pair().unwrap();
     drop(peer);
     assert_eq!(inert("3", packet.as_fd()), (Some(0), String::new()));
+}
+
+/// Of a copy, `main` is never reached, whatever has become of what it was left; it says that it is none, and why.
+fn a_copy_that_cannot_be_one_ends() {
+    use std::os::unix::process::CommandExt;
+    let name = format!("{:64}", "offshoot-forkserver");
+    let copy = |variable: Option<&str>| {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(&name).arg("inert=copy").stdin(Stdio::null());
+        match variable {
+            Some(value) => command.env(premain::ENV, value),
+            None => command.env_clear(),
+        };
+        command.output().unwrap()
+    };
+    for variable in [None, Some(""), Some("0"), Some("77")] {
+        let output = copy(variable);
+        let code = output.status.code();
+        assert_eq!(code, Some(premain::EXIT_NO_FORKSERVER), "{variable:?}");
+        assert_eq!(output.stdout, b"", "{variable:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("cannot be one"), "{variable:?}: {told}");
+    }
+    // The control: by another name it is an ordinary start.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("inert=").stdin(Stdio::null());
+    assert_eq!(command.output().unwrap().stdout, b"main was reached\n");
 }
 
 /// Only root can be two users, so that this is checked where the tests run as root.
