@@ -16,6 +16,7 @@ mod kills;
 mod oracle;
 mod program;
 mod refused;
+mod rights;
 mod root_death;
 mod signals;
 mod spawn_faults;
@@ -76,6 +77,12 @@ const CASES: &[Case] = &[
         "refused::calls_of_the_file_system_are_done_without_or_named",
         refused::calls_of_the_file_system,
     ),
+    case("rights::what_is_given_up_is_given_up", rights::given_up),
+    case(
+        "rights::what_is_given_up_is_given_up_below",
+        rights::given_up_below,
+    ),
+    case("rights::a_secure_program_runs_once", rights::secure_exec),
     case("root_death::f53_killed", root_death::killed),
     case(
         "root_death::f53_killed_with_a_child_that_wants_to_stay",

@@ -243,6 +243,8 @@ pub(crate) fn main() -> Option<ExitCode> {
         "brief" => offshoot::main(crate::strangers::brief),
         "bereft" => offshoot::main(crate::strangers::bereft),
         "inner" => offshoot::main(crate::strangers::inner),
+        "secure" => finish(offshoot::run(crate::rights::secure)),
+        "rights" => finish(offshoot::run(crate::rights::program)),
         "stubborn" => offshoot::main(stubborn),
         "handlers" => finish(handlers()),
         other => panic!("no program is named {other}"),

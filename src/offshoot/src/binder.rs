@@ -5,7 +5,9 @@
 //! process the forkserver makes it, and allows each new directory.
 
 use crate::isolate::local::Local;
-use crate::janitor::{BindTable, Claim, ClaimError, Enrolment, GrantedDir, Kind, ProcessKey};
+use crate::janitor::{
+    BindTable, Claim, ClaimError, Enrolment, GrantedDir, Kind, ProcessKey, TreeDir,
+};
 use crate::runtime::Runtime;
 use crate::testing::places;
 use crate::time::off_isolate;
@@ -24,6 +26,8 @@ use std::sync::{Arc, OnceLock};
 #[derive(Default)]
 pub(crate) struct Binder {
     table: OnceLock<BindTable>,
+    /// In which the table of the root lies.
+    dir: OnceLock<Arc<TreeDir>>,
     /// The directories that a sweep of this process may touch. Held while one is added, which waits
     /// for the file system and, in a forked process, for the forkserver.
     granted: Mutex<Vec<GrantedDir>>,
@@ -79,6 +83,12 @@ impl Binder {
 }
 
 impl Runtime {
+    /// Whether this process has a bind table there.
+    pub(crate) fn binds_in(&self, dir: &Arc<TreeDir>) -> bool {
+        let own = self.binder.dir.get();
+        own.is_some_and(|own| Arc::ptr_eq(own, dir))
+    }
+
     /// The bind table and the directory of `path` in it.
     fn bind_table(self: &Arc<Runtime>, directory: &Path) -> Result<(BindTable, GrantedDir)> {
         let cannot = |what: &str, error: &dyn fmt::Display| format!("cannot {what}: {error}");
@@ -99,7 +109,11 @@ impl Runtime {
             None => {
                 let table = if self.is_root() {
                     let key = ProcessKey::random()?;
-                    BindTable::create(&*self.tree_dir()?, key, Vec::new()).map_err(failed)?
+                    let dir = self.tree_dir()?;
+                    let table = BindTable::create(&dir, key, Vec::new()).map_err(failed)?;
+                    // Set once, as the table below is: under the lock.
+                    let _ = self.binder.dir.set(dir);
+                    table
                 } else {
                     let (key, fds) = self.warden()?.enroll(None)?;
                     let Ok([table, private]) = <[_; 2]>::try_from(fds) else {
@@ -121,9 +135,9 @@ impl Runtime {
             return Ok((table.clone(), known.clone()));
         }
         if self.is_root() {
-            table
-                .grant(&*self.tree_dir()?, wanted.clone())
-                .map_err(failed)?;
+            let dir = self.binder.dir.get().cloned();
+            let dir = dir.map_or_else(|| self.tree_dir(), Ok)?;
+            table.grant(&dir, wanted.clone()).map_err(failed)?;
         } else {
             self.warden()?.enroll(Some(wanted.as_fd()))?;
             table.accept_grant(wanted.clone());

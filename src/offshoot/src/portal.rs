@@ -658,7 +658,7 @@ impl<S: 'static> Portal<S> {
             match target.route() {
                 Route::Process(process) => {
                     let fd = Some(directory.as_fd());
-                    target.runtime.warden()?.grant(process.request, fd)
+                    target.runtime.warden()?.grant(process, fd)
                 }
                 Route::Thread(_) => Ok(()),
                 Route::Introduced(_) | Route::Gone => Err(Error::new(

@@ -117,7 +117,8 @@ pub(crate) struct Runtime {
     keys: Arc<Keys>,
     porter: Mutex<Option<Arc<Porter>>>,
     warden: Mutex<Option<Arc<Warden>>>,
-    tree_dir: Mutex<Option<Arc<TreeDir>>>,
+    /// The newest last.
+    tree_dirs: Mutex<Vec<Arc<TreeDir>>>,
     pub(crate) binder: crate::binder::Binder,
     /// What timers go by, if a test has given another clock than the machine's.
     pub(crate) clock: OnceLock<Arc<crate::testing::clock::Inner>>,
@@ -222,7 +223,7 @@ impl Runtime {
             keys: Arc::default(),
             porter: Mutex::new(None),
             warden: Mutex::new(None),
-            tree_dir: Mutex::new(None),
+            tree_dirs: Mutex::default(),
             binder: crate::binder::Binder::default(),
             clock: OnceLock::new(),
             uplink: OnceLock::new(),
@@ -375,11 +376,24 @@ impl Runtime {
 
     /// The warden, with a forkserver behind it.
     pub(crate) fn warden(self: &Arc<Runtime>) -> Result<Arc<Warden>> {
-        let warden = {
+        let warden = self.started_warden()?;
+        warden.ensure_any_server()?;
+        Ok(warden)
+    }
+
+    /// The warden, and the number of a forkserver whose processes may do what the calling thread may.
+    pub(crate) fn warden_of_thread(self: &Arc<Runtime>) -> Result<(Arc<Warden>, u32)> {
+        let warden = self.started_warden()?;
+        let server = warden.ensure_server()?;
+        Ok((warden, server))
+    }
+
+    fn started_warden(self: &Arc<Runtime>) -> Result<Arc<Warden>> {
+        {
             let mut slot = self.warden.lock();
             self.check_running()?;
             match &*slot {
-                Some(warden) => warden.clone(),
+                Some(warden) => Ok(warden.clone()),
                 None => {
                     let control = match &self.place {
                         Place::Root => None,
@@ -387,20 +401,25 @@ impl Runtime {
                     };
                     let warden = Warden::start(self, control)?;
                     *slot = Some(warden.clone());
-                    warden
+                    Ok(warden)
                 }
             }
-        };
-        warden.ensure_server()?;
-        Ok(warden)
+        }
     }
 
-    /// The tree's own directory, made on first use by the root. What dead trees have left is swept
-    /// before.
+    /// The tree's own directory, made on first use by the root. Another one, once this process may not
+    /// write to it any more. What dead trees have left is swept before.
     pub(crate) fn tree_dir(&self) -> Result<Arc<TreeDir>> {
-        let mut slot = self.tree_dir.lock();
+        self.tree_dir_beside(&[])
+    }
+
+    /// As [`tree_dir`](Self::tree_dir), but none of these.
+    pub(crate) fn tree_dir_beside(&self, in_use: &[Arc<TreeDir>]) -> Result<Arc<TreeDir>> {
+        let mut dirs = self.tree_dirs.lock();
         self.check_running()?;
-        if let Some(dir) = &*slot {
+        let is_used = |dir: &TreeDir| in_use.iter().any(|used| std::ptr::eq(&**used, dir));
+        let usable = |dir: &&Arc<TreeDir>| !is_used(dir) && dir.is_usable();
+        if let Some(dir) = dirs.iter().rev().find(usable) {
             return Ok(dir.clone());
         }
         match sweep_dead_trees(None) {
@@ -409,16 +428,27 @@ impl Runtime {
         }
         crate::fault::check("tree", "")
             .map_err(|error| Error::io(format!("cannot make the tree's directory: {error}; set XDG_RUNTIME_DIR (or TMPDIR) to a directory with room that is yours alone"), error))?;
-        let dir = TreeDir::create_named(ProcessKey::new(self.tree.0), None)
+        // The first has the tree's own number.
+        let key = match dirs.is_empty() {
+            true => ProcessKey::new(self.tree.0),
+            false => ProcessKey::random()?,
+        };
+        let dir = TreeDir::create_named(key, None)
             .map_err(|error| Error::new(ErrorKind::Io(None), error.to_string()))?;
-        Ok(slot.insert(Arc::new(dir)).clone())
+        let dir = Arc::new(dir);
+        dirs.push(dir.clone());
+        Ok(dir)
     }
 
-    /// The processes of the tree, but this one, of which there is anything to sweep.
-    pub(crate) fn bound_by_others(&self) -> Vec<ProcessKey> {
-        let Some(dir) = self.tree_dir.lock().clone() else {
-            return Vec::new();
-        };
+    /// A forkserver removes it, which alone has used it.
+    pub(crate) fn forget_tree_dir(&self, dir: &Arc<TreeDir>) {
+        self.tree_dirs
+            .lock()
+            .retain(|known| !Arc::ptr_eq(known, dir));
+    }
+
+    /// The processes, but this one, of which there is anything to sweep in a directory.
+    pub(crate) fn bound_by_others(&self, dir: &TreeDir) -> Vec<ProcessKey> {
         let own = self.binder.key();
         let mut keys = dir.processes();
         keys.retain(|key| Some(*key) != own);
@@ -426,21 +456,17 @@ impl Runtime {
     }
 
     /// Sweeps what these processes have left. They are dead.
-    pub(crate) fn sweep(&self, keys: &[ProcessKey]) {
-        if let Some(dir) = self.tree_dir.lock().clone() {
-            for key in keys {
-                dir.sweep(*key).tell("after the forkserver");
-            }
+    pub(crate) fn sweep(&self, dir: &TreeDir, keys: &[ProcessKey]) {
+        for key in keys {
+            dir.sweep(*key).tell("after the forkserver");
         }
     }
 
     /// Kills what the processes of a forkserver had started, which is dead itself.
-    pub(crate) fn end_strays(&self, server: u32) {
-        if let Some(dir) = self.tree_dir.lock().clone() {
-            dir.end_cgroups(Some(server))
-                .tell("in the control groups of a forkserver");
-            crate::reap::kill_strays(dir.path(), server);
-        }
+    pub(crate) fn end_strays(&self, dir: &TreeDir, server: u32) {
+        dir.end_cgroups(Some(server))
+            .tell("in the control groups of a forkserver");
+        crate::reap::kill_strays(dir.path(), server);
     }
 
     /// Ends what the tree shares in this process. All its isolates have ended before.
@@ -462,8 +488,9 @@ impl Runtime {
         }
         self.spin.close();
         self.binder.clear();
-        let dir = self.tree_dir.lock().take();
-        if let Some(dir) = dir {
+        let dirs = std::mem::take(&mut *self.tree_dirs.lock());
+        // What this process may not write to any more, its forkserver has removed.
+        for dir in dirs.into_iter().filter(|dir| dir.is_usable()) {
             dir.remove().tell("at the end of the tree");
         }
     }
@@ -908,6 +935,8 @@ impl Builder {
         tracing::warn!(
             "built with `panic = \"abort\"`: a panic in a thread isolate ends the whole program; use process isolates, or unwind"
         );
+        // The last that stands between a copy of this program and one that starts copies of its own.
+        offshoot_sys::premain::end_copy();
         let runtime = Runtime::new(TreeId(random()?), settings, Place::Root)?;
         let clock = self.clock.as_ref();
         let clock = clock
@@ -988,7 +1017,7 @@ impl Builder {
             let this = runtime.clone();
             // The forkserver's start, which it waits for. If it fails, so does the first spawn, and says why.
             runtime.pool.try_submit(move || {
-                if let Err(error) = this.warden() {
+                if let Err(error) = this.warden_of_thread() {
                     tracing::warn!(%error, "no process is kept in reserve");
                 }
             });

@@ -246,6 +246,20 @@ pub fn create(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Whether the calling thread may add names to a directory, and remove them.
+pub fn may_change(dir: BorrowedFd<'_>) -> bool {
+    // SAFETY: the path is NUL-terminated.
+    let allowed = unsafe {
+        libc::faccessat(
+            dir.as_raw_fd(),
+            c".".as_ptr(),
+            libc::W_OK | libc::X_OK,
+            libc::AT_EACCESS,
+        )
+    };
+    allowed == 0
+}
+
 /// Makes the directory `name` in `dir`, 0700 whatever the umask, and opens it for listing.
 ///
 /// # Errors

@@ -236,6 +236,12 @@ pub fn is_privileged_exec() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
+/// Whether another process of our user may look into this one.
+pub fn is_dumpable() -> bool {
+    // SAFETY: takes no pointer.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0_u64, 0_u64, 0_u64, 0_u64) == 1 }
+}
+
 /// The file mode creation mask.
 pub fn umask_now() -> io::Result<u32> {
     // umask(2) can only be read by changing it, which another thread's open would see.

@@ -255,6 +255,11 @@ impl TreeDir {
         &self.path
     }
 
+    /// Whether the calling thread may write to it. One that has given up rights since it was made may not.
+    pub(crate) fn is_usable(&self) -> bool {
+        fsx::may_change(self.dir.as_fd())
+    }
+
     /// The directory's descriptor.
     pub(crate) fn dir_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()

@@ -17,11 +17,13 @@ use offshoot_sys::acting::Credentials;
 use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
+use offshoot_sys::rights::{Rights, Seen};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 offshoot_sys::forkserver_entry!(serve);
@@ -47,6 +49,14 @@ const STRAYS_BOUND: Duration = Duration::from_secs(1);
 
 /// How often it looks again for what comes to it from strays that it has killed.
 const STRAYS_ROUNDS: usize = 64;
+
+/// What this forkserver may do, and so what each of its children may at first, which have a copy of this.
+static RIGHTS: OnceLock<Rights> = OnceLock::new();
+
+/// What the forkserver may do that has forked this process; `None` in any other.
+pub(crate) fn rights() -> Option<&'static Rights> {
+    RIGHTS.get()
+}
 
 /// A process of the tree that may ask: the root, or one that was forked here.
 struct Peer {
@@ -118,9 +128,17 @@ struct Server {
 
 /// What the executable runs instead of its `main` when it was started to be a forkserver.
 fn serve(socket: OwnedFd) -> ! {
+    let root = socket.try_clone();
     match run(socket) {
         Ok(()) => fork::exit_at_once(0),
         Err(error) => {
+            // Whoever started it hears why, wherever the standard error goes.
+            if let Ok(root) = root {
+                let why = error.to_string();
+                let _ = protocol::send(&root, &Event::Refused { why }, &[]);
+                // An end beside which something lies unread is told in place of what was said.
+                let _ = protocol::receive::<Request>(&root, &mut Vec::new());
+            }
             eprintln!("offshoot: the forkserver ends: {error}");
             fork::exit_at_once(1)
         }
@@ -379,6 +397,7 @@ impl Server {
                 build_id,
                 reserve,
                 cgroups,
+                rights,
                 faults,
             } => {
                 let is_root = self
@@ -391,6 +410,11 @@ impl Server {
                     return;
                 }
                 crate::fault::take(faults);
+                if let Err(why) = take_rights(&rights) {
+                    self.send(token, &Event::Refused { why }, Vec::new());
+                    self.remove_peer(token);
+                    return;
+                }
                 let lock = (fds.len() > 1).then(|| fds.remove(1));
                 if let Some(dir) = fds.into_iter().next() {
                     match TreeDir::from_fds(dir, lock) {
@@ -406,6 +430,11 @@ impl Server {
                 self.send(token, &Event::Welcome, Vec::new());
                 self.reserve = usize::try_from(reserve).unwrap_or(0);
                 self.plan_refill(REFILL_AFTER);
+            }
+            Request::Reserve { processes } => {
+                if token == self.root {
+                    self.keep_reserve(usize::try_from(processes).unwrap_or(0));
+                }
             }
             Request::Spawn { request, outfit } => {
                 // Of one that has died since: what it owned was killed then, and nobody would kill
@@ -487,6 +516,7 @@ impl Server {
         mut fds: Vec<OwnedFd>,
     ) -> io::Result<(i32, OwnedFd)> {
         crate::fault::check("fork", &outfit.name)?;
+        self.check_rights(claim.owner)?;
         if fds.is_empty() {
             // They came, and there was no room for them.
             return Err(process::out_of_descriptors());
@@ -498,6 +528,41 @@ impl Server {
             peer.allowed = allowed;
         }
         Ok((pid, pidfd))
+    }
+
+    /// Refuses a child that may not do any more what it could at its birth, since what it asks for could. The root looks at its threads itself.
+    fn check_rights(&self, owner: usize) -> io::Result<()> {
+        let child = self.peers.get(&owner).and_then(|peer| peer.child);
+        let Some(child) = child.and_then(|child| self.children.get(&child)) else {
+            return Ok(());
+        };
+        let own = RIGHTS
+            .get()
+            .ok_or_else(|| io::Error::other("no rights are known"))?;
+        let seen = Seen::of(child.pid)?;
+        let refused = |why: &str| {
+            let message =
+                format!("the asking process may not do any more what the forkserver may: {why}");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+        };
+        if let Some(why) = seen.difference(own) {
+            return refused(&why);
+        }
+        // Of an executable that may not be read, no process can be looked into.
+        if !seen.is_whole() && process::is_dumpable() {
+            return refused("its namespaces cannot be looked at (PR_SET_DUMPABLE hides them)");
+        }
+        Ok(())
+    }
+
+    /// So many are to wait in reserve from now on.
+    fn keep_reserve(&mut self, reserve: usize) {
+        self.reserve = reserve;
+        // Those in the root's hand it gives away itself; they see the end of their links.
+        for blank in self.blanks.split_off(self.blanks.len().min(reserve)) {
+            self.kill(blank);
+        }
+        self.plan_refill(REFILL_AFTER);
     }
 
     /// Where a process that is asked for may have addresses: of so many directories, the last of what came, or where its owner may.
@@ -1042,6 +1107,22 @@ impl Server {
         if let Some(tree) = &self.tree {
             tree.remove().print();
         }
+    }
+}
+
+/// Makes what the root's thread may do the rights of this process, and says why that cannot be.
+fn take_rights(words: &[u64]) -> Result<(), String> {
+    let wanted = Rights::from_words(words).ok_or("what it is to be allowed is unknown here")?;
+    let differs = wanted.take_on();
+    let own = differs.and_then(|differs| Ok((differs, Rights::read()?)));
+    match own.map_err(|error| format!("it cannot find out what it may do: {error}"))? {
+        (None, own) => {
+            let _ = RIGHTS.set(own);
+            Ok(())
+        }
+        (Some(differs), _) => Err(format!(
+            "execve has given it other rights than the thread has that started it, and they cannot be set right: {differs}"
+        )),
     }
 }
 

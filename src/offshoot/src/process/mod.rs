@@ -132,9 +132,14 @@ impl Process {
         self.server.store(number, Ordering::Release);
     }
 
+    /// The forkserver that was asked for it; another number than that of any, if none was.
+    pub(crate) fn server(&self) -> u32 {
+        self.server.load(Ordering::Acquire)
+    }
+
     /// Whether it was this forkserver that was asked for it.
     pub(crate) fn is_of_server(&self, number: u32) -> bool {
-        self.server.load(Ordering::Acquire) == number
+        self.server() == number
     }
 
     /// The numbers of the pipes that are to be watched.

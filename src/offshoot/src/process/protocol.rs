@@ -16,13 +16,17 @@ pub(crate) const RESERVE: &str = "offshoot-reserve";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// The root's first: the tree's directory and its lock follow as descriptors. So many children
-    /// are to wait in reserve, and each process is to have a control group where there are any.
+    /// are to wait in reserve, and each process is to have a control group where there are any; and
+    /// this is what they may do, as [`Rights`](offshoot_sys::rights::Rights) puts it.
     Hello {
         build_id: Vec<u8>,
         reserve: u32,
         cgroups: bool,
+        rights: Vec<u64>,
         faults: String,
     },
+    /// The root's: so many are to wait in reserve from now on.
+    Reserve { processes: u32 },
     /// Fork. Descriptors: the link, then as the outfit says.
     Spawn { request: u64, outfit: Outfit },
     /// The root's: it has made a child that waited in its hand its own.
@@ -112,6 +116,8 @@ fn missing() -> io::Error {
 pub(crate) enum Event {
     /// It serves.
     Welcome,
+    /// Its last word: why it does not serve, or not any more.
+    Refused { why: String },
     /// It is forked; its pidfd follows.
     Spawned {
         request: u64,

@@ -175,9 +175,10 @@ async fn try_spawn(
     let settings = &runtime.settings;
     let bounds = isolate.resolve_bounds(settings.bounds);
     let name = isolate.name.as_str();
-    let warden = runtime
-        .warden()
-        .map_err(|error| failed("forkserver", name, error, ""))?;
+    // First of all: what it gives, and whether it has to be asked, depends on what this thread may do now.
+    let (warden, server) = runtime
+        .warden_of_thread()
+        .map_err(|error| failed("forkserver", name, &error, "").with_source(error))?;
     crate::budget::process().map_err(|why| failed("descriptors", name, why, ""))?;
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
     let (fds, outputs) = open_fds(isolate, settings.confined)
@@ -187,7 +188,7 @@ async fn try_spawn(
     let by_hand =
         || fds.grants.is_none() && outfit.plain().and_then(|outfit| outfit.check()).is_ok();
     let blank = match this.reserve && by_hand() {
-        true => warden.take_blank(),
+        true => warden.take_blank(server),
         false => None,
     };
     let (ours, source) = match blank {
@@ -340,7 +341,7 @@ async fn try_spawn(
         }
         Ask::Fork(theirs, fds) => {
             let asked = crate::fault::check("request", name)
-                .and_then(|()| warden.spawn(&process, outfit, theirs, fds));
+                .and_then(|()| warden.spawn(server, &process, outfit, theirs, fds));
             if let Err(error) = asked {
                 let error = failed("request", name, error, "");
                 warden.never_was(&process, error.clone());

@@ -5,6 +5,7 @@
 //! behind a blocked isolate. It is started with the first process isolate.
 
 use super::child::hex;
+use super::forkserver;
 use super::inlet::{self, Reading};
 use super::link::{Beside, Read, read_frames};
 use super::protocol::{self, Event, Refusal, Request};
@@ -20,10 +21,12 @@ use mio::{Events, Interest, Registry, Token};
 use offshoot_mailbox::oneshot;
 use offshoot_sys::event::Timer;
 use offshoot_sys::pidfd::{Pidfd, Status};
+use offshoot_sys::rights::Rights;
 use offshoot_sys::thread::Joiner;
-use offshoot_sys::{clock, image, premain, socket, spawn};
+use offshoot_sys::{clock, image, premain, process, socket, spawn};
 use offshoot_wire::frame::{Body, Ended, Header, Kind, Ready};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -34,9 +37,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 const WAKE: Token = Token(0);
-const CONTROL: Token = Token(1);
-const SERVER: Token = Token(2);
-const SOON: Token = Token(3);
+const SOON: Token = Token(1);
+/// Tokens of forkserver `n` are `SERVERS + 2n` for its connection, then its pidfd.
+const SERVERS: usize = 1 << (usize::BITS - 1);
 /// Tokens of process `n` are `FIRST + 4n` for its link, then its pidfd and its two pipes.
 const FIRST: usize = 4;
 
@@ -48,6 +51,8 @@ const SERVER_END: Duration = Duration::from_secs(12);
 const REPORT: u64 = 1_000_000_000;
 /// How long is waited for the end of a killed forkserver while spawns wait; 0.1 ms is usual.
 const SERVER_DEAD: Duration = Duration::from_millis(500);
+/// How long one that another has taken the place of is kept without a process (ns): a program may go back and forth between two sets of rights.
+const SERVER_IDLE: u64 = 500_000_000;
 /// Why a process was killed whose forkserver is no more.
 const SERVER_ENDED: &str = "the tree's forkserver had ended, and every process with it";
 /// How long the forkserver has to answer a request, before it is taken for wedged and replaced.
@@ -120,13 +125,21 @@ impl Blank {
     }
 }
 
-/// The forkserver, as far as this process has to do with it.
+/// A forkserver, as far as this process has to do with it.
 struct Server {
     control: OwnedFd,
     /// Only the root watches and reaps it.
     pidfd: Option<Pidfd>,
     /// By which the mark of what it forks names it.
     number: u32,
+    /// What its processes may do: what the thread could that has started it.
+    rights: Option<Rights>,
+    /// Where it keeps what its processes have bound. No two have the same one at a time.
+    tree: Option<Arc<TreeDir>>,
+    /// When it last said anything (ns).
+    heard: u64,
+    /// Since when it has nothing to do (ns), if another one serves.
+    idle_since: Option<u64>,
     /// What it has said that somebody else than the thread has read, in its order.
     read: VecDeque<Said>,
     buffer: Vec<u8>,
@@ -141,6 +154,10 @@ impl Server {
             control,
             pidfd,
             number,
+            rights: None,
+            tree: None,
+            heard: 0,
+            idle_since: None,
             read: VecDeque::new(),
             buffer: Vec::new(),
         }
@@ -152,6 +169,46 @@ impl Server {
             Some(said) => Ok(Some(said)),
             None => protocol::receive::<Event>(&self.control, &mut self.buffer),
         }
+    }
+}
+
+/// All forkservers of this process. Only a root can have more than one: one for each set of rights in which a process of it still lives.
+#[derive(Default)]
+struct Servers {
+    /// The one that is asked.
+    current: Option<Server>,
+    /// Those that are there for their processes alone.
+    old: Vec<Server>,
+}
+
+impl Servers {
+    fn of(&self, number: u32) -> Option<&Server> {
+        let mut all = self.current.iter().chain(&self.old);
+        all.find(|server| server.number == number)
+    }
+
+    fn of_mut(&mut self, number: u32) -> Option<&mut Server> {
+        let mut all = self.current.iter_mut().chain(&mut self.old);
+        all.find(|server| server.number == number)
+    }
+
+    fn take(&mut self, number: u32) -> Option<Server> {
+        if let Some(at) = self.old.iter().position(|old| old.number == number) {
+            return Some(self.old.remove(at));
+        }
+        self.current.take_if(|server| server.number == number)
+    }
+
+    /// Makes one of the old ones the current one again whose rights are these, if there is one.
+    fn exchange(&mut self, rights: &Rights) -> bool {
+        let has = |server: &Server| server.rights.as_ref() == Some(rights);
+        let Some(at) = self.old.iter().position(has) else {
+            return false;
+        };
+        let mut server = self.old.remove(at);
+        server.idle_since = None;
+        self.old.extend(self.current.replace(server));
+        true
     }
 }
 
@@ -176,13 +233,17 @@ enum Due {
 const LAST_TURNS: usize = 256;
 
 /// An answer that is awaited from the forkserver.
-type Enrolling = oneshot::Sender<Result<(u64, Vec<OwnedFd>)>>;
+struct Enrolling {
+    /// Of this forkserver.
+    server: u32,
+    sender: oneshot::Sender<Result<(u64, Vec<OwnedFd>)>>,
+}
 
 pub(crate) struct Warden {
     runtime: Weak<Runtime>,
     registry: Registry,
     waker: mio::Waker,
-    server: Mutex<Option<Server>>,
+    servers: Mutex<Servers>,
     /// Those that wait for us, the oldest first.
     hand: Mutex<VecDeque<Blank>>,
     /// Those that we have made ours and the forkserver has not heard of yet, and which processes they are.
@@ -220,15 +281,24 @@ impl Warden {
         if let Some(control) = &control {
             registry.register(
                 &mut SourceFd(&control.as_raw_fd()),
-                CONTROL,
+                Token(SERVERS),
                 Interest::READABLE,
             )?;
         }
+        let of_child = |control| Server {
+            // It was forked, and has what the forkserver had unless it has given up any of it.
+            rights: forkserver::rights().cloned(),
+            ..Server::new(control, None, 0)
+        };
+        let servers = Servers {
+            current: control.map(of_child),
+            old: Vec::new(),
+        };
         let warden = Arc::new(Warden {
             runtime: Arc::downgrade(runtime),
             registry,
             waker,
-            server: Mutex::new(control.map(|control| Server::new(control, None, 0))),
+            servers: Mutex::new(servers),
             hand: Mutex::default(),
             claims: Mutex::default(),
             soon,
@@ -252,7 +322,7 @@ impl Warden {
                     poll,
                     watched: BTreeMap::new(),
                     more: BTreeSet::new(),
-                    heard: 0,
+                    leaving: Vec::new(),
                     next_tick: None,
                 }
                 .run()
@@ -293,28 +363,103 @@ impl Warden {
         }
     }
 
-    /// Makes sure that there is a forkserver.
+    /// Makes sure that there is a forkserver whose processes may do what the calling thread may. Its number.
+    ///
+    /// # Errors
+    /// When there is none and none can be started; the error says what the thread has given up since the last one was.
     ///
     /// # Blocking
     /// For the start of one, in the order of a millisecond, when there is none.
-    pub(crate) fn ensure_server(&self) -> Result<()> {
-        let mut server = self.server.lock();
-        if server.is_some() {
-            return Ok(());
-        }
+    pub(crate) fn ensure_server(&self) -> Result<u32> {
+        let failed =
+            |message: String| Error::new(ErrorKind::Spawn("forkserver".to_owned()), message);
+        let now = Rights::now();
+        let mut servers = self.servers.lock();
+        let now = now.map_err(|error| {
+            let mut why = format!("cannot find out in /proc what this thread may do: {error}");
+            let rights = servers.current.as_ref();
+            if rights.and_then(|server| server.rights.as_ref()).is_some_and(|rights| !rights.has_root_directory()) {
+                why.push_str("; the root directory is another one than when the tree's forkserver was started");
+            }
+            failed(why).with_source(error)
+        })?;
+        let had = servers.current.as_ref();
+        let had = had.map(|server| (server.number, server.rights.as_ref()));
+        let differs = match had {
+            Some((number, None)) => return Ok(number),
+            Some((number, Some(rights))) => match rights.difference(&now) {
+                None => return Ok(number),
+                Some(differs) => Some(differs),
+            },
+            None => None,
+        };
         let runtime = self.runtime.upgrade().filter(|runtime| runtime.is_root());
         let Some(runtime) = runtime else {
-            let message = "the tree's forkserver has ended, and with it this process is about to";
-            return Err(Error::new(
-                ErrorKind::Spawn("forkserver".to_owned()),
-                message,
-            ));
+            return Err(failed(match differs {
+                None => {
+                    "the tree's forkserver has ended, and with it this process is about to".into()
+                }
+                Some(differs) => format!(
+                    "this isolate may not do any more what the tree's forkserver may, whose processes would have that: {differs}; let a process be \
+                     spawned before the change, or by the owner of this isolate"
+                ),
+            }));
         };
-        let dir = runtime.tree_dir()?;
-        let reserve = runtime.settings.reserve.processes;
-        let cgroups = runtime.settings.descendants == Descendants::Cgroup;
-        *server = Some(start_server(&dir, (reserve, cgroups), &self.registry)?);
-        Ok(())
+        if differs.is_some() && servers.exchange(&now) {
+            self.say_reserves(&servers, &runtime);
+            return Ok(servers.current.as_ref().map_or(0, |server| server.number));
+        }
+        let in_use = servers.old.iter().chain(&servers.current);
+        let in_use: Vec<_> = in_use.filter_map(|server| server.tree.clone()).collect();
+        let started = runtime
+            .tree_dir_beside(&in_use)
+            .and_then(|dir| start_server(dir, now, &runtime, &self.registry));
+        let server = started.map_err(|error| match &differs {
+            None => error,
+            Some(differs) => {
+                let message = format!(
+                    "this thread may not do any more what the tree's forkserver may, and there can be no other one: {differs}; {}",
+                    error.message()
+                );
+                failed(message).with_source(error)
+            }
+        })?;
+        if let Some(differs) = differs {
+            tracing::info!(differs, "another forkserver serves from now on");
+        }
+        let number = server.number;
+        let old = servers.current.replace(server);
+        servers.old.extend(old);
+        self.say_reserves(&servers, &runtime);
+        Ok(number)
+    }
+
+    /// As [`ensure_server`](Self::ensure_server), for what is no spawn: whichever forkserver there is will do.
+    pub(crate) fn ensure_any_server(&self) -> Result<()> {
+        if self.servers.lock().current.is_some() {
+            return Ok(());
+        }
+        self.ensure_server().map(drop)
+    }
+
+    /// Lets the current forkserver alone keep a reserve, and gives those away that another one has given into our hand.
+    fn say_reserves(&self, servers: &Servers, runtime: &Runtime) {
+        let current = servers.current.as_ref();
+        let full = runtime.settings.reserve.processes;
+        let all = servers.old.iter().map(|server| (server, 0));
+        // The first one knows from its start.
+        let any_old = !servers.old.is_empty();
+        for (server, processes) in
+            all.chain(current.filter(|_| any_old).map(|server| (server, full)))
+        {
+            // One that has gone, or is stopped, has no reserve that anything would be taken from.
+            let _ = protocol::send(&server.control, &Request::Reserve { processes }, &[]);
+        }
+        let number = current.map(|server| server.number);
+        // Each sees the end of its link, and ends.
+        self.hand
+            .lock()
+            .retain(|blank| Some(blank.server) == number);
     }
 
     /// Begins to watch a process that is about to be asked for. The thread takes it over with the first event of it; to wake it for that would
@@ -356,14 +501,14 @@ impl Warden {
         self.hand.lock().len()
     }
 
-    /// One of those that wait for us, if one lives.
-    pub(crate) fn take_blank(&self) -> Option<Blank> {
+    /// One of those of this forkserver that wait for us, if one lives.
+    pub(crate) fn take_blank(&self, server: u32) -> Option<Blank> {
         loop {
             // The oldest: a new one may be busy yet with what it can do before it is wanted.
             let first = self.hand.lock().pop_front();
             let blank = first.or_else(|| self.next_blank())?;
             // One that is dead has not been heard of yet, or is about to be.
-            if !blank.child.1.is_dead() {
+            if blank.server == server && !blank.child.1.is_dead() {
                 return Some(blank);
             }
         }
@@ -371,9 +516,12 @@ impl Warden {
 
     /// One of which the forkserver has said so, and the thread has not read it yet.
     fn next_blank(&self) -> Option<Blank> {
-        let mut server = self.server.lock();
+        let mut servers = self.servers.lock();
         // It gives them into no other hand than the root's, which alone watches it.
-        let server = server.as_mut().filter(|server| server.pidfd.is_some())?;
+        let server = servers
+            .current
+            .as_mut()
+            .filter(|server| server.pidfd.is_some())?;
         // What the thread is woken for in any case, it finds there or here.
         while let Ok(Some((event, fds))) =
             protocol::receive::<Event>(&server.control, &mut server.buffer)
@@ -403,11 +551,11 @@ impl Warden {
     }
 
     /// Says what has been claimed, as far as that goes.
-    fn send_claims(&self, server: &Server) -> io::Result<()> {
+    fn send_claims(&self, servers: &Servers) -> io::Result<()> {
         let mut claims = self.claims.lock();
         while let Some((taken, request)) = claims.first().copied() {
             // Of one that has ended nothing is left that it could be told.
-            if taken.server == server.number {
+            if let Some(server) = servers.of(taken.server) {
                 let blank = taken.number;
                 let claim = Request::Claim { blank, request };
                 protocol::send(&server.control, &claim, &[])?;
@@ -417,9 +565,10 @@ impl Warden {
         Ok(())
     }
 
-    /// Asks for a process that is watched.
+    /// Asks this forkserver for a process that is watched.
     pub(crate) fn spawn(
         &self,
+        server: u32,
         process: &Arc<Process>,
         outfit: protocol::Outfit,
         link: OwnedFd,
@@ -435,7 +584,9 @@ impl Warden {
             .map(AsFd::as_fd)
             .chain(fds.grants.iter().flatten().map(AsFd::as_fd))
             .collect();
-        self.send(&request, &all, |server| process.set_server(server.number))
+        self.send(Some(server), &request, &all, |server| {
+            process.set_server(server.number);
+        })
     }
 
     /// A process that is watched never was: the thread is to forget it.
@@ -444,23 +595,30 @@ impl Warden {
         self.wake();
     }
 
-    /// Sends once the forkserver takes it; `before` sees that forkserver each time it is tried.
+    /// Sends once the forkserver takes it, this one or the current; `before` sees it each time that is tried.
     fn send(
         &self,
+        number: Option<u32>,
         request: &Request,
         fds: &[BorrowedFd<'_>],
         before: impl Fn(&Server),
     ) -> io::Result<()> {
         let deadline = clock::now() + 1_000_000_000;
         loop {
-            let sent = match &*self.server.lock() {
+            let servers = self.servers.lock();
+            let server = match number {
+                Some(number) => servers.of(number),
+                None => servers.current.as_ref(),
+            };
+            let sent = match server {
                 None => Err(io::Error::other("the tree's forkserver has ended")),
                 Some(server) => {
                     before(server);
-                    self.send_claims(server)
+                    self.send_claims(&servers)
                         .and_then(|()| protocol::send(&server.control, request, fds))
                 }
             };
+            drop(servers);
             match sent {
                 // Its queue is full; it reads fast, unless it is stopped.
                 Err(error)
@@ -479,16 +637,20 @@ impl Warden {
     /// Asks the forkserver for this process's bind table, or to let its sweep touch `directory`.
     pub(crate) fn enroll(&self, directory: Option<BorrowedFd<'_>>) -> Result<(u64, Vec<OwnedFd>)> {
         let grant = directory.is_some();
-        self.ask(&Request::Enroll { grant }, directory)
+        self.ask(None, &Request::Enroll { grant }, directory)
     }
 
     /// Lets a process that was asked for here have addresses in `directory`.
-    pub(crate) fn grant(&self, request: u64, directory: Option<BorrowedFd<'_>>) -> Result<()> {
-        self.ask(&Request::Grant { request }, directory).map(drop)
+    pub(crate) fn grant(&self, process: &Process, directory: Option<BorrowedFd<'_>>) -> Result<()> {
+        let request = process.request;
+        let grant = Request::Grant { request };
+        self.ask(Some(process.server()), &grant, directory)
+            .map(drop)
     }
 
     fn ask(
         &self,
+        number: Option<u32>,
         request: &Request,
         directory: Option<BorrowedFd<'_>>,
     ) -> Result<(u64, Vec<OwnedFd>)> {
@@ -497,8 +659,10 @@ impl Warden {
             // Answers come in the order of the requests, which this lock makes that of the senders.
             let mut enrolling = self.enrolling.lock();
             let fds: Vec<BorrowedFd<'_>> = directory.into_iter().collect();
-            self.send(request, &fds, |_| {})?;
-            enrolling.push(sender);
+            let asked = Cell::new(0);
+            self.send(number, request, &fds, |server| asked.set(server.number))?;
+            let server = asked.get();
+            enrolling.push(Enrolling { server, sender });
         }
         let failed = |message: &str| Err(Error::new(ErrorKind::Io(None), message));
         match wait_for(receiver, clock::now() + ENROL) {
@@ -557,10 +721,11 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// Starts the forkserver and waits until it serves.
+/// Starts a forkserver and waits until it serves. `rights` are the calling thread's.
 fn start_server(
-    tree: &TreeDir,
-    (reserve, cgroups): (u32, bool),
+    tree: Arc<TreeDir>,
+    rights: Rights,
+    runtime: &Runtime,
     registry: &Registry,
 ) -> Result<Server> {
     let failed = |stage: &str, error: &dyn std::fmt::Display| {
@@ -570,14 +735,16 @@ fn start_server(
         )
     };
     crate::fault::check("server", "").map_err(|error| failed("its start", &error))?;
+    can_be_executed(&rights).map_err(|why| failed("exec of this executable", &why))?;
     let (ours, theirs) = socket::packet_pair().map_err(|error| failed("socket pair", &error))?;
     // Over before it could come around: a forkserver takes a millisecond to start.
     static NUMBER: AtomicU32 = AtomicU32::new(1);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mark = Mark::of_forkserver(tree.path(), number);
+    let kept = rights.kept_over_exec();
     let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV, Some(&mark))
         .map_err(|error| failed("exec of this executable", &error))?;
-    drop(theirs);
+    drop((theirs, kept));
     let abort = |error: Error| {
         let _ = pidfd.kill();
         let _ = pidfd.wait_dead(SERVER_END);
@@ -588,11 +755,17 @@ fn start_server(
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(tree.dir_fd()).chain(lock).collect();
     let hello = Request::Hello {
         build_id: image::build_id().to_vec(),
-        reserve,
-        cgroups,
+        reserve: runtime.settings.reserve.processes,
+        cgroups: runtime.settings.descendants == Descendants::Cgroup,
+        rights: rights.to_words(),
         faults: crate::fault::built(),
     };
-    protocol::send(&ours, &hello, &fds).map_err(|error| abort(failed("first request", &error)))?;
+    // One that has ended may have said why.
+    let asked = match protocol::send(&ours, &hello, &fds) {
+        Err(error) if !socket::is_peer_gone(&error) => Err(error),
+        _ => Ok(()),
+    };
+    asked.map_err(|error| abort(failed("first request", &error)))?;
     let served = socket::wait_readable(&ours, Some(SERVER_START))
         .map_err(|error| abort(failed("first answer", &error)))?;
     if !served {
@@ -601,34 +774,85 @@ fn start_server(
             &format_args!("none within {SERVER_START:?}"),
         )));
     }
-    match protocol::receive::<Event>(&ours, &mut Vec::new()) {
+    let mut buffer = Vec::new();
+    let mut first = protocol::receive::<Event>(&ours, &mut buffer);
+    // It ended without having read everything. That is told once, before what it had said.
+    if first.as_ref().is_err_and(socket::is_peer_gone) {
+        first = protocol::receive::<Event>(&ours, &mut buffer);
+    }
+    match first {
         Ok(Some((Event::Welcome, _))) => {}
+        Ok(Some((Event::Refused { why }, _))) => {
+            return Err(abort(failed("it refused", &why)));
+        }
         Ok(Some((event, _))) => {
             return Err(abort(failed("first answer", &format_args!("{event:?}"))));
         }
-        Ok(None) => {
-            let hint = "it ended at once: its reason is on the standard error. An executable that is not this Rust \
-                        program (an interpreter that loaded it as a library) cannot be a forkserver; use thread isolates";
+        Err(error) if !socket::is_peer_gone(&error) => {
+            return Err(abort(failed("first answer", &error)));
+        }
+        Ok(None) | Err(_) => {
+            let ended = pidfd.wait_dead(SERVER_DEAD).unwrap_or(false);
+            let how = match pidfd.reap() {
+                Ok(Some(Status::Exited(code))) if ended => format!("with code {code}"),
+                Ok(Some(Status::Signaled { signal, .. })) => {
+                    format!("by {}", offshoot_sys::signal::name(signal))
+                }
+                _ => "at once".to_owned(),
+            };
+            let hint = format!(
+                "it ended {how} and said nothing; what it may have printed is on the standard error. An executable that is not this Rust program \
+                 (an interpreter that loaded it as a library) cannot be a forkserver; use thread isolates"
+            );
             return Err(abort(failed("first answer", &hint)));
         }
-        Err(error) => return Err(abort(failed("first answer", &error))),
     }
     let watched = registry
         .register(
             &mut SourceFd(&ours.as_raw_fd()),
-            CONTROL,
+            control_token(number),
             Interest::READABLE,
         )
         .and_then(|()| {
             registry.register(
                 &mut SourceFd(&pidfd.as_fd().as_raw_fd()),
-                SERVER,
+                server_token(number),
                 Interest::READABLE,
             )
         });
     watched.map_err(|error| abort(failed("watching it", &error)))?;
     tracing::debug!(pid, "forkserver started");
-    Ok(Server::new(ours, Some(pidfd), number))
+    Ok(Server {
+        rights: Some(rights),
+        tree: Some(tree),
+        ..Server::new(ours, Some(pidfd), number)
+    })
+}
+
+/// Why this executable, executed again by this thread, would not become a forkserver, and perhaps run `main` instead.
+fn can_be_executed(rights: &Rights) -> Result<(), &'static str> {
+    if premain::is_copy() {
+        return Err("this process was itself executed to be a forkserver, and runs `main` instead");
+    }
+    if process::is_privileged_exec() {
+        return Err(
+            "the kernel started it with more rights than its caller had (AT_SECURE: set-user-id, set-group-id or capabilities of the file), and would \
+             do so again; such a program must not trust what it is told at its start, so that it can be no forkserver. Give it the rights by its \
+             caller instead (a service's user, group and ambient capabilities), or keep to thread isolates",
+        );
+    }
+    if rights.makes_secure() {
+        return Err(
+            "the effective ids of this thread are others than its real ones, which makes any program secure that it executes (AT_SECURE), and that can \
+             be no forkserver; set the real ids, too, or spawn before the change",
+        );
+    }
+    if image::offset_of(can_be_executed as *const u8).is_none() {
+        return Err(
+            "this code is in a shared library, and the executable that has loaded it cannot be a forkserver; keep to thread isolates",
+        );
+    }
+    Ok(())
 }
 
 /// The thread's own half.
@@ -638,8 +862,8 @@ struct Loop {
     watched: BTreeMap<u64, Watched>,
     /// Those whose links have more to read.
     more: BTreeSet<u64>,
-    /// When the forkserver last said anything (ns).
-    heard: u64,
+    /// Forkservers that were told to end.
+    leaving: Vec<(u32, Pidfd)>,
     /// When the lent links are looked after (ns), if any is.
     next_tick: Option<u64>,
 }
@@ -650,6 +874,14 @@ fn descendants(cgroup: bool) -> Descendants {
         true => Descendants::Cgroup,
         false => Descendants::Subreaper,
     }
+}
+
+fn control_token(server: u32) -> Token {
+    Token(SERVERS + 2 * usize::try_from(server).unwrap_or(0))
+}
+
+fn server_token(server: u32) -> Token {
+    Token(control_token(server).0 + 1)
 }
 
 fn link_token(request: u64) -> Token {
@@ -674,13 +906,18 @@ impl Loop {
             let given_up = std::mem::take(&mut *self.warden.given_up.lock());
             self.take_arrived();
             self.say_claims();
-            let mut control = false;
+            let mut control = BTreeSet::new();
             for event in events.iter() {
                 match event.token() {
                     WAKE => {}
                     SOON => drop(self.warden.soon.drain()),
-                    CONTROL => control = true,
-                    SERVER => self.server_ended("it died"),
+                    Token(token) if token >= SERVERS => {
+                        let number = u32::try_from((token - SERVERS) / 2).unwrap_or(u32::MAX);
+                        match token % 2 {
+                            0 => drop(control.insert(number)),
+                            _ => self.server_died(number),
+                        }
+                    }
                     Token(token) => {
                         let request = ((token - FIRST) / 4) as u64;
                         match (token - FIRST) % 4 {
@@ -699,8 +936,8 @@ impl Loop {
                     }
                 }
             }
-            if control {
-                self.read_control();
+            for number in control {
+                self.read_control(number);
             }
             for request in std::mem::take(&mut self.more) {
                 self.link_ready(request);
@@ -725,6 +962,7 @@ impl Loop {
             }
             self.look_at_clock();
             self.look_after_links();
+            self.look_after_servers();
             if self.warden.stopping.load(Ordering::Acquire) {
                 self.stop();
                 return;
@@ -740,7 +978,10 @@ impl Loop {
             .watched
             .values()
             .filter_map(|watched| watched.due.map(|(at, _)| at));
-        let next = due.chain(self.next_tick).min()?;
+        let servers = self.warden.servers.lock();
+        let idle = servers.old.iter().filter_map(|server| server.idle_since);
+        let idle = idle.map(|since| since + SERVER_IDLE);
+        let next = due.chain(self.next_tick).chain(idle).min()?;
         Some(Duration::from_nanos(next.saturating_sub(clock::now())))
     }
 
@@ -788,15 +1029,8 @@ impl Loop {
         if self.warden.claims.lock().is_empty() {
             return;
         }
-        let said = match &*self.warden.server.lock() {
-            Some(server) => self.warden.send_claims(server),
-            // They ended with it.
-            None => {
-                self.warden.claims.lock().clear();
-                Ok(())
-            }
-        };
-        match said {
+        // Those whose forkserver is no more have ended with it.
+        match self.warden.send_claims(&self.warden.servers.lock()) {
             Err(error) if socket::may_pass(&error) => self.warden.soon.set(NOT_URGENT),
             // It has gone, which is seen elsewhere.
             Err(_) | Ok(()) => {}
@@ -882,10 +1116,8 @@ impl Loop {
             return;
         };
         // By the one that forked it. There may be another one by now.
-        let served = match &*self.warden.server.lock() {
-            Some(server) => watched.process.is_of_server(server.number),
-            None => false,
-        };
+        let number = watched.process.server();
+        let served = self.warden.servers.lock().of(number).is_some();
         let reported = matches!(watched.due, Some((_, Due::Reported)));
         if !pidfd.is_dead() || (reported && served) {
             return;
@@ -976,10 +1208,11 @@ impl Loop {
         let Some(watched) = self.watched.get_mut(&request) else {
             return;
         };
+        let (number, since) = (watched.process.server(), watched.process.since);
         if watched.process.is_spawned() {
             watched.due = None;
-        } else if self.heard < watched.process.since {
-            self.server_ended("it did not answer");
+        } else if self.heard(number).is_some_and(|heard| heard < since) {
+            self.server_ended(number, "it did not answer");
         } else {
             // It answers others: this answer was lost, for want of a descriptor. The process sees
             // the end of its link.
@@ -989,43 +1222,59 @@ impl Loop {
         }
     }
 
-    fn read_control(&mut self) {
+    /// When this forkserver last said anything (ns).
+    fn heard(&self, number: u32) -> Option<u64> {
+        let servers = self.warden.servers.lock();
+        servers.of(number).map(|server| server.heard)
+    }
+
+    fn read_control(&mut self, number: u32) {
         loop {
-            let received = match &mut *self.warden.server.lock() {
+            let received = match self.warden.servers.lock().of_mut(number) {
                 None => return,
-                Some(server) => server.receive(),
+                Some(server) => {
+                    let received = server.receive();
+                    if matches!(&received, Ok(Some(_)))
+                        || matches!(&received, Err(error) if error.kind() == io::ErrorKind::InvalidData)
+                    {
+                        server.heard = clock::now();
+                    }
+                    received
+                }
             };
-            if matches!(&received, Ok(Some(_)))
-                || matches!(&received, Err(error) if error.kind() == io::ErrorKind::InvalidData)
-            {
-                self.heard = clock::now();
-            }
             match received {
-                Ok(Some((event, fds))) => self.take_event(event, fds),
-                Ok(None) => return self.server_ended("its connection ended"),
+                Ok(Some((event, fds))) => self.take_event(number, event, fds),
+                Ok(None) => return self.server_ended(number, "its connection ended"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     // Descriptors that this process had no room for: that spawn fails by its bound.
                     tracing::error!(%error, "a packet of the forkserver is lost");
                 }
-                Err(error) => return self.server_ended(&error.to_string()),
+                Err(error) => return self.server_ended(number, &error.to_string()),
             }
         }
     }
 
-    fn take_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
+    /// What this forkserver has said.
+    fn take_event(&mut self, server: u32, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Welcome => {}
+            Event::Refused { why } => tracing::error!(why, "the forkserver ends"),
             Event::Blank { blank, pid, cgroup } => {
-                if let Some(server) = &*self.warden.server.lock()
-                    && let Some(blank) = Blank::new((blank, server.number), (pid, cgroup), fds)
+                // That of one that serves no more sees the end of its link.
+                let servers = self.warden.servers.lock();
+                if servers
+                    .current
+                    .as_ref()
+                    .is_some_and(|current| current.number == server)
+                    && let Some(blank) = Blank::new((blank, server), (pid, cgroup), fds)
                 {
                     self.warden.hand.lock().push_back(blank);
                 }
             }
             Event::Gone { blank } => {
                 let mut hand = self.warden.hand.lock();
-                hand.retain(|waiting| waiting.number != blank);
+                hand.retain(|waiting| (waiting.server, waiting.number) != (server, blank));
             }
             Event::Spawned {
                 request,
@@ -1106,12 +1355,11 @@ impl Loop {
                 self.finish(request, |process| process.reaped(status));
             }
             Event::Enrolled { key, error } => {
-                let sender = {
+                let Enrolling { sender, .. } = {
                     let mut enrolling = self.warden.enrolling.lock();
-                    if enrolling.is_empty() {
-                        return;
-                    }
-                    enrolling.remove(0)
+                    let first = enrolling.iter().position(|asked| asked.server == server);
+                    let Some(first) = first else { return };
+                    enrolling.remove(first)
                 };
                 let result = match error {
                     None => Ok((key, fds)),
@@ -1126,36 +1374,109 @@ impl Loop {
         }
     }
 
-    /// The forkserver is no more, or is of no use any more. Every process of the tree ends with it.
-    fn server_ended(&mut self, why: &str) {
+    /// The pidfd of a forkserver says that it is dead.
+    fn server_died(&mut self, number: u32) {
+        if let Some(at) = self
+            .leaving
+            .iter()
+            .position(|(leaving, _)| *leaving == number)
+        {
+            let (_, pidfd) = self.leaving.remove(at);
+            let fd = pidfd.as_fd().as_raw_fd();
+            let _ = self.warden.registry.deregister(&mut SourceFd(&fd));
+            let _ = pidfd.reap();
+            return;
+        }
+        self.server_ended(number, "it died");
+    }
+
+    /// Lets those forkservers go that another one has taken the place of, once they have been without a process for a while.
+    fn look_after_servers(&mut self) {
+        if self.warden.servers.lock().old.is_empty() {
+            return;
+        }
+        self.take_arrived();
+        let Some(runtime) = self.warden.runtime.upgrade() else {
+            return;
+        };
+        let now = clock::now();
+        let mut servers = self.warden.servers.lock();
+        let mut gone = Vec::new();
+        for server in &mut servers.old {
+            let mut watched = self.watched.values();
+            // What this process itself has bound, it could not remove by itself any more, perhaps.
+            let is_busy = watched.any(|watched| watched.process.is_of_server(server.number))
+                || server
+                    .tree
+                    .as_ref()
+                    .is_some_and(|tree| runtime.binds_in(tree));
+            match (is_busy, server.idle_since) {
+                (true, _) => server.idle_since = None,
+                (false, None) => server.idle_since = Some(now),
+                (false, Some(since)) if now >= since + SERVER_IDLE => gone.push(server.number),
+                (false, Some(_)) => {}
+            }
+        }
+        let gone: Vec<Server> = gone.into_iter().filter_map(|n| servers.take(n)).collect();
+        drop(servers);
+        for Server {
+            control,
+            pidfd,
+            number,
+            tree,
+            ..
+        } in gone
+        {
+            let fd = control.as_raw_fd();
+            let _ = self.warden.registry.deregister(&mut SourceFd(&fd));
+            // It sees the end of its connection, removes the directory, which nobody else uses, and ends.
+            drop(control);
+            if let Some(tree) = tree {
+                runtime.forget_tree_dir(&tree);
+            }
+            tracing::debug!(number, "a forkserver without a process is let go");
+            self.leaving.extend(pidfd.map(|pidfd| (number, pidfd)));
+        }
+    }
+
+    /// A forkserver is no more, or is of no use any more. Every process of it ends with it.
+    fn server_ended(&mut self, number: u32, why: &str) {
         // Its last reports first.
         let runtime = self.warden.runtime.upgrade();
         let (mut server, bound) = {
-            let mut slot = self.warden.server.lock();
-            let Some(server) = slot.take() else { return };
+            let mut servers = self.warden.servers.lock();
+            let Some(server) = servers.take(number) else {
+                return;
+            };
             if let Some(pidfd) = &server.pidfd {
                 let _ = pidfd.kill();
                 let _ = pidfd.wait_dead(SERVER_DEAD);
             }
             // Dead before it is looked at what its processes have bound, since it makes their tables; and
             // all of it before another one can be started, whose processes' tables must not be taken for those of the dead.
-            (
-                server,
-                runtime.as_ref().map(|runtime| runtime.bound_by_others()),
-            )
+            let tree = server.tree.clone();
+            let bound = runtime.as_ref().zip(tree);
+            let bound = bound.map(|(runtime, tree)| (runtime.bound_by_others(&tree), tree));
+            (server, bound)
         };
         // Its last reports first.
         while let Ok(Some((event, fds))) = server.receive() {
-            self.take_event(event, fds);
+            self.take_event(number, event, fds);
         }
         let registry = &self.warden.registry;
         let _ = registry.deregister(&mut SourceFd(&server.control.as_raw_fd()));
-        self.warden.enrolling.lock().clear();
+        let mut enrolling = self.warden.enrolling.lock();
+        enrolling.retain(|asked| asked.server != number);
+        drop(enrolling);
         let Some(pidfd) = server.pidfd else { return };
         // Nobody has begun to use them.
-        for blank in std::mem::take(&mut *self.warden.hand.lock()) {
-            let _ = blank.child.1.kill();
-        }
+        self.warden.hand.lock().retain(|blank| {
+            let other = blank.server != number;
+            if !other {
+                let _ = blank.child.1.kill();
+            }
+            other
+        });
         // All that it was asked for is watched, or was put there before it was asked.
         self.take_arrived();
         tracing::error!(
@@ -1171,7 +1492,6 @@ impl Loop {
         // undid that. All of them before anything is said, since what is said of the first may make
         // its owner cancel the second, whose end would then seem to be another one.
         crate::fault::point("lost", "");
-        let number = server.number;
         let of_it = |process: &&Arc<Process>| process.is_of_server(number);
         let processes = || {
             let all = self.watched.values().map(|watched| &watched.process);
@@ -1211,27 +1531,28 @@ impl Loop {
             self.died(request);
         }
         crate::fault::point("replaced", "");
-        if let (Some(runtime), Some(bound)) = (runtime, bound) {
-            runtime.end_strays(number);
-            runtime.sweep(&bound);
+        if let (Some(runtime), Some((bound, tree))) = (runtime, bound) {
+            runtime.end_strays(&tree, number);
+            runtime.sweep(&tree, &bound);
         }
     }
 
     fn stop(&mut self) {
-        let Some(server) = self.warden.server.lock().take() else {
-            return;
-        };
+        let Servers { current, old } = std::mem::take(&mut *self.warden.servers.lock());
         self.warden.enrolling.lock().clear();
         self.warden.hand.lock().clear();
-        let Server { control, pidfd, .. } = server;
-        drop(control);
-        let Some(pidfd) = pidfd else { return };
-        if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {
-            tracing::error!("the forkserver does not end");
-            let _ = pidfd.kill();
-            let _ = pidfd.wait_dead(SERVER_END);
+        // All see the end of their connections before any is waited for.
+        let ended = current.into_iter().chain(old);
+        let ended = ended.filter_map(|server| Some((server.number, server.pidfd?)));
+        let ended: Vec<_> = ended.chain(self.leaving.drain(..)).collect();
+        for (number, pidfd) in ended {
+            if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {
+                tracing::error!(number, "a forkserver does not end");
+                let _ = pidfd.kill();
+                let _ = pidfd.wait_dead(SERVER_END);
+            }
+            let _ = pidfd.reap();
         }
-        let _ = pidfd.reap();
     }
 }
 
