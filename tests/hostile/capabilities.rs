@@ -380,7 +380,9 @@ async fn odd_sockets(directory: Portal<Directory>) -> Result<()> {
             assert!(matches!(kept, Answer::Reply(..)), "{kept:?}");
         }
     }
-    Ok(())
+    // The other ends stay open, and say nothing.
+    mark("odd");
+    held("looked").await
 }
 
 /// Introduces as many as it can, and keeps what is not refused; how many these are.
@@ -539,10 +541,13 @@ processes! {
             let honest = nursery.spawn("honest").await?;
             let vault = nursery.start_local("vault", Vault::named("vault")).await?;
             let directory = nursery.start_local("directory", Directory::default()).await?;
-            evil.call(odd_sockets, (*directory).clone()).await??;
+            let odd = nursery.task(evil.call(odd_sockets, (*directory).clone()));
+            held("odd").await?;
             // The thread that reads all of them reads the others.
             assert_eq!(honest.call(log_in, (*vault).clone()).await??, "vault");
             assert_eq!(honest.call(log_in, vault.narrow().methods().portal()).await??, "vault");
+            mark("looked");
+            odd.await???;
             Ok(())
         })
         .await?;
