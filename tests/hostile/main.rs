@@ -1,6 +1,7 @@
 //! What a hostile process isolate can do to the others of its tree over the wire, which it speaks by hand: nothing.
 //!
-//! The moves are those of docs/decisions/capabilities.md.
+//! The moves against portals are those of docs/decisions/capabilities.md, the answers to each frame those of docs/hostile.md.
 
 mod capabilities;
+mod frames;
 mod wire;

@@ -2,10 +2,10 @@
 //!
 //! It grants nothing that a process could not take by itself: all of it lies in its own memory.
 
-use crate::descriptor::{CallEntry, MethodEntry};
+use crate::descriptor::{CallEntry, MethodEntry, OpenEntry};
 use crate::isolate::local::Local;
 use crate::isolate::shared::Route;
-use crate::{Endpoint, Error, Method, Payload, Portal, Result};
+use crate::{Dialogue, Endpoint, Error, Method, Payload, Portal, Result};
 use offshoot_sys::socket;
 use offshoot_wire::frame::{Allowed, Entry, Introduce, Key};
 use std::os::fd::OwnedFd;
@@ -71,4 +71,16 @@ pub fn uplink() -> Result<OwnedFd> {
     let link = local.and_then(|local| local.shared.runtime.uplink.get()?.upgrade());
     let link = link.ok_or_else(|| Error::other("this process has no owner"))?;
     Ok(link.fd().try_clone_to_owned()?)
+}
+
+/// How a function is named in an Open.
+///
+/// # Errors
+/// It lies in a dynamic library.
+pub fn dialogue<M: 'static, F: Dialogue<M>>(_: F) -> Result<Entry>
+where
+    F::Args: Payload,
+    F::R: Payload,
+{
+    OpenEntry::<F, M>::DESCRIPTOR.entry()
 }
