@@ -133,22 +133,20 @@ impl Descriptor {
             )
         };
         let size = size_of::<Descriptor>();
-        let address =
-            image::address_of(entry.offset, size, align_of::<Descriptor>()).ok_or_else(|| {
-                wrong("it is outside of the image's read-only memory, or not aligned")
-            })?;
+        let address = image::address_of(entry.offset, size, align_of::<Descriptor>())
+            .ok_or_else(|| wrong("it is outside of the image's read-only data, or not aligned"))?;
         // SAFETY: `address_of` promises that `size` bytes at `address` lie in a mapped read-only
         // segment of the main executable, which is never unmapped, and that it is aligned for a
         // `Descriptor`, hence for its first field; any eight bytes are a valid `u64`.
         let magic = unsafe { address.cast::<u64>().read() };
-        if magic != MAGIC {
+        // By its complement, which the compiler cannot fold: the number itself is then in no instruction and no other constant.
+        if !magic != std::hint::black_box(!MAGIC) {
             return Err(wrong("there is no descriptor"));
         }
         // SAFETY: The range and the alignment are as above, and `repr(C)` puts the magic number
-        // first. Eight bytes of this value occur in read-only memory of the image only at the
-        // start of the constants made below, which are valid `Descriptor`s for ever: the number is
-        // not used as an immediate anywhere but in the comparison above, whose code is not aligned
-        // read-only *data* with function pointers behind it, and the sender is this very image.
+        // first. The range is of data, never of code, and eight bytes of this value occur in the
+        // image's constants only at the start of the descriptors made below, which are valid for
+        // ever: nothing else holds the number, not even the comparison above.
         let descriptor = unsafe { &*address.cast::<Descriptor>() };
         if (descriptor.fingerprint)() != entry.fingerprint {
             return Err(wrong("its types are not the ones that the sender used"));
@@ -426,6 +424,22 @@ mod tests {
         let found = Descriptor::find(entry).unwrap();
         assert!(found.name().ends_with("double"));
         assert!(matches!(found.run(), Run::Call(_)));
+    }
+
+    /// The bytes of a descriptor's beginning where code lies, which may hold any bytes.
+    #[unsafe(link_section = ".text.offshoot_not_a_descriptor")]
+    static IN_CODE: [u64; size_of::<Descriptor>() / 8] = [MAGIC; size_of::<Descriptor>() / 8];
+
+    #[test]
+    fn f16_a_place_in_code_is_refused() {
+        let constant = descriptor_of(double);
+        let entry = constant.entry().unwrap();
+        let base = std::ptr::from_ref(constant).addr() as u64 - entry.offset;
+        let offset = IN_CODE.as_ptr().addr() as u64 - base;
+        assert_eq!(offset % align_of::<Descriptor>() as u64, 0);
+        let forged = Entry { offset, ..entry };
+        let refused = Descriptor::find(forged).unwrap_err();
+        assert!(refused.to_string().contains("read-only data"), "{refused}");
     }
 
     #[test]

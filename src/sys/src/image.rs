@@ -1,15 +1,16 @@
-//! Functions and constants as offsets into the executable, so that they can be named to another process of the same program.
+//! Constants as offsets into the executable, so that they can be named to another process of the same program.
 //!
 //! An address differs from one `exec` to the next (ASLR); the offset from where the image was loaded does not, as long as it is the same
-//! file, which [`build_id`] tells. Only what cannot be written at run time counts: text, constants, and the constants with addresses in
-//! them that the loader fixes and then write-protects (RELRO). The last is where a `static` with a function pointer lies.
+//! file, which [`build_id`] tells. Only data that cannot be written at run time counts: constants, and the constants with addresses in
+//! them that the loader fixes and then write-protects (RELRO). The last is where a `static` with a function pointer lies. Code does not
+//! count: the bytes of an instruction could be taken for a constant.
 
 use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// The offset of `ptr` from the base of the main executable, if it lies in a part of it that is never written. `None` for everything else: the heap, a
-/// writable `static`, a shared library.
+/// The offset of `ptr` from the base of the main executable, if it lies in a part of it that is never written or executed. `None` for everything else:
+/// code, the heap, a writable `static`, a shared library.
 pub fn offset_of(ptr: *const u8) -> Option<u64> {
     let image = image();
     let address = ptr.addr();
@@ -20,8 +21,8 @@ pub fn offset_of(ptr: *const u8) -> Option<u64> {
         .then(|| (address - image.base) as u64)
 }
 
-/// The address at `offset`, if `size` bytes from there on lie wholly in one part of the main executable that is never written, and it is a multiple of
-/// `align`. What is there is not checked: the offset may have come from anywhere.
+/// The address at `offset`, if `size` bytes from there on lie wholly in one part of the main executable that is never written or executed, and it is a
+/// multiple of `align`. What is there is not checked: the offset may have come from anywhere.
 ///
 /// # Panics
 /// If `align` is no power of two.
@@ -46,7 +47,7 @@ pub fn build_id() -> &'static [u8] {
 struct Image {
     /// What the loader added to every address of the file. Zero for a program that is not position-independent.
     base: usize,
-    /// The mapped ranges that are readable and not writable.
+    /// The mapped ranges that are readable, and neither writable nor executable.
     constant: Vec<Range<usize>>,
     build_id: Vec<u8>,
 }
@@ -107,7 +108,7 @@ fn constant_part(base: usize, header: &Header) -> Option<Range<usize>> {
     let start = base + header.p_vaddr as usize;
     let end = start + header.p_memsz as usize;
     match header.p_type {
-        libc::PT_LOAD if header.p_flags & libc::PF_R != 0 && header.p_flags & libc::PF_W == 0 => {
+        libc::PT_LOAD if header.p_flags & (libc::PF_R | libc::PF_W | libc::PF_X) == libc::PF_R => {
             Some(start..end)
         }
         // The loader protects whole pages only, and rounds the end down.
@@ -221,11 +222,18 @@ mod tests {
     }
 
     #[test]
-    fn constants_and_functions_have_offsets() {
+    fn constants_have_offsets() {
         assert_eq!(round_trip(&CONSTANT), Some(&77));
         let entry = round_trip(&ENTRY).expect("a constant with an address in it");
         assert_eq!((entry.magic, (entry.function)(21)), (0x5eed, 42));
-        assert!(offset_of(double as *const u8).is_some());
+    }
+
+    #[test]
+    fn code_has_none() {
+        let code = double as *const u8;
+        assert_eq!(offset_of(code), None);
+        let offset = (code.addr() - image().base) as u64;
+        assert_eq!(address_of(offset, 1, 1), None);
     }
 
     #[test]
@@ -268,7 +276,7 @@ mod tests {
 
     /// Checked against what the kernel says, page by page.
     #[test]
-    fn constant_parts_are_not_writable_in_fact() {
+    fn constant_parts_are_only_readable_in_fact() {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let mut checked = 0;
         for line in maps.lines() {
@@ -279,7 +287,7 @@ mod tests {
             let (start, end) = (parse(start), parse(end));
             for part in &image().constant {
                 if part.start < end && start < part.end {
-                    assert!(access.starts_with("r-"), "{part:x?} overlaps {line}");
+                    assert!(access.starts_with("r--"), "{part:x?} overlaps {line}");
                     checked += 1;
                 }
             }
