@@ -4,6 +4,7 @@ mod cancelling;
 mod clock;
 mod cycles;
 mod deaths;
+mod destructors;
 mod dialogue;
 mod dropping;
 mod ending;

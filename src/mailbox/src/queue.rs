@@ -28,7 +28,7 @@ use std::{
     iter::FusedIterator,
     marker::PhantomData,
     mem,
-    panic::{RefUnwindSafe, UnwindSafe},
+    panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind, resume_unwind},
     ptr::{self, NonNull},
 };
 
@@ -333,17 +333,24 @@ impl<N: Node> ExactSizeIterator for Batch<N> {}
 impl<N: Node> FusedIterator for Batch<N> {}
 
 impl<N: Node> Drop for Batch<N> {
+    /// Each node by itself: the standard collections go on after the panic of one destructor, and abort at the second. The first panic
+    /// goes on from here, unless the thread is panicking already.
     fn drop(&mut self) {
-        /// Goes on with the rest when the drop of a node panics, as the standard collections do.
-        struct Rest<'a, N: Node>(&'a mut Batch<N>);
-        impl<N: Node> Drop for Rest<'_, N> {
-            fn drop(&mut self) {
-                self.0.for_each(drop);
+        let mut first = None;
+        for node in self {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(node))) {
+                match first {
+                    None => first = Some(payload),
+                    // Its own destructor is not to be run either.
+                    Some(_) => mem::forget(payload),
+                }
             }
         }
-
-        let rest = Rest(self);
-        rest.0.for_each(drop);
+        if let Some(payload) = first
+            && !std::thread::panicking()
+        {
+            resume_unwind(payload);
+        }
     }
 }
 

@@ -148,8 +148,10 @@ impl Pool {
         };
         self.0.news.notify_all();
         // What they have captured is the program's, and its destructors may panic.
-        if std::panic::catch_unwind(AssertUnwindSafe(|| drop(queue))).is_err() {
-            tracing::error!("a destructor panicked on the way out of the tree");
+        for job in queue {
+            if let Some(panic) = panics::drop_caught(job) {
+                tracing::error!(%panic, "a destructor panicked on the way out of the tree");
+            }
         }
         waiting.into_values().for_each(Waker::wake);
         let deadline = clock::now().saturating_add(crate::time::nanos(bound));

@@ -1,6 +1,7 @@
 //! One producer, many consumers, none of which can hold up the producer or another.
 
 use crate::dialogue::register;
+use crate::isolate::panics::DropEach;
 use crate::scope::{Scope, SendWatch, cancelled_error, poll_refusal};
 use crate::{Error, ErrorKind, Result};
 use futures_core::Stream;
@@ -42,7 +43,7 @@ pub struct Broadcast<T> {
 
 struct Ring<T> {
     /// Shared, so that neither a clone nor a destructor of the program's runs under the lock.
-    items: VecDeque<Arc<T>>,
+    items: DropEach<VecDeque<Arc<T>>>,
     /// The number of the first of them.
     first: u64,
     kept: usize,
@@ -84,7 +85,7 @@ impl<T> Broadcast<T> {
     pub fn new(kept: usize) -> Broadcast<T> {
         Broadcast {
             ring: Arc::new(Mutex::new(Ring {
-                items: VecDeque::new(),
+                items: DropEach::default(),
                 first: 0,
                 kept: kept.max(1),
                 closed: false,

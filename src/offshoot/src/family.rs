@@ -30,7 +30,6 @@ use offshoot_sys::{clock, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -696,8 +695,7 @@ impl Advanced {
     pub(crate) fn settle(self) -> Vec<Key> {
         self.news.tell();
         for message in self.unserved {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(message))) {
-                let panic = panics::take(payload);
+            if let Some(panic) = panics::drop_caught(message) {
                 tracing::error!(%panic, "a destructor of a message to an abandoned isolate panicked");
             }
         }

@@ -14,6 +14,7 @@ use crate::family::{Body, Departed, Key, Member, NurseryKey, Status};
 use crate::isolate::inbox::serve_all;
 use crate::isolate::job::{Outcome, poll_caught};
 use crate::isolate::local::Local;
+use crate::isolate::panics;
 use crate::isolate::shared::{Route, Shared, Target, Wait};
 use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
@@ -22,7 +23,7 @@ use crate::process::spawn::{Start, spawn_process, wait_before};
 use crate::scope::{Scope, ScopeWatch, cancelled_error};
 use crate::spec::{Isolate, Isolation};
 use crate::time::{nanos, off_isolate};
-use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Payload, Result};
+use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Origin, Payload, Result};
 use crossbeam::queue::SegQueue;
 use offshoot_mailbox::WakerCell;
 use offshoot_sys::clock;
@@ -691,8 +692,37 @@ impl Core {
             if tasks.is_empty() {
                 return;
             }
-            self.scope.enter(|| drop(tasks));
+            for (_, task) in tasks {
+                self.drop_caught(task);
+            }
         }
+    }
+
+    /// Drops what is the program's. A panic of its destructor is a failure of the nursery, or of the isolate where the nursery has ended
+    /// and has nobody to tell.
+    fn drop_caught<T>(&self, value: T) {
+        let Some(panic) = self.scope.enter(|| panics::drop_caught(value)) else {
+            return;
+        };
+        let origin = self.local.shared.life.origin();
+        if self.closed.get() {
+            tracing::error!(isolate = %origin, %panic, "a destructor of a task panicked");
+            self.local.fail(Exit::Panicked(panic));
+            return;
+        }
+        let message = format!("a destructor in a nursery of isolate `{origin}` panicked: {panic}");
+        self.fail(Error::new(ErrorKind::Panicked(panic), message).leaving(&origin));
+    }
+
+    /// Drops the body, as [`drop_caught`](Core::drop_caught). It stays where it is meanwhile, as it is pinned.
+    fn drop_body<B>(&self, body: Pin<&mut Option<B>>) {
+        struct Body<'a, B>(Pin<&'a mut Option<B>>);
+        impl<B> Drop for Body<'_, B> {
+            fn drop(&mut self) {
+                self.0.set(None);
+            }
+        }
+        self.drop_caught(Body(body));
     }
 
     fn poll_tasks(&self) -> bool {
@@ -728,7 +758,7 @@ impl Core {
                 }
                 Poll::Ready(outcome) => {
                     self.tasks.borrow_mut().try_remove(key);
-                    self.scope.enter(|| drop(future));
+                    self.drop_caught(future);
                     if let Outcome::Panicked(panic) = outcome {
                         let origin = self.local.shared.life.origin();
                         let message = format!("a task of isolate `{origin}` panicked: {panic}");
@@ -828,7 +858,7 @@ impl Core {
             if !body_ran && let Some(running) = body.as_mut().as_pin_mut() {
                 body_ran = true;
                 if let Poll::Ready(result) = self.scope.enter(|| running.poll(cx)) {
-                    self.scope.enter(|| body.set(None));
+                    self.drop_body(body.as_mut());
                     any = true;
                     match result {
                         Ok(result) => *value = Some(result),
@@ -892,7 +922,7 @@ impl Core {
             return;
         }
         if clock::now() >= at {
-            self.scope.enter(|| body.set(None));
+            self.drop_body(body.as_mut());
             self.drop_tasks();
             return;
         }

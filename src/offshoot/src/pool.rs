@@ -1,6 +1,7 @@
 //! Many at once: futures that are awaited together, and a stream that is mapped over several isolates.
 
 use crate::descriptor::captures_nothing;
+use crate::isolate::panics::DropEach;
 use crate::{Endpoint, Payload, Portal, Reply, Result};
 use futures_core::Stream;
 use std::collections::VecDeque;
@@ -33,14 +34,12 @@ pub async fn gather<I, T>(futures: I) -> Result<Vec<T>>
 where
     I: IntoIterator<Item: Future<Output = Result<T>>>,
 {
-    let mut running: Vec<_> = futures
-        .into_iter()
-        .map(|future| Some(Box::pin(future)))
-        .collect();
-    let mut values: Vec<Option<T>> = running.iter().map(|_| None).collect();
+    let running = futures.into_iter().map(|future| Some(Box::pin(future)));
+    let mut running = DropEach(running.collect::<Vec<_>>());
+    let mut values: DropEach<Vec<Option<T>>> = DropEach(running.iter().map(|_| None).collect());
     poll_fn(|cx| {
         let mut left = false;
-        for (future, value) in running.iter_mut().zip(&mut values) {
+        for (future, value) in running.iter_mut().zip(values.iter_mut()) {
             let Some(polled) = future else { continue };
             match polled.as_mut().poll(cx) {
                 Poll::Pending => left = true,
@@ -54,7 +53,7 @@ where
         Poll::Ready(Ok(()))
     })
     .await?;
-    Ok(values.into_iter().flatten().collect())
+    Ok(std::mem::take(&mut *values).into_iter().flatten().collect())
 }
 
 /// Isolates that do the same work.
@@ -127,8 +126,8 @@ impl<S: 'static> Pool<S> {
             ended: Box::new(move |worker| living[worker].exit().is_some()),
             load,
             each: self.each,
-            running: Vec::new(),
-            done: VecDeque::new(),
+            running: DropEach::default(),
+            done: DropEach::default(),
             next: 0,
             delivered: 0,
             in_order: true,
@@ -146,9 +145,9 @@ pub struct Mapped<I: Stream, R> {
     load: Vec<usize>,
     each: usize,
     /// Number, isolate, reply.
-    running: Vec<(u64, usize, Reply<R>)>,
+    running: DropEach<Vec<(u64, usize, Reply<R>)>>,
     /// Number and result, in the order in which they came.
-    done: VecDeque<(u64, Result<R>)>,
+    done: DropEach<VecDeque<(u64, Result<R>)>>,
     next: u64,
     delivered: u64,
     in_order: bool,

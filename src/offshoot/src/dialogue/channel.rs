@@ -1,6 +1,7 @@
 //! One direction of a dialogue between threads: values move, nothing is encoded.
 
 use crate::Error;
+use crate::isolate::panics::DropEach;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -11,7 +12,7 @@ pub(crate) struct Channel<T> {
 }
 
 struct State<T> {
-    queue: VecDeque<T>,
+    queue: DropEach<VecDeque<T>>,
     /// The sender sends nothing more, perhaps for this reason.
     ended: Option<Result<(), Error>>,
     /// The receiver takes nothing more.
@@ -33,7 +34,7 @@ impl<T> Channel<T> {
     pub(crate) fn new(window: u32) -> Channel<T> {
         Channel {
             state: Mutex::new(State {
-                queue: VecDeque::new(),
+                queue: DropEach::default(),
                 ended: None,
                 deaf: false,
                 read: false,

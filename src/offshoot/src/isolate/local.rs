@@ -571,7 +571,8 @@ impl Local {
         self.drop_wanted.set(false);
         let jobs = std::mem::take(&mut *self.state_jobs.borrow_mut());
         let mail = std::mem::take(&mut *self.mail.borrow_mut());
-        self.caught(|| drop((jobs, mail)));
+        self.drop_each(jobs);
+        self.drop_each(mail);
         self.idle.borrow_mut().clear();
         while !self.tasks.borrow().is_empty() {
             let wakers: Vec<Waker> = self
@@ -589,6 +590,13 @@ impl Local {
             if !self.tasks.borrow().is_empty() {
                 std::thread::yield_now();
             }
+        }
+    }
+
+    /// Drops values of the program's, each by itself: two destructors that panic in one drop would abort the program.
+    fn drop_each<T>(&self, values: impl IntoIterator<Item = T>) {
+        for value in values {
+            self.caught(|| drop(value));
         }
     }
 
@@ -680,7 +688,7 @@ impl Local {
             // Too late for what had not begun: its callers are told by the drop.
             let mail = std::mem::take(&mut *self.mail.borrow_mut());
             let none = mail.is_empty();
-            self.caught(|| drop(mail));
+            self.drop_each(mail);
             return !none;
         }
         let mut any = false;
@@ -1069,7 +1077,7 @@ impl Local {
         self.root_scope.cancel(cancel);
         // What had not begun is answered at once.
         let jobs = std::mem::take(&mut *self.state_jobs.borrow_mut());
-        self.caught(|| drop(jobs));
+        self.drop_each(jobs);
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -74,3 +74,106 @@ pub(crate) fn take(payload: Box<dyn Any + Send>) -> Panic {
         backtrace,
     }
 }
+
+/// Drops a value of the program's; what its destructor panicked with, if it did.
+///
+/// Several values are dropped one by one in this way: the second panic of destructors that are run by one drop is a panic during a
+/// panic, which aborts the program.
+pub(crate) fn drop_caught<T>(value: T) -> Option<Panic> {
+    let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
+    dropped.err().map(take)
+}
+
+/// Drops values of the program's, each by itself. The first panic of a destructor goes on from here once all are dropped, unless the
+/// thread is panicking already; the others are logged.
+pub(crate) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
+    let mut first = None;
+    for value in values {
+        let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(value))) else {
+            continue;
+        };
+        let place = place();
+        match first {
+            None if !std::thread::panicking() => first = Some((payload, place)),
+            _ => {
+                put_place(place);
+                let panic = take(payload);
+                tracing::error!(%panic, "a destructor panicked");
+            }
+        }
+    }
+    if let Some((payload, place)) = first {
+        put_place(place);
+        std::panic::resume_unwind(payload);
+    }
+}
+
+/// A collection of values of the program's, dropped as by [`drop_each`].
+#[derive(Debug, Default)]
+pub(crate) struct DropEach<C: IntoIterator + Default>(pub(crate) C);
+
+impl<C: IntoIterator + Default> Drop for DropEach<C> {
+    fn drop(&mut self) {
+        drop_each(std::mem::take(&mut self.0));
+    }
+}
+
+impl<C: IntoIterator + Default> std::ops::Deref for DropEach<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.0
+    }
+}
+
+impl<C: IntoIterator + Default> std::ops::DerefMut for DropEach<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Panics<'a>(usize, &'a AtomicUsize);
+    impl Drop for Panics<'_> {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            panic!("{}", self.0);
+        }
+    }
+
+    #[test]
+    fn each_value_is_dropped_and_the_first_panic_goes_on() {
+        let dropped = AtomicUsize::new(0);
+        let values: Vec<_> = (0..5).map(|n| Panics(n, &dropped)).collect();
+        let went_on = catch_unwind(AssertUnwindSafe(|| drop_each(values))).unwrap_err();
+        assert_eq!(take(went_on).message, "0");
+        assert_eq!(dropped.load(Ordering::Relaxed), 5);
+        assert_eq!(
+            drop_caught(Panics(7, &dropped)).map(|panic| panic.message),
+            Some("7".to_owned())
+        );
+        assert!(drop_caught(7).is_none());
+    }
+
+    #[test]
+    fn none_goes_on_during_a_panic() {
+        struct Outer<'a>(&'a AtomicUsize);
+        impl Drop for Outer<'_> {
+            fn drop(&mut self) {
+                drop_each((1..4).map(|n| Panics(n, self.0)));
+            }
+        }
+        let dropped = AtomicUsize::new(0);
+        let went_on = catch_unwind(AssertUnwindSafe(|| {
+            let _outer = Outer(&dropped);
+            panic!("outer");
+        }));
+        assert_eq!(take(went_on.unwrap_err()).message, "outer");
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
+    }
+}
