@@ -31,6 +31,15 @@ impl Counter {
         Ok("x".parse::<u64>().map(drop)?)
     }
 
+    fn other(&self) -> Option<Portal<Counter>> {
+        self.other.clone()
+    }
+
+    fn other_runs_as(&self) -> Option<String> {
+        let other = self.other.as_ref()?;
+        Some(format!("{:?}", other.isolation()))
+    }
+
     async fn other_adds(&mut self, by: u64) -> Result<u64> {
         let other = self.other.as_ref().ok_or_else(|| Error::other("none"))?;
         other.ask(Counter::add, by).await
@@ -281,6 +290,63 @@ both! {
         })
         .await
         .or_else(|error| if error.is_cancelled() { Ok(()) } else { Err(error) })?;
+    }
+
+    async fn a_portal_comes_home_by_whatever_way(t: T) {
+        async fn give(counter: Portal<Counter>, keeper: Portal<Counter>) -> Result<()> {
+            keeper.ask(Counter::keep, Some(counter)).await
+        }
+        async fn tell_and_drop(counter: Portal<Counter>, keeper: Portal<Counter>) -> Result<()> {
+            keeper.tell(Counter::keep, Some(counter)).await
+        }
+        async fn fetch(keeper: Portal<Counter>) -> Result<Option<Portal<Counter>>> {
+            keeper.ask(Counter::other, ()).await
+        }
+        async fn narrowed(counter: Portal<Counter>, keeper: Portal<Counter>) -> Result<()> {
+            let narrow = counter.narrow().ask(Counter::add).portal();
+            keeper.ask(Counter::keep, Some(narrow)).await
+        }
+        async fn by_another(counter: Portal<Counter>, keeper: Portal<Counter>, third: Portal) -> Result<()> {
+            third.call(give, (counter, keeper)).await?
+        }
+        offshoot::nursery(async |nursery| {
+            let counter = nursery.start_local("counter", Counter::default()).await?;
+            let keeper = nursery.start_local("keeper", Counter::default()).await?;
+            let farm = nursery.spawn("farm").await?;
+            let third = nursery.spawn("third").await?;
+            let both = || ((*counter).clone(), (*keeper).clone());
+            let mut total = 0;
+            // By a connection to another isolate of its process, where it is found as what it is.
+            farm.call(give, both()).await??;
+            let here = keeper.ask(Counter::other_runs_as, ()).await?;
+            assert_eq!(here, Some(format!("{:?}", counter.isolation())));
+            total += 1;
+            assert_eq!(keeper.ask(Counter::other_adds, 1).await??, total);
+            // With less than what was given, and from who was given it by a third.
+            farm.call(narrowed, both()).await??;
+            total += 1;
+            assert_eq!(keeper.ask(Counter::other_adds, 1).await??, total);
+            let (one, two) = both();
+            farm.call(by_another, (one, two, third.clone())).await??;
+            total += 1;
+            assert_eq!(keeper.ask(Counter::other_adds, 1).await??, total);
+            // All that the sender had is gone by the time that it is read.
+            for _ in 0..if t.is_process() { 200 } else { 10 } {
+                keeper.ask(Counter::keep, None).await?;
+                farm.call(tell_and_drop, both()).await??;
+                while keeper.ask(Counter::other_runs_as, ()).await?.is_none() {
+                    offshoot::sleep(Duration::from_millis(1)).await?;
+                }
+                total += 1;
+                assert_eq!(keeper.ask(Counter::other_adds, 1).await??, total);
+                // By one thread it comes back, and by another its sockets end.
+                let back = farm.call(fetch, (*keeper).clone()).await??.expect("it is kept");
+                total += 1;
+                assert_eq!(back.ask(Counter::add, 1).await?, total);
+            }
+            Ok(())
+        })
+        .await?;
     }
 
     async fn errors_come_with_origin_and_route(_t: T) {
