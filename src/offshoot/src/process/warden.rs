@@ -847,7 +847,9 @@ fn can_be_executed(rights: &Rights) -> Result<(), &'static str> {
              be no forkserver; set the real ids, too, or spawn before the change",
         );
     }
-    if image::offset_of(can_be_executed as *const u8).is_none() {
+    // A constant, as code has no offsets.
+    static HERE: u8 = 0;
+    if image::offset_of(&raw const HERE).is_none() {
         return Err(
             "this code is in a shared library, and the executable that has loaded it cannot be a forkserver; keep to thread isolates",
         );
