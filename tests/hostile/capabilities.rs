@@ -463,6 +463,59 @@ async fn labels(directory: Portal<Directory>, other: Portal<Vault>) -> Result<()
     Ok(())
 }
 
+/// Says of the directory, in the middle of a method of it, and of another isolate that they wait for the answers to these asks.
+async fn forge_waits(directory: Portal<Directory>, other: Portal<Vault>) -> Result<()> {
+    let (mut wire, _) = Wire::to(&directory)?;
+    let (mut ours, theirs) = pair()?;
+    let lie = vec![said(other.origin(), by_socket(random_key(), true))];
+    let keep = hostile::method(Directory::keep)?;
+    let kept = wire.ask(keep, &portal::<Vault>(0), (lie, &along(&theirs)));
+    assert!(matches!(kept, Answer::Reply(..)), "{kept:?}");
+    // A method that waits for this process.
+    let ask_last = hostile::method(Directory::ask_last)?;
+    let asking = wire
+        .invoke(Kind::Ask, ask_last, &(), NONE)
+        .expect("it lives");
+    let asked = loop {
+        let (header, _) = ours.receive().expect("it is asked");
+        if header.kind == Kind::Ask {
+            break header.correlation;
+        }
+    };
+    mark("in the middle");
+    held("asked meanwhile").await?;
+    for origin in [directory.origin(), other.origin()] {
+        let waits = (1..=64).map(|turn| (origin.clone(), turn)).collect();
+        let portals = Vec::new();
+        let enclosed = encoded(&Enclosed { waits, portals });
+        let invoke = offshoot_wire::frame::Invoke {
+            entry: hostile::method(Directory::count)?,
+            sequence: 0,
+            lane: 7,
+        };
+        let number = if origin.id == directory.id() { 1 } else { 2 };
+        let ask = frame(Kind::Ask, number, &invoke.to_bytes());
+        wire.write(
+            &[frame(Kind::Enclosed, number, &enclosed), ask].concat(),
+            &[],
+        );
+    }
+    // Its own ask fails, and nothing else is answered before the method has its answer.
+    let (header, _) = wire.receive().expect("it lives");
+    assert_eq!((header.kind, header.correlation), (Kind::Failure, 1));
+    ours.send(Kind::Reply, asked, &encoded(&"attacker"));
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
+        let (header, _) = wire.receive().expect("it lives");
+        if matches!(header.kind, Kind::Reply | Kind::Failure) {
+            answered.push((header.kind, header.correlation));
+        }
+    }
+    answered.sort_by_key(|(_, correlation)| *correlation);
+    assert_eq!(answered, [(Kind::Reply, 2), (Kind::Reply, asking)]);
+    Ok(())
+}
+
 /// Gives portals until it is killed.
 async fn give_for_ever(directory: Portal<Directory>, vault: Portal<Vault>) -> Result<()> {
     loop {
@@ -633,6 +686,29 @@ processes! {
             assert_eq!(directory.ask(Directory::ask_last, ()).await??, "a of vault");
             // But for those of processes that wait in reserve.
             soon("no descriptor is left of it", || fds() <= before + 12).await?;
+            Ok(())
+        })
+        .await?;
+    }
+
+    async fn who_is_said_to_wait_fails_no_other(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let evil = nursery.spawn("evil").await?;
+            let honest = nursery.start("honest", Vault::named("honest")).await?;
+            let directory = nursery.start_local("directory", Directory::default()).await?;
+            let args = ((*directory).clone(), honest.clone());
+            let forged = nursery.task(evil.call(forge_waits, args));
+            held("in the middle").await?;
+            let counted = nursery.task(directory.ask(Directory::count, ()));
+            async fn count(directory: Portal<Directory>) -> Result<usize> {
+                directory.ask(Directory::count, ()).await
+            }
+            let by_honest = nursery.task(honest.call(count, (*directory).clone()));
+            mark("asked meanwhile");
+            forged.await???;
+            assert_eq!(counted.await??, 1);
+            assert_eq!(by_honest.await???, 1);
+            assert_eq!(honest.ask(Vault::a, ()).await?, "a of honest");
             Ok(())
         })
         .await?;

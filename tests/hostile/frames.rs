@@ -419,7 +419,7 @@ processes! {
     async fn nonsense_costs_nobody_else_anything(t: T) {
         t.within(Duration::from_secs(900));
         let long = std::env::var_os("OFFSHOOT_LONG").is_some();
-        let (lives, rounds) = if long { (400, 100) } else { (10, 20) };
+        let (lives, rounds) = if long { (150, 100) } else { (10, 20) };
         let given = std::env::var("OFFSHOOT_SEED").ok();
         let seed: u64 = given.map_or(0x6f66_6673_686f_6f74, |seed| seed.parse().expect("a number"));
         println!("OFFSHOOT_SEED={seed}");
