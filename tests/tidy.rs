@@ -94,6 +94,36 @@ fn each_test_that_a_table_names_exists() {
     assert!(missing.is_empty(), "no such test:\n{}", missing.join("\n"));
 }
 
+/// A file of `/proc` may hold the half of a letter, and then is no text: `procfs::text` and bytes are for it.
+#[test]
+fn no_file_of_proc_is_read_as_text() {
+    let mut found = Vec::new();
+    let sources = files(&root().join("src"), "rs");
+    for path in &sources {
+        let within = path.strip_prefix(root().join("src")).unwrap_or(path);
+        let in_crate = within
+            .components()
+            .nth(1)
+            .is_some_and(|part| part.as_os_str() == "src");
+        // The asynchronous one of users is made of it.
+        if !in_crate || path.ends_with("offshoot/src/fs.rs") {
+            continue;
+        }
+        for (number, line) in read(path).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if code.contains("fs::read_to_string(") && !code.contains("offshoot::fs::") {
+                found.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(sources.len() > 100, "{}", sources.len());
+    assert!(
+        found.is_empty(),
+        "use `procfs::text`:\n{}",
+        found.join("\n")
+    );
+}
+
 #[test]
 fn each_decision_is_complete_and_in_the_index() {
     let dir = root().join("docs/decisions");

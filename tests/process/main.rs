@@ -93,6 +93,10 @@ const CASES: &[Case] = &[
         root_death::killed_with_the_forkserver,
     ),
     case(
+        "root_death::killed_with_the_forkserver_stopped",
+        root_death::killed_with_the_forkserver_stopped,
+    ),
+    case(
         "root_death::f53_killed_at_the_hand_over",
         root_death::killed_at_the_hand_over,
     ),

@@ -212,3 +212,43 @@ pub(crate) fn daemons_go_with_the_tree() {
         assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
     }
 }
+
+/// The forkserver is stopped, and then the root is killed: nobody cleans up, and the lock of the tree is held. `reap` lets the forkserver go on.
+pub(crate) fn killed_with_the_forkserver_stopped() {
+    let addresses = Addresses::of_case();
+    let running = Running::start("busy", &[]);
+    running.line("@ready", PATIENCE);
+    let forkserver = oracle::forkserver_of(running.process.pid).expect("a forkserver");
+    let stop = forkserver.pidfd().expect("it lives");
+    let reap = || offshoot::reap::Reaper::new().run().expect("a report");
+    // With the root alive it is only slow.
+    assert!(stop.signal(libc::SIGSTOP).expect("our own"));
+    let state = || offshoot_sys::process::is_stopped(forkserver.pid);
+    assert!(oracle::within(PATIENCE, state), "{}", oracle::table());
+    running.signal(libc::SIGSTOP);
+    let report = reap();
+    assert!(report.trees.iter().all(|tree| tree.alive), "{report:?}");
+    running.signal(libc::SIGKILL);
+    running.wait(PATIENCE);
+    // Its parent is in its session, so that the kernel does not continue it.
+    assert!(state(), "{}", oracle::table());
+    let looked = offshoot::reap::Reaper::new().dry_run(true).run();
+    let looked = looked.expect("a report");
+    assert!(looked.trees.iter().all(|tree| !tree.alive), "{looked:?}");
+    assert!(state(), "it only looks");
+    let report = reap();
+    assert!(report.is_clean(), "{report:?}");
+    let [tree] = &report.trees[..] else {
+        panic!("one tree: {report:?}")
+    };
+    assert!(
+        !tree.alive && tree.removed == [tree.path.clone()],
+        "{report:?}"
+    );
+    assert!(matches!(
+        oracle::wait_childless(PATIENCE),
+        oracle::Left::Nothing
+    ));
+    assert_eq!(addresses.left(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+}

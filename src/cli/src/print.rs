@@ -247,6 +247,9 @@ pub(crate) fn reaped(report: offshoot::Result<Report>, style: Style) -> ExitCode
             for problem in &report.problems {
                 err(&format!("error: {}\n", plain(problem)));
             }
+            for note in &report.notes {
+                err(&format!("note: {}\n", plain(note)));
+            }
             code
         }
     };
@@ -335,7 +338,7 @@ fn reaped_json(report: &Report) -> serde_json::Value {
             })
         })
         .collect();
-    json!({ "trees": trees, "problems": report.problems, "clean": report.is_clean() })
+    json!({ "trees": trees, "problems": report.problems, "notes": report.notes, "clean": report.is_clean() })
 }
 
 /// Without what a terminal would act on.

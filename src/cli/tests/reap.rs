@@ -532,20 +532,6 @@ fn a_tree_that_was_killed_whole_is_cleaned_up_kind_by_kind() {
     );
 }
 
-/// Whether there is a process of this user that nobody may look into, so that it may have anything.
-fn somebody_hides() -> bool {
-    let own = fs::metadata("/proc/self").unwrap().uid();
-    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        let path = entry.path();
-        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-        let user = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-        let user = user.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-        user == Some(own)
-            && fs::read(path.join("maps"))
-                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-    })
-}
-
 /// What is mapped or open stays, whatever is asked; what nobody has goes.
 #[test]
 fn shared_memory_goes_when_nobody_has_it() {
@@ -563,25 +549,155 @@ fn shared_memory_goes_when_nobody_has_it() {
     );
     assert_eq!(scene.tree_ids().len(), 1, "for another time");
     drop(open);
-    let hidden = somebody_hides();
     let done = scene.reap(&["--shm"]);
-    assert_eq!(
-        done.code,
-        Some(i32::from(hidden)),
-        "{}{}",
-        done.out,
-        done.err
-    );
-    assert_eq!(scene.memory().exists(), hidden, "{}", done.out);
-    if hidden {
-        fs::remove_file(scene.memory()).unwrap();
-    }
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    assert!(!scene.memory().exists(), "{}", done.out);
     let done = scene.reap(&[]);
     assert_eq!(
         (done.code, scene.is_empty()),
         (Some(0), true),
         "{}",
         done.out
+    );
+}
+
+/// A process of the same user that may not be looked into, as one that guards keys, keeps nothing of a tree, and is told.
+#[test]
+fn what_may_not_be_looked_into_keeps_nothing() {
+    // Of a program that may be run and not read, the process is nobody's to look into but the superuser's.
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("only the superuser can make such a process, and another to look: not tried");
+        return;
+    }
+    let nobody = 65_534;
+    let scene = Scene::new();
+    let sleep = scene.at("sleep");
+    fs::copy("/bin/sleep", &sleep).unwrap();
+    fs::set_permissions(&sleep, fs::Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(scene.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let tool = scene.at("offshoot");
+    fs::copy(assert_cmd::cargo::cargo_bin!("offshoot"), &tool).unwrap();
+    for path in [
+        scene.at("run"),
+        scene.at("tmp"),
+        scene.at("files"),
+        scene.at("run/offshoot"),
+        scene.at("run/offshoot/00000000000000aa"),
+        scene.at("run/offshoot/00000000000000aa/00000000000000bb"),
+    ] {
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&path, Some(nobody), Some(nobody)).unwrap();
+    }
+    // A dead tree with one piece of shared memory in its table, as `janitor/table.rs` lays it out.
+    let memory = Path::new("/dev/shm").join(format!("offshoot-hidden-{}", std::process::id()));
+    fs::write(&memory, "x").unwrap();
+    let tree = scene.at("run/offshoot/00000000000000aa");
+    let found = fs::symlink_metadata(&memory).unwrap();
+    let mut table = vec![0_u8; 256 << 10];
+    let mut put = |at: usize, bytes: &[u8]| table[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &u64::from_be_bytes(*b"offshoot").to_ne_bytes());
+    for (at, number) in [(8, 1_u32), (12, 255), (16, 1024)] {
+        put(at, &number.to_ne_bytes());
+    }
+    let name = memory.file_name().unwrap().to_str().unwrap();
+    let private = format!(".offshoot-00000000000000bb-{:032x}", 1);
+    let device = u64::from(libc::major(found.dev())) << 32 | u64::from(libc::minor(found.dev()));
+    for (at, number) in [
+        (0, 2_u32),
+        (4, 3),
+        (8, 1),
+        (12, name.len() as u32),
+        (16, private.len() as u32),
+        (24, u32::MAX),
+    ] {
+        put(1024 + at, &number.to_ne_bytes());
+    }
+    for (at, number) in [(32, device), (40, found.ino())] {
+        put(1024 + at, &number.to_ne_bytes());
+    }
+    put(1024 + 192, private.as_bytes());
+    put(1024 + 256, name.as_bytes());
+    let shm = fs::metadata("/dev/shm").unwrap();
+    let shm_device = u64::from(libc::major(shm.dev())) << 32 | u64::from(libc::minor(shm.dev()));
+    let grants = format!(
+        "offshoot-grants 1\0{shm_device} {} 0  /dev/shm\0",
+        shm.ino()
+    );
+    let owner = format!("offshoot-owner 1 {nobody} {nobody} 0 \n");
+    for (name, bytes) in [
+        ("lock", Vec::new()),
+        ("table-00000000000000bb", table.clone()),
+        ("grants-00000000000000bb", grants.into_bytes()),
+        ("owner-00000000000000bb", owner.into_bytes()),
+    ] {
+        fs::write(tree.join(name), bytes).unwrap();
+        std::os::unix::fs::chown(tree.join(name), Some(nobody), Some(nobody)).unwrap();
+    }
+    std::os::unix::fs::chown(&memory, Some(nobody), Some(nobody)).unwrap();
+    let mut hidden = Command::new(&sleep)
+        .arg("1000")
+        .uid(nobody)
+        .gid(nobody)
+        .current_dir("/")
+        .spawn()
+        .unwrap();
+    let mut reap = Command::new(&tool);
+    reap.arg("reap").uid(nobody).gid(nobody).current_dir("/");
+    let output = scene.here(&mut reap).output().unwrap();
+    hidden.kill().unwrap();
+    hidden.wait().unwrap();
+    let left = memory.exists();
+    let _ = fs::remove_file(&memory);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!left && !tree.exists(), "{text}");
+    assert!(
+        text.contains("may not be looked into") && text.contains(&hidden.id().to_string()),
+        "{text}"
+    );
+}
+
+/// A process of a tree of root that has become another user's: found by its mark, and ended before its directory goes.
+#[test]
+fn what_has_become_another_users_is_found() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("only the superuser's can become another's: not tried");
+        return;
+    }
+    let scene = Scene::new();
+    let tree = scene.at("run/offshoot/00000000000000ff");
+    fs::create_dir_all(&tree).unwrap();
+    for path in [&scene.at("run/offshoot"), &tree] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::write(tree.join("lock"), "").unwrap();
+    let mark = format!("{}@0000000100000001", tree.display());
+    let mut changed = Command::new("sleep")
+        .arg("1000")
+        .env("OFFSHOOT_TREE", mark)
+        .uid(65_534)
+        .gid(65_534)
+        .current_dir("/")
+        .spawn()
+        .unwrap();
+    let done = scene.reap(&["--all", "-n"]);
+    assert!(
+        done.out.contains(&format!("would end {}", changed.id())),
+        "{}",
+        done.out
+    );
+    let done = scene.reap(&["--all"]);
+    let ended = changed.try_wait().unwrap();
+    let _ = changed.kill();
+    let _ = changed.wait();
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    assert!(
+        ended.is_some() && !tree.exists(),
+        "{}{}",
+        done.out,
+        done.err
     );
 }
 

@@ -16,7 +16,6 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::fs;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -134,7 +133,7 @@ impl Runtime {
 
 /// The letter by which the system calls the state of a process.
 fn state_of(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = offshoot_sys::procfs::text(format!("/proc/{pid}/stat")).ok()?;
     // The name before it is in brackets, and may hold some.
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }

@@ -7,15 +7,56 @@
 //!
 //! It is no fence. A program that was started with an empty environment has none, and one that means harm can have any.
 
+use offshoot_sys::clock;
 use offshoot_sys::mark::{DIGITS, ENV};
+use offshoot_sys::procfs::{self, Image};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The largest environment that is read. The kernel allows a quarter of the stack's limit, 2 MiB by default.
-const ENVIRONMENT_MAX: u64 = 8 << 20;
+const ENVIRONMENT_MAX: usize = 8 << 20;
+
+/// Room for most.
+const ENVIRONMENT_USUAL: usize = 32 << 10;
+
+/// The environment of a process, by one call: between two, execve may have taken what was left to read.
+fn environment(pid: i32) -> io::Result<Vec<u8>> {
+    let file = File::open(format!("/proc/{pid}/environ"))?;
+    let mut bytes = vec![0; ENVIRONMENT_USUAL];
+    loop {
+        let length = match file.read_at(&mut bytes, 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        };
+        if length < bytes.len() || length >= ENVIRONMENT_MAX {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        bytes.resize(4 * length, 0);
+    }
+}
+
+/// How long a process may be in `execve`, in ns, before it counts as one whose mark cannot be known. It reads the head of its new image meanwhile.
+pub(crate) const CHANGE_MAX: u64 = 1_000_000_000;
+
+/// How soon it is looked at again.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// What one look at a process has told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    Marked(Mark),
+    /// It has no mark.
+    Plain,
+    /// It is in `execve`, where it has no environment: 4 % of all looks at one that executes all the time. Or it is ending, and what it has started
+    /// has not come to another parent yet.
+    Unknown,
+}
 
 /// What the environment of a process says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,16 +82,40 @@ impl Mark {
         u64::from(server) << 32 | u64::from(process)
     }
 
-    /// The mark of a process; `None` if it has none, as a zombie has.
+    /// The mark of a process; `None` if it has none, as a zombie has, or if it cannot be known in time.
+    ///
+    /// # Blocking
+    /// For [`CHANGE_MAX`] at most, if the process is in `execve`.
     ///
     /// # Errors
     /// When there is no such process, or we may not look into it.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Mark>> {
-        let mut environment = Vec::new();
-        File::open(format!("/proc/{pid}/environ"))?
-            .take(ENVIRONMENT_MAX)
-            .read_to_end(&mut environment)?;
-        Ok(Self::in_environment(&environment))
+        let deadline = clock::now() + CHANGE_MAX;
+        loop {
+            match Self::look(pid)? {
+                Looked::Marked(mark) => return Ok(Some(mark)),
+                Looked::Unknown if clock::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                Looked::Plain | Looked::Unknown => return Ok(None),
+            }
+        }
+    }
+
+    /// What the environment of a process says now. Never blocks.
+    ///
+    /// # Errors
+    /// When there is no such process, or we may not look into it.
+    pub(crate) fn look(pid: i32) -> io::Result<Looked> {
+        let environment = environment(pid)?;
+        match Self::in_environment(&environment) {
+            Some(mark) => return Ok(Looked::Marked(mark)),
+            None if !environment.is_empty() => return Ok(Looked::Plain),
+            None => {}
+        }
+        // One without an environment, or one that was in execve as its environment was read, and may be no more.
+        Ok(match procfs::image(pid) {
+            Image::Gone | Image::None | Image::WithoutEnvironment => Looked::Plain,
+            Image::Ending | Image::Changing | Image::Whole => Looked::Unknown,
+        })
     }
 
     fn in_environment(environment: &[u8]) -> Option<Mark> {
@@ -125,6 +190,50 @@ mod tests {
         ] {
             assert_eq!(Mark::in_environment(text.as_bytes()), None, "{text}");
         }
+    }
+
+    /// One that executes all the time, looked at as often as one can: each answer is the mark, or that it is not known.
+    #[test]
+    fn a_process_in_execve_is_not_taken_for_one_without_a_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("again");
+        std::fs::write(&script, "exec sh \"$0\"\n").unwrap();
+        let mark = Mark::of_forkserver(Path::new("/t/0123456789abcdef"), 7);
+        let mut child = std::process::Command::new("sh")
+            .arg(&script)
+            .env(ENV, &mark)
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let expected = Mark::of(pid).unwrap();
+        let (mut plain, mut unknown) = (0, 0);
+        for _ in 0..20_000 {
+            match Mark::look(pid).unwrap() {
+                Looked::Marked(mark) => assert_eq!(Some(mark), expected),
+                Looked::Plain => plain += 1,
+                Looked::Unknown => unknown += 1,
+            }
+        }
+        let certain = (0..200).filter(|_| Mark::of(pid).unwrap() == expected);
+        let certain = certain.count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(expected.is_some());
+        assert_eq!((plain, certain), (0, 200), "of them unknown: {unknown}");
+    }
+
+    #[test]
+    fn an_empty_environment_is_known() {
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("1000")
+            .env_clear()
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let looked = Mark::of(pid).and_then(|mark| Ok((mark, Mark::look(pid)?)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(looked.unwrap(), (None, Looked::Plain));
     }
 
     #[test]

@@ -32,9 +32,9 @@ impl Cgroup {
     /// When there is no hierarchy of version 2, it is not writable for us, or the kernel is older than 5.14, from which on a group can be killed.
     pub fn own() -> io::Result<Self> {
         let missing = || io::Error::new(io::ErrorKind::Unsupported, "no cgroup v2 is mounted");
-        let groups = fs::read_to_string("/proc/self/cgroup")?;
+        let groups = crate::procfs::text("/proc/self/cgroup")?;
         let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = crate::procfs::text("/proc/self/mountinfo")?;
         let path = group.and_then(|group| mounted(&mounts, Path::new(group)));
         let own = Self {
             path: path.ok_or_else(missing)?,
@@ -66,7 +66,7 @@ impl Cgroup {
         };
         fs::create_dir(&made.path)?;
         let usable = || {
-            let kind = fs::read_to_string(made.file("cgroup.type"))?;
+            let kind = crate::procfs::text(made.file("cgroup.type"))?;
             if kind.trim_end() != "domain" || !made.file("cgroup.kill").exists() {
                 let message = format!(
                     "the control groups in {} are of no use",
@@ -95,7 +95,7 @@ impl Cgroup {
     pub fn processes(&self) -> Vec<i32> {
         let mut found = Vec::new();
         self.each(0, &mut |group| {
-            let listed = fs::read_to_string(group.file("cgroup.procs")).unwrap_or_default();
+            let listed = crate::procfs::text(group.file("cgroup.procs")).unwrap_or_default();
             found.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
         });
         // One whose id means nothing in our namespace is shown as 0.
@@ -105,7 +105,7 @@ impl Cgroup {
 
     /// Whether any process lives in it or below; a zombie does not.
     pub fn is_populated(&self) -> bool {
-        let events = fs::read_to_string(self.file("cgroup.events")).unwrap_or_default();
+        let events = crate::procfs::text(self.file("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "populated 1")
     }
 
@@ -164,7 +164,7 @@ impl Cgroup {
 
 /// Whether `path` lies in a hierarchy of version 2, whoever says so.
 pub fn is_cgroup(path: &Path) -> bool {
-    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
+    let Ok(mounts) = crate::procfs::text("/proc/self/mountinfo") else {
         return false;
     };
     // No link may lead out of it.

@@ -126,7 +126,7 @@ mod tests {
 
     fn in_futex(tid: i32) -> bool {
         let call =
-            std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
+            crate::procfs::text(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
         call.split(' ').next() == Some(&libc::SYS_futex.to_string())
     }
 

@@ -277,7 +277,7 @@ mod tests {
     /// Checked against what the kernel says, page by page.
     #[test]
     fn constant_parts_are_only_readable_in_fact() {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let maps = crate::procfs::text("/proc/self/maps").unwrap();
         let mut checked = 0;
         for line in maps.lines() {
             let mut fields = line.split_ascii_whitespace();

@@ -52,6 +52,8 @@ pub mod premain;
 #[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
+pub mod procfs;
+#[cfg(target_os = "linux")]
 pub mod rights;
 #[cfg(target_os = "linux")]
 pub mod ring;

@@ -54,7 +54,7 @@ pub fn memory_limits() -> [Option<u64>; 2] {
 
 /// The address space and the data (private and writable) of this process now, in bytes.
 pub fn memory_now() -> Option<[u64; 2]> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let status = crate::procfs::text("/proc/self/status").ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -86,7 +86,7 @@ pub fn of_tasks() -> Vec<String> {
 
 /// The pids limit of this process's cgroup, v2 or v1: used, limit, and where it stands.
 fn pids() -> Option<(u64, String, String)> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = crate::procfs::text("/proc/self/cgroup").ok()?;
     for line in own.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);
@@ -98,7 +98,7 @@ fn pids() -> Option<(u64, String, String)> {
         for root in roots {
             let directory = format!("{root}{}", path.trim_end_matches('/'));
             if let Some(used) = number(&format!("{directory}/pids.current"))
-                && let Ok(max) = fs::read_to_string(format!("{directory}/pids.max"))
+                && let Ok(max) = crate::procfs::text(format!("{directory}/pids.max"))
             {
                 let max = max.trim().to_owned();
                 return Some((used, max, format!("{directory}/pids.max")));
@@ -109,7 +109,7 @@ fn pids() -> Option<(u64, String, String)> {
 }
 
 fn number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    crate::procfs::text(path).ok()?.trim().parse().ok()
 }
 
 /// How many cores this process may keep busy: the affinity mask, cut by the quota of its cgroup (v1 and v2). At least 1.

@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn the_mapping_goes_with_its_owner() {
         let count = || {
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let maps = crate::procfs::text("/proc/self/maps").unwrap();
             maps.lines()
                 .filter(|line| line.contains("offshoot-map-drop"))
                 .count()

@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn kernel_tells_the_status() -> bool {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let release = crate::procfs::text("/proc/sys/kernel/osrelease").unwrap();
         let mut parts = release
             .split(['.', '-'])
             .map_while(|part| part.trim().parse::<u32>().ok());

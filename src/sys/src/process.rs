@@ -1,6 +1,7 @@
 //! This process and its relatives: identity, children, environment, and what ties a child to its parent.
 
 use crate::pidfd::Status;
+use crate::procfs::stat_field;
 use crate::retry::{checked, retry};
 use std::fs;
 use std::io;
@@ -70,7 +71,7 @@ pub fn is_single_threaded() -> io::Result<bool> {
 /// When the process began, in clock ticks since boot: together with the pid a name that is not reused before the next boot. `None` when there
 /// is no such process.
 pub fn start_time(pid: i32) -> Option<u64> {
-    stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 22)?
+    stat_field(&fs::read(format!("/proc/{pid}/stat")).ok()?, 22)?
         .parse()
         .ok()
 }
@@ -80,13 +81,13 @@ pub fn start_time(pid: i32) -> Option<u64> {
 pub fn is_ending(pid: i32) -> bool {
     /// `PF_EXITING` among the kernel's flags of a task.
     const EXITING: u64 = 0x4;
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else {
         return true;
     };
     let flags: u64 = stat_field(&stat, 9)
         .and_then(|flags| flags.parse().ok())
         .unwrap_or(0);
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = crate::procfs::text(format!("/proc/{pid}/status")).unwrap_or_default();
     // Of the thread and of the whole process.
     let killed = ["SigPnd:", "ShdPnd:"].iter().any(|field| {
         let mask = status.lines().find_map(|line| line.strip_prefix(field));
@@ -96,9 +97,15 @@ pub fn is_ending(pid: i32) -> bool {
     flags & EXITING != 0 || killed || matches!(stat_field(&stat, 3), Some("Z" | "X"))
 }
 
+/// Whether a process was stopped by a signal, and does nothing until it is continued.
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat_field(&stat, 3) == Some("T")
+}
+
 /// The parent of a process now; `None` when there is no such process, 0 when its parent lives outside this pid namespace.
 pub fn parent_of(pid: i32) -> Option<i32> {
-    stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 4)?
+    stat_field(&fs::read(format!("/proc/{pid}/stat")).ok()?, 4)?
         .parse()
         .ok()
 }
@@ -245,7 +252,7 @@ pub fn is_dumpable() -> bool {
 /// The file mode creation mask.
 pub fn umask_now() -> io::Result<u32> {
     // umask(2) can only be read by changing it, which another thread's open would see.
-    let status = fs::read_to_string("/proc/self/status")?;
+    let status = crate::procfs::text("/proc/self/status")?;
     status
         .lines()
         .find_map(|line| line.strip_prefix("Umask:"))
@@ -280,19 +287,11 @@ fn valid_key(key: &str) -> bool {
     !key.is_empty() && !key.contains(['=', '\0'])
 }
 
-/// A field of /proc/PID/stat by its number in proc(5), for the fields behind the name.
-fn stat_field(stat: &str, number: usize) -> Option<&str> {
-    // The name is in parentheses and may hold anything, parentheses and spaces included; the last one closes it.
-    stat[stat.rfind(')')? + 1..]
-        .split_ascii_whitespace()
-        .nth(number.checked_sub(3)?)
-}
-
 fn children_by_task(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may end between the two reads. Its children belong to another one then.
-        match fs::read_to_string(task?.path().join("children")) {
+        match crate::procfs::text(task?.path().join("children")) {
             Ok(list) => children.extend(
                 list.split_ascii_whitespace()
                     .filter_map(|pid| pid.parse::<i32>().ok()),
@@ -312,7 +311,7 @@ fn children_by_scan(pid: i32) -> Vec<i32> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|candidate| {
-            let stat = fs::read_to_string(format!("/proc/{candidate}/stat")).unwrap_or_default();
+            let stat = fs::read(format!("/proc/{candidate}/stat")).unwrap_or_default();
             stat_field(&stat, 4).and_then(|parent| parent.parse().ok()) == Some(pid)
         })
         .collect()
@@ -398,15 +397,6 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_forge_the_fields_of_stat() {
-        let stat = "12 (a) R 7 (b) S 34 x) S 56 78";
-        assert_eq!(stat_field(stat, 3), Some("S"));
-        assert_eq!(stat_field(stat, 4), Some("56"));
-        assert_eq!(stat_field(stat, 9), None);
-        assert_eq!(stat_field("", 4), None);
-    }
-
-    #[test]
     fn start_times_tell_processes_apart_and_stay() {
         let mine = start_time(id()).unwrap();
         assert!(mine > 0);
@@ -485,7 +475,7 @@ mod tests {
     fn blocked_signals_are_those_named() {
         let blocked = std::thread::spawn(|| {
             block_signals(&[libc::SIGUSR1, libc::SIGTERM]).unwrap();
-            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let status = crate::procfs::text("/proc/thread-self/status").unwrap();
             let mask = status
                 .lines()
                 .find_map(|line| line.strip_prefix("SigBlk:"))

@@ -719,7 +719,7 @@ mod tests {
         let memory = create(CAPACITY_MIN).unwrap();
         let inode = nix::sys::stat::fstat(&memory).unwrap().st_ino.to_string();
         let count = || {
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let maps = crate::procfs::text("/proc/self/maps").unwrap();
             maps.lines()
                 .filter(|line| line.contains("offshoot-ring"))
                 .filter(|line| line.split_ascii_whitespace().nth(4) == Some(&*inode))

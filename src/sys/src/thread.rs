@@ -176,7 +176,7 @@ pub fn demote(tid: i32) -> io::Result<()> {
 /// For how long the thread `tid`, of whatever process, has had a processor, in nanoseconds, if it wants one now; `None` if it waits for something
 /// else, has ended, or the kernel does not say.
 pub fn wants_processor(tid: i32) -> Option<u64> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{tid}/{name}")).ok();
+    let read = |name: &str| crate::procfs::text(format!("/proc/{tid}/{name}")).ok();
     let stat = read("stat")?;
     // Behind the name, which may contain anything (proc_pid_stat(5)).
     let state = stat.rsplit_once(')')?.1.trim_start();
@@ -187,7 +187,7 @@ pub fn wants_processor(tid: i32) -> Option<u64> {
 /// What the thread `tid` of this process is doing, in one line: its name, state, the kernel function and the system call that it waits in. What
 /// the kernel does not show (a hardened one, a thread that has ended) is named as such.
 pub fn wait_channel(tid: i32) -> String {
-    let read = |name: &str| match fs::read_to_string(format!("/proc/self/task/{tid}/{name}")) {
+    let read = |name: &str| match crate::procfs::text(format!("/proc/self/task/{tid}/{name}")) {
         Ok(text) => Ok(text.trim_end().to_string()),
         Err(error) => Err(format!("{name} unreadable: {}", error.kind())),
     };
@@ -656,7 +656,7 @@ mod tests {
                 let (told, dropped, ended) = (told.clone(), dropped.clone(), ended.clone());
                 spawn_lean(Some(64 << 10), &format!("lean-{n}"), move || {
                     LAST.set(Some(Ends(dropped)));
-                    told.send(fs::read_to_string("/proc/thread-self/comm").unwrap())
+                    told.send(crate::procfs::text("/proc/thread-self/comm").unwrap())
                         .unwrap();
                     let _ = ended
                         .lock()

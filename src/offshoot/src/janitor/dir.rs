@@ -3,7 +3,7 @@
 //! ```text
 //! <base>/                     $XDG_RUNTIME_DIR/offshoot, or <temporary directory>/offshoot-<uid>; 0700
 //!   <16 hex digits>/          one tree; 0700
-//!     lock                    flock, held by the root and, through the same open file, by the forkserver
+//!     lock                    flock, held by the root and, through the same open file, by the forkserver; id and start of the root
 //!     table-<key>             the bind table of one process
 //!     owner-<key>             as whom that process acts on files, as the kernel told its owner last
 //!     grants-<key>            the directories outside that its owner lets a sweep of that table touch
@@ -232,6 +232,10 @@ impl TreeDir {
         if !fsx::try_lock_exclusive(lock.as_fd())? || fsx::metadata(lock.as_fd())?.links == 0 {
             return Ok(None);
         }
+        // For `reap`, which is to tell a forkserver that was stopped after the root from one of a tree that lives. Without room, that stays unknown.
+        let pid = std::process::id();
+        let root = format!("{pid} {}\n", table::started(pid).unwrap_or(0));
+        let _ = File::from(lock.try_clone()?).write_all(root.as_bytes());
         fsx::rename(base.as_fd(), newborn, base.as_fd(), &key.file(""))?;
         Ok(Some(lock))
     }

@@ -46,7 +46,8 @@ mod tests;
 
 pub(crate) use dir::{DirError, Enrolment, GrantedDir, TreeDir, default_bases, open_base};
 pub(crate) use sweep::{
-    Found, Left, Manner, Why, find_tree, living, remove_remnant, sweep_dead_trees, trees_in,
+    Found, Left, Manner, Why, find_tree, is_own_tree, living, remove_remnant, root_of,
+    sweep_dead_trees, trees_in,
 };
 pub(crate) use table::{BindTable, Claim, ClaimError, Kind};
 #[cfg(test)]

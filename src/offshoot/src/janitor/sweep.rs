@@ -319,6 +319,30 @@ pub(crate) fn find_tree(base: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found>
     Ok(Found::Dead(tree))
 }
 
+/// The process that made a tree, by its id and start. `None` if that is not known.
+pub(crate) fn root_of(base: BorrowedFd<'_>, name: &OsStr) -> Option<(u32, u64)> {
+    let lock = Path::new(name).join(LOCK);
+    let lock = File::from(fsx::open_beneath(base, &lock, Access::Read).ok()?);
+    let mut bytes = [0; 64];
+    let length = lock.read_at(&mut bytes, 0).ok()?;
+    let text = std::str::from_utf8(&bytes[..length]).ok()?;
+    let (pid, start) = text.strip_suffix('\n')?.split_once(' ')?;
+    Some((pid.parse().ok()?, start.parse().ok()?))
+}
+
+/// Whether a tree's directory lies there that is ours, whoever its processes have become.
+pub(crate) fn is_own_tree(path: &Path) -> bool {
+    let (Some(base), Some(name)) = (path.parent(), path.file_name()) else {
+        return false;
+    };
+    let Ok(base) = open_base(base, false) else {
+        return false;
+    };
+    fsx::open_beneath(base.as_fd(), name.as_ref(), Access::Hold)
+        .and_then(|dir| fsx::metadata(dir.as_fd()))
+        .is_ok_and(|found| found.uid == fsx::effective_user())
+}
+
 /// It was being born, or being removed, when its process died. If it was a birth that goes on, that starts again under another name.
 pub(crate) fn remove_remnant(base: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match absent_is_none(fsx::remove_dir(base, name)) {

@@ -10,7 +10,7 @@
 use super::child;
 use super::protocol::{self, Event, Request};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
-use crate::mark::Mark;
+use crate::mark::{CHANGE_MAX, LOOK_AGAIN, Looked, Mark};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use offshoot_sys::acting::Credentials;
@@ -86,6 +86,17 @@ struct Child {
     /// It has ended so, but something that it owned has not.
     ended: Option<Status>,
     peer: usize,
+}
+
+/// Whose a child of ours is that we have not forked.
+enum Kinship {
+    /// It comes from a process that is no more. A `janitor` is a forkserver, of a tree whose root was an isolate of ours, which takes that tree down by
+    /// itself.
+    Stray { janitor: bool },
+    /// It is in `execve`, or ending, and cannot be known before it is through.
+    Unknown,
+    /// It comes from one that lives, or may.
+    Spared,
 }
 
 /// Whose a child is.
@@ -986,19 +997,57 @@ impl Server {
     }
 
     /// Kills what was started by an isolate that is no more, and has become a child of ours.
+    ///
+    /// What is in `execve` meanwhile bears no mark, and is looked at again until it does, for [`CHANGE_MAX`] at most. What ends by itself meanwhile
+    /// leaves its children to us, which are in no list that was taken before: it goes on until a list has nothing new.
     fn kill_strays(&self) {
-        let own: BTreeSet<i32> = self.children.values().map(|child| child.pid).collect();
+        // The number of one that is reaped may be somebody else's by now.
+        let living = self.children.values().filter(|child| child.ended.is_none());
+        let mut known: BTreeSet<i32> = living.map(|child| child.pid).collect();
+        let unknown_until = clock::now() + CHANGE_MAX;
+        let mut quiet = 0;
         // What comes to us with the end of one that is killed is looked at in turn.
-        for _ in 0..STRAYS_ROUNDS {
-            let strays: Vec<(Pidfd, bool)> = process::children_of(process::id())
-                .into_iter()
-                .filter(|pid| !own.contains(pid))
-                .filter_map(|pid| Some((pid, self.stray(pid)?)))
-                .filter_map(|(pid, janitor)| Some((Pidfd::open(pid).ok()?, janitor)))
-                .collect();
-            if strays.is_empty() {
+        let mut rounds = 0;
+        while rounds < STRAYS_ROUNDS {
+            let mut unknown = 0;
+            let mut strays: Vec<(Pidfd, bool)> = Vec::new();
+            let mut is_new = false;
+            for pid in process::children_of(process::id()) {
+                if known.contains(&pid) {
+                    continue;
+                }
+                is_new = true;
+                match self.stray(pid) {
+                    Kinship::Stray { janitor } => {
+                        strays.extend(Pidfd::open(pid).ok().map(|pidfd| (pidfd, janitor)));
+                    }
+                    Kinship::Unknown => unknown += 1,
+                    Kinship::Spared => {
+                        known.insert(pid);
+                    }
+                }
+            }
+            // The kernel's list of children may lack some while others of them end.
+            quiet = if is_new { 0 } else { quiet + 1 };
+            if quiet == 2 {
                 return;
             }
+            if strays.is_empty() {
+                if clock::now() >= unknown_until {
+                    if unknown > 0 {
+                        let _ = writeln!(
+                            io::stderr(),
+                            "offshoot: {unknown} processes that an isolate may have started are still in execve or ending, and live on until the tree ends"
+                        );
+                    }
+                    return;
+                }
+                if unknown > 0 {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                continue;
+            }
+            rounds += 1;
             let bound = u64::try_from(STRAYS_BOUND.as_nanos()).unwrap_or(0);
             let until = |deadline: u64| Duration::from_nanos(deadline.saturating_sub(clock::now()));
             let deadline = clock::now() + bound;
@@ -1009,27 +1058,37 @@ impl Server {
             }
             let deadline = clock::now() + bound;
             for (stray, _) in &strays {
-                if !stray.wait_dead(until(deadline)).unwrap_or(false) {
+                // One that does not die in time is looked at again, and holds up no other.
+                if stray.wait_dead(until(deadline)).unwrap_or(false) {
+                    let _ = stray.reap();
+                } else if clock::now() >= unknown_until + bound {
+                    let _ = writeln!(
+                        io::stderr(),
+                        "offshoot: a process that an isolate has started does not die"
+                    );
                     return;
                 }
-                let _ = stray.reap();
             }
         }
     }
 
-    /// Whether this child of ours, which we have not forked, comes from a process that is no more; if so, whether it is a forkserver, of a tree whose root was an
-    /// isolate of ours, which takes that tree down by itself.
-    fn stray(&self, pid: i32) -> Option<bool> {
+    /// Whose this child of ours is, which we have not forked.
+    fn stray(&self, pid: i32) -> Kinship {
         let ours = |mark: &Mark| mark.tree == self.mark.tree && mark.server == self.mark.server;
-        match Mark::of(pid).ok().flatten() {
-            Some(mark) if ours(&mark) => {
+        match Mark::look(pid) {
+            Ok(Looked::Marked(mark)) if ours(&mark) => {
                 let owner = |child: &Child| child.number == mark.process && child.ended.is_none();
-                (!self.children.values().any(owner)).then_some(false)
+                match self.children.values().any(owner) {
+                    true => Kinship::Spared,
+                    false => Kinship::Stray { janitor: false },
+                }
             }
             // It has hidden where it comes from, or is of another tree. Once nobody is left whose it could be, it is nobody's.
-            mark => self
-                .is_last()
-                .then_some(mark.is_some_and(|mark| mark.process == 0)),
+            looked if self.is_last() => Kinship::Stray {
+                janitor: matches!(looked, Ok(Looked::Marked(mark)) if mark.process == 0),
+            },
+            Ok(Looked::Unknown) => Kinship::Unknown,
+            _ => Kinship::Spared,
         }
     }
 
@@ -1136,7 +1195,7 @@ fn reserve_outfit() -> fork::Outfit {
 
 /// Whether a child in the root's hand has become somebody's, which may not have been said yet: it takes its name before it runs anything.
 fn is_dressed(pid: i32) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = offshoot_sys::procfs::text(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = name.trim_end();
     // The kernel cuts names; before it is one of the reserve, it is the forkserver.
     !name.is_empty() && !protocol::RESERVE.starts_with(name) && !protocol::NAME.starts_with(name)

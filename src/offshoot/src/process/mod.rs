@@ -349,8 +349,8 @@ impl Process {
     }
 
     fn resident_bytes(&self) -> u64 {
-        let statm =
-            std::fs::read_to_string(format!("/proc/{}/statm", self.life.pid())).unwrap_or_default();
+        let statm = offshoot_sys::procfs::text(format!("/proc/{}/statm", self.life.pid()))
+            .unwrap_or_default();
         let pages: u64 = statm
             .split_whitespace()
             .nth(1)

@@ -6,13 +6,16 @@
 //!
 //! # How it tells
 //! A **dead tree** is one whose lock nobody holds: the kernel releases it when root and forkserver are gone. No process ids, names or ages
-//! count. A **stray** is a process of this user with the mark of a dead tree in its environment. The mark (`OFFSHOOT_TREE`) is set before any
+//! count. One whose root is gone, and whose forkserver is stopped and so holds the lock, is dead, too: the forkserver is let go on, and takes
+//! the tree down. A **stray** is a process of this user with the mark of a dead tree in its environment. The mark (`OFFSHOOT_TREE`) is set before any
 //! code of the program runs and is inherited by all that is started, whatever becomes of parents, sessions, names and directories.
 //! What a tree has **bound** stands in its bind tables.
 //!
 //! # What it never touches
-//! A tree that lives; the processes and files of another user, even if called by root; this process and those above it; what a living process
-//! has bound; shared memory that a process has mapped or open, or may have, since it is this user's and may not be looked into; whatever is no longer the object that was registered.
+//! A tree that lives; the processes and files of another user, even if called by root (but for a process that has become another user's in a tree
+//! of ours); this process and those above it; what a living process
+//! has bound; shared memory that a process is seen to have mapped or open; whatever is no longer the object that was registered. A process of this
+//! user that may not be looked into keeps nothing, unless it is one that the tree has recorded: it is told, and what it may have mapped stays mapped.
 //!
 //! # Where it ends
 //! A program that was started with an emptied environment (`env -i`) has no mark. While the forkserver lives, it ends those, too, since they are
@@ -87,6 +90,8 @@ pub struct Report {
     pub trees: Vec<Tree>,
     /// What could not be looked at, and why.
     pub problems: Vec<String>,
+    /// What was left out of account, and makes nothing less clean.
+    pub notes: Vec<String>,
 }
 
 /// One tree.
@@ -214,6 +219,10 @@ impl Reaper {
                     tree.alive = true;
                     report.trees.push(tree);
                 }
+                Ok(Case::Held) => match self.release(path, strays)? {
+                    Released::Done(tree) => report.trees.push(tree),
+                    Released::Dead(tree) => dead.push(tree),
+                },
                 Ok(Case::Dead(what)) => dead.push(Dead {
                     tree: Tree::new(path),
                     what,
@@ -261,7 +270,15 @@ impl Reaper {
             let message = format!("cannot list the processes of this machine: {error}");
             Error::new(ErrorKind::Io(error.raw_os_error()), message)
         })?;
-        for stray in strays {
+        // What cannot be known is told: it may be of a tree that is said to be clean.
+        if !strays.unknown.is_empty() {
+            let message = format!(
+                "the processes {:?} are in execve or ending all the time, and cannot be known: look again",
+                strays.unknown
+            );
+            report.problems.push(message);
+        }
+        for stray in strays.marked {
             let here = stray
                 .mark
                 .tree
@@ -286,7 +303,7 @@ impl Reaper {
                 for dead in &mut *dead {
                     dead.strays.clear();
                 }
-                for stray in strays::find()? {
+                for stray in strays::find()?.marked {
                     let of = dead
                         .iter_mut()
                         .find(|dead| dead.tree.path == stray.mark.tree);
@@ -335,7 +352,8 @@ impl Reaper {
             .collect();
         // Looked for once, and only if there is any shared memory.
         let users = OnceCell::new();
-        let in_use = |identity: &Identity| users.get_or_init(|| InUse::now(&doomed)).has(identity);
+        let in_use =
+            |identity: &Identity| users.get_or_init(|| InUse::now(&doomed)).is_seen(identity);
         let needs = |pid: u32, start: u64| {
             !i32::try_from(pid).is_ok_and(|pid| doomed.contains(&pid))
                 && strays::lives_on(pid, start)
@@ -351,13 +369,76 @@ impl Reaper {
         for dead in dead {
             dead.sweep(&manner, report);
         }
+        if let Some(hidden) = users
+            .get()
+            .map(InUse::hidden)
+            .filter(|hidden| !hidden.is_empty())
+        {
+            report.notes.push(format!(
+                "the processes {hidden:?} of this user may not be looked into; what shared memory they have mapped stays mapped without its name"
+            ));
+        }
     }
+
+    /// A tree whose root is gone and whose forkserver is stopped.
+    fn release(&self, path: PathBuf, strays: Vec<Found>) -> Result<Released> {
+        let mut tree = Tree::new(path);
+        let (held, others): (Vec<Found>, Vec<Found>) =
+            strays.into_iter().partition(Found::is_stopped_forkserver);
+        let looks_only = self.dry || !self.wants(Phase::Processes);
+        let ends: Vec<End> = match looks_only {
+            true => vec![End::Found; held.len()],
+            false => strays::resume(&held).into_iter().map(End::from).collect(),
+        };
+        for (stray, end) in held.into_iter().zip(ends) {
+            tree.processes.push(Stray {
+                pid: stray.pid,
+                command: stray.command,
+                end,
+            });
+        }
+        if looks_only {
+            tree.processes.extend(others.into_iter().map(|stray| Stray {
+                pid: stray.pid,
+                command: stray.command,
+                end: End::Found,
+            }));
+            return Ok(Released::Done(tree));
+        }
+        let mut strays = strays::find()?.marked;
+        strays.retain(|stray| stray.mark.tree == tree.path);
+        Ok(match Case::of(&tree.path, &strays)? {
+            Case::Dead(what) => {
+                strays::settle(&mut strays);
+                Released::Dead(Dead { tree, what, strays })
+            }
+            Case::Absent => {
+                tree.removed.push(tree.path.clone());
+                Released::Done(tree)
+            }
+            Case::Alive | Case::Held => {
+                tree.alive = true;
+                Released::Done(tree)
+            }
+        })
+    }
+}
+
+/// What became of a tree whose forkserver was stopped.
+enum Released {
+    Done(Tree),
+    /// The forkserver had to be killed, and this is left.
+    Dead(Dead),
 }
 
 /// Kills at once whatever one forkserver of a tree, which is dead itself, has left running.
 pub(crate) fn kill_strays(tree: &Path, server: u32) {
     for _ in 0..ROUNDS_MAX {
-        let mut strays = strays::find().unwrap_or_default();
+        let search = strays::find().unwrap_or_default();
+        if !search.unknown.is_empty() {
+            tracing::warn!(pids = ?search.unknown, "in execve or ending all the time, so that it cannot be known whether the tree has started them");
+        }
+        let mut strays = search.marked;
         strays.retain(|stray| stray.mark.tree == tree && stray.mark.server == server);
         if strays.is_empty() {
             return;
@@ -377,6 +458,8 @@ enum Case {
     /// Nothing of it is here.
     Absent,
     Alive,
+    /// Its root is gone, and its forkserver is stopped.
+    Held,
     Dead(Remains),
 }
 
@@ -393,7 +476,14 @@ impl Case {
             return Ok(Case::Absent);
         };
         let found = match janitor::open_base(base, false) {
-            Ok(fd) => janitor::find_tree(fd.as_fd(), name)?,
+            Ok(fd) => match janitor::find_tree(fd.as_fd(), name)? {
+                janitor::Found::Alive if strays.iter().any(Found::is_stopped_forkserver) => {
+                    let root = janitor::root_of(fd.as_fd(), name);
+                    let is_gone = root.is_some_and(|(pid, start)| !strays::lives_on(pid, start));
+                    return Ok(if is_gone { Case::Held } else { Case::Alive });
+                }
+                found => found,
+            },
             Err(janitor::DirError::Io { source, .. })
                 if source.kind() == io::ErrorKind::NotFound =>
             {
@@ -439,6 +529,20 @@ impl Dead {
                 Ok(()) => self.tree.removed.push(path),
                 Err(error) => report.problems.push(format!("{}: {error}", path.display())),
             },
+            // It would be without its directory, by which the next call finds it.
+            Remains::Tree(_)
+                if self
+                    .tree
+                    .processes
+                    .iter()
+                    .any(|stray| stray.end == End::Survived) =>
+            {
+                self.tree.left.push(Left {
+                    path,
+                    why: "a process of it lives".to_owned(),
+                    ours: true,
+                });
+            }
             Remains::Tree(tree) => {
                 let hidden = match manner.processes {
                     true => hidden(tree, &self.tree.processes),

@@ -1,10 +1,10 @@
 //! Processes that have outlived their tree: how they are found, and the ladder by which they end.
 
-use crate::janitor::living;
-use crate::mark::Mark;
+use crate::janitor::{self, living};
+use crate::mark::{CHANGE_MAX, LOOK_AGAIN, Looked, Mark};
 use crate::process::forkserver::LAST_BOUND;
 use offshoot_sys::pidfd::Pidfd;
-use offshoot_sys::{clock, fsx, poll, process, signal};
+use offshoot_sys::{clock, fsx, poll, process, procfs, signal};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -27,6 +27,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Whether it is a forkserver that was stopped: it holds the lock of its tree, and can do nothing about it.
+    pub(super) fn is_stopped_forkserver(&self) -> bool {
+        self.mark.process == 0 && !self.elsewhere && process::is_stopped(self.pid)
+    }
+
     /// Whether it ends anyhow, or its parent does, and with that perhaps it: the kernel frees a tree's lock a moment before it kills the tree.
     fn is_ending(&self) -> bool {
         let parent = process::parent_of(self.pid).filter(|&parent| parent > 0);
@@ -57,6 +62,26 @@ pub(super) fn lives_on(pid: u32, start: u64) -> bool {
     })
 }
 
+/// Lets forkservers go on that were stopped, of trees whose roots are gone: each takes its tree down and ends. How each took it.
+///
+/// # Blocking
+/// Until they have ended; a little longer than they may take for that themselves, then they are killed.
+pub(super) fn resume(strays: &[Found]) -> Vec<Taken> {
+    send(strays, &vec![true; strays.len()], signal::SIGCONT);
+    let alive = wait(strays, LAST_BOUND + Duration::from_secs(2));
+    send(strays, &alive, signal::SIGKILL);
+    let survived = wait(strays, LAST_BOUND);
+    alive
+        .into_iter()
+        .zip(survived)
+        .map(|took| match took {
+            (false, _) => Taken::Interrupted,
+            (true, false) => Taken::Killed,
+            (true, true) => Taken::Survived,
+        })
+        .collect()
+}
+
 /// How a process took it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -65,24 +90,58 @@ pub(super) enum Taken {
     Survived,
 }
 
-/// Every process of this user that has a mark, but this one and those above it.
-pub(super) fn find() -> io::Result<Vec<Found>> {
+/// What a search has found.
+#[derive(Default)]
+pub(super) struct Search {
+    /// Every process of this user that has a mark, but this one and those above it.
+    pub(super) marked: Vec<Found>,
+    /// Those that may have one: they were in `execve`, or ending, for [`CHANGE_MAX`].
+    pub(super) unknown: Vec<i32>,
+}
+
+/// Looks at every process.
+///
+/// # Blocking
+/// For [`CHANGE_MAX`] at most, as long as one of them is in `execve` or ending.
+pub(super) fn find() -> io::Result<Search> {
     let spared = above(process::id());
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        if !spared.contains(&pid) {
-            found.extend(look(pid));
+    let deadline = clock::now() + CHANGE_MAX;
+    let mut search = Search::default();
+    // Those that are certain, and need no other look.
+    let mut known = spared;
+    loop {
+        let mut is_new = false;
+        search.unknown.clear();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if known.contains(&pid) {
+                continue;
+            }
+            match look(pid) {
+                Some(Err(InExecve)) => search.unknown.push(pid),
+                found => {
+                    is_new = true;
+                    known.insert(pid);
+                    search.marked.extend(found.and_then(Result::ok));
+                }
+            }
+        }
+        // What has ended by itself may have forked before, into what no list had that was taken before.
+        let settled = !is_new && search.unknown.is_empty();
+        if settled || clock::now() >= deadline {
+            return Ok(search);
+        }
+        if !is_new {
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
-    Ok(found)
 }
+
+/// That a process cannot be known before it is through with `execve`, or with its end.
+struct InExecve;
 
 /// This process, its parent, and so on. A sweep that killed whoever called for it would not be finished.
 fn above(pid: i32) -> BTreeSet<i32> {
@@ -94,28 +153,39 @@ fn above(pid: i32) -> BTreeSet<i32> {
     known
 }
 
-fn look(pid: i32) -> Option<Found> {
+fn look(pid: i32) -> Option<Result<Found, InExecve>> {
     let directory = format!("/proc/{pid}");
-    // Also as root: what belongs to another user is that user's to end. First, because it is cheap.
-    if fs::metadata(&directory).ok()?.uid() != fsx::effective_user() {
+    // Also as root: what belongs to another user is that user's to end, unless it has become that user's in a tree of ours. First, because it is
+    // cheap.
+    let is_own = fs::metadata(&directory).ok()?.uid() == fsx::effective_user();
+    if !is_own && fsx::effective_user() != 0 {
         return None;
     }
     let pidfd = Pidfd::open(pid).ok()?;
-    let mark = Mark::of(pid).ok()??;
+    let mark = match Mark::look(pid).ok()? {
+        Looked::Marked(mark) if is_own || janitor::is_own_tree(&mark.tree) => mark,
+        Looked::Marked(_) | Looked::Plain => return None,
+        Looked::Unknown if is_own => return Some(Err(InExecve)),
+        // Of another user: whose execve is nothing to wait for, unless it is through in time.
+        Looked::Unknown => match Mark::of(pid).ok()?? {
+            mark if janitor::is_own_tree(&mark.tree) => mark,
+            _ => return None,
+        },
+    };
     let link = |what: &str, of: &str| fs::read_link(format!("/proc/{of}/{what}")).ok();
     let own = pid.to_string();
-    let elsewhere = ["ns/mnt", "root"]
+    let elsewhere = ["ns/mnt", "ns/pid", "root"]
         .iter()
         .any(|what| link(what, &own) != link(what, "self"));
     let command = command_of(pid);
     // What was read is of the process that the descriptor means, if that is still there.
-    (!pidfd.is_dead()).then_some(Found {
+    (!pidfd.is_dead()).then_some(Ok(Found {
         pid,
         mark,
         command,
         elsewhere,
         pidfd,
-    })
+    }))
 }
 
 /// The command line of a process, else its name.
@@ -129,7 +199,7 @@ pub(crate) fn command_of(pid: i32) -> String {
     if !arguments.is_empty() {
         return arguments.join(" ");
     }
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = procfs::text(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("[{}]", name.trim_end())
 }
 
@@ -190,8 +260,9 @@ fn wait(strays: &[Found], bound: Duration) -> Vec<bool> {
 /// What is mapped or open in the processes of this machine.
 pub(crate) struct InUse {
     objects: BTreeSet<(u64, u64)>,
-    /// There is a process of this user into which we may not look, so that it may have anything.
-    hidden: bool,
+    /// Processes of this user into which we may not look: an agent that guards keys, for instance. What a tree has recorded decides about its own
+    /// processes, whether they can be looked into or not; these are others, and keep what they have mapped when its name is removed.
+    hidden: Vec<i32>,
 }
 
 impl InUse {
@@ -199,7 +270,7 @@ impl InUse {
     pub(crate) fn now(doomed: &BTreeSet<i32>) -> InUse {
         let mut found = InUse {
             objects: BTreeSet::new(),
-            hidden: false,
+            hidden: Vec::new(),
         };
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         for entry in processes {
@@ -214,19 +285,19 @@ impl InUse {
         found
     }
 
-    /// Whether some process has it, as far as can be known.
-    pub(crate) fn has(&self, identity: &fsx::Identity) -> bool {
-        self.hidden || self.is_seen(identity)
-    }
-
     /// Whether some process was seen to have it.
     pub(crate) fn is_seen(&self, identity: &fsx::Identity) -> bool {
         self.objects.contains(&(identity.dev, identity.ino))
     }
 
+    /// The processes of this user that could not be looked into.
+    pub(crate) fn hidden(&self) -> &[i32] {
+        &self.hidden
+    }
+
     fn add(&mut self, pid: i32) {
         let refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-        match fs::read_to_string(format!("/proc/{pid}/maps")) {
+        match procfs::text(format!("/proc/{pid}/maps")) {
             Ok(maps) => self.objects.extend(maps.lines().filter_map(mapped)),
             Err(error) if refused(&error) => self.hide(pid),
             // It has ended.
@@ -245,12 +316,14 @@ impl InUse {
 
     /// Another user's process cannot have opened what is private to us, unless it is the superuser's.
     fn hide(&mut self, pid: i32) {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let status = procfs::text(format!("/proc/{pid}/status")).unwrap_or_default();
         let user = status
             .lines()
             .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1))
             .and_then(|user| user.parse().ok());
-        self.hidden |= user == Some(fsx::effective_user());
+        if user == Some(fsx::effective_user()) && self.hidden.last() != Some(&pid) {
+            self.hidden.push(pid);
+        }
     }
 }
 
@@ -285,10 +358,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let identity = fsx::identity(file.as_file().as_fd()).unwrap();
         let in_use = InUse::now(&BTreeSet::new());
-        assert!(in_use.has(&identity) && in_use.is_seen(&identity));
+        assert!(in_use.is_seen(&identity));
         let others = InUse::now(&BTreeSet::from([process::id()]));
         assert!(!others.is_seen(&identity));
-        assert_eq!(others.has(&identity), others.hidden);
     }
 
     #[test]

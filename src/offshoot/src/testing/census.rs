@@ -80,7 +80,7 @@ impl Census {
     pub fn now() -> Census {
         places::keep();
         let inhabitants = runtime::inhabitants();
-        let all_maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let all_maps = offshoot_sys::procfs::text("/proc/self/maps").unwrap_or_default();
         let who = |runs: Runs| {
             let one = inhabitants.iter().find(|one| one.runs == runs);
             one.map_or(String::new(), |one| format!(", {}", one.who))
@@ -278,7 +278,8 @@ fn threads(pid: i32) -> Vec<i32> {
 }
 
 fn name_of(pid: i32, tid: i32) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+    let name =
+        offshoot_sys::procfs::text(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
     name.trim_end().to_owned()
 }
 
@@ -334,7 +335,7 @@ fn shared(maps: &str) -> BTreeMap<String, usize> {
 
 /// The paths of Unix sockets, by inode.
 fn sockets() -> BTreeMap<String, String> {
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let table = offshoot_sys::procfs::text("/proc/net/unix").unwrap_or_default();
     let line = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(6);
         Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
@@ -386,7 +387,7 @@ pub(super) fn times() -> BTreeMap<(i32, i32), Times> {
     let mut found = BTreeMap::new();
     for pid in below.chain([process::id()]) {
         for tid in threads(pid) {
-            let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"));
+            let stat = offshoot_sys::procfs::text(format!("/proc/{pid}/task/{tid}/schedstat"));
             let stat = stat.unwrap_or_default();
             let mut numbers = stat.split_whitespace().filter_map(|text| text.parse().ok());
             if let (Some(computed), Some(waited)) = (numbers.next(), numbers.next()) {
