@@ -220,7 +220,14 @@ pub(crate) fn killed_with_the_forkserver_stopped() {
     running.line("@ready", PATIENCE);
     let forkserver = oracle::forkserver_of(running.process.pid).expect("a forkserver");
     let stop = forkserver.pidfd().expect("it lives");
-    let reap = || offshoot::reap::Reaper::new().run().expect("a report");
+    // This one only: others may be in the fallback directory.
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").expect("the runner sets it");
+    let trees = std::fs::read_dir(std::path::Path::new(&runtime).join("offshoot"));
+    let name = trees.expect("a base").flatten().next().expect("a tree");
+    let name = name.file_name().into_string().expect("16 digits");
+    let id = offshoot::TreeId(u64::from_str_radix(&name, 16).expect("16 digits"));
+    let reaper = offshoot::reap::Reaper::new().tree(id);
+    let reap = || reaper.run().expect("a report");
     // With the root alive it is only slow.
     assert!(stop.signal(libc::SIGSTOP).expect("our own"));
     let state = || offshoot_sys::process::is_stopped(forkserver.pid);
@@ -232,17 +239,17 @@ pub(crate) fn killed_with_the_forkserver_stopped() {
     running.wait(PATIENCE);
     // Its parent is in its session, so that the kernel does not continue it.
     assert!(state(), "{}", oracle::table());
-    let looked = offshoot::reap::Reaper::new().dry_run(true).run();
+    let looked = reaper.clone().dry_run(true).run();
     let looked = looked.expect("a report");
     assert!(looked.trees.iter().all(|tree| !tree.alive), "{looked:?}");
     assert!(state(), "it only looks");
     let report = reap();
     assert!(report.is_clean(), "{report:?}");
-    let [tree] = &report.trees[..] else {
+    let [reaped] = &report.trees[..] else {
         panic!("one tree: {report:?}")
     };
     assert!(
-        !tree.alive && tree.removed == [tree.path.clone()],
+        !reaped.alive && reaped.removed == [reaped.path.clone()],
         "{report:?}"
     );
     assert!(matches!(

@@ -11,6 +11,8 @@ use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
@@ -785,17 +787,28 @@ fn namespaces(directory: &str) -> io::Result<[u64; NAMESPACES.len()]> {
 fn root(path: &CStr) -> io::Result<[u64; 3]> {
     let mut found = MaybeUninit::<libc::statx>::zeroed();
     let mask = libc::STATX_INO | libc::STATX_MNT_ID;
-    // SAFETY: the path is NUL-terminated, the structure is live and writable, and all-zero it is valid.
-    let found = unsafe {
-        checked(libc::statx(
+    // SAFETY: the path is NUL-terminated, and the structure is live and writable.
+    let asked = checked(unsafe {
+        libc::statx(
             libc::AT_FDCWD,
             path.as_ptr(),
             libc::AT_NO_AUTOMOUNT,
             mask,
             found.as_mut_ptr(),
-        ))?;
-        found.assume_init()
-    };
+        )
+    });
+    match asked {
+        Ok(_) => {}
+        // A filter: without the mount, of which two can be of one directory.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+            let found = std::fs::metadata(path)?;
+            return Ok([crate::fsx::device_of_stat(found.dev()), found.ino(), 0]);
+        }
+        Err(error) => return Err(error),
+    }
+    // SAFETY: all-zero it is valid, and the kernel has written to it.
+    let found = unsafe { found.assume_init() };
     let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
     Ok([device, found.stx_ino, found.stx_mnt_id])
 }
