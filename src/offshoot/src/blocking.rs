@@ -194,7 +194,8 @@ impl Shared {
             .spawn(move || {
                 panics::record_here();
                 self.work(number);
-            })?;
+            })
+            .map_err(crate::budget::of_thread("offshoot-pool"))?;
         state.next_thread += 1;
         state.threads.insert(number, Joiner::from(thread));
         Ok(())

@@ -119,7 +119,36 @@ pub(crate) fn process() -> Result<(), String> {
     }
 }
 
+/// Names the limits in an error of a thread of the runtime's own that could not be started.
+pub(crate) fn of_thread(name: &'static str) -> impl FnOnce(std::io::Error) -> std::io::Error {
+    move |error| {
+        let message = format!(
+            "cannot start the thread `{name}`: {error}; the limits are: {}",
+            of_tasks()
+        );
+        std::io::Error::new(error.kind(), message)
+    }
+}
+
 /// What bounds the number of threads and processes here and now, for an error that came from the system.
 pub(crate) fn of_tasks() -> String {
     limits::of_tasks().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn f09_a_thread_of_the_runtime_that_cannot_be_had_names_the_limits() {
+        let error = super::of_thread("offshoot-warden")(std::io::Error::from_raw_os_error(11));
+        let text = error.to_string();
+        for word in [
+            "offshoot-warden",
+            "os error 11",
+            "RLIMIT_NPROC",
+            "threads-max",
+        ] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
 }

@@ -207,7 +207,8 @@ impl Watcher {
         let thread = std::thread::Builder::new()
             .name("offshoot-watch".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || watch(&this, &runtime, bound))?;
+            .spawn(move || watch(&this, &runtime, bound))
+            .map_err(crate::budget::of_thread("offshoot-watch"))?;
         Ok(Watcher {
             stop,
             thread: Some(thread),

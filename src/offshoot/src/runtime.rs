@@ -422,6 +422,7 @@ impl Runtime {
         if let Some(dir) = dirs.iter().rev().find(usable) {
             return Ok(dir.clone());
         }
+        offshoot_sys::process::check_proc()?;
         match sweep_dead_trees(None) {
             Ok(report) => report.swept.tell("of dead trees"),
             Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),

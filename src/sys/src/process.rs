@@ -68,6 +68,32 @@ pub fn is_single_threaded() -> io::Result<bool> {
     Ok(fs::metadata("/proc/self/task")?.nlink() == 3)
 }
 
+/// Whether `/proc` is there and is that of this process's pid namespace, without which processes can be neither started nor told from each other.
+///
+/// # Errors
+/// That it is not, in words, with what to do.
+pub fn check_proc() -> io::Result<()> {
+    const REMEDY: &str = "mount it: `mount -t proc proc /proc` (`unshare --mount-proc` and container runtimes do so), or keep to thread isolates \
+                          that bind nothing";
+    let found = fs::read_link("/proc/self");
+    let what = match &found {
+        Ok(link) if link.as_os_str() == id().to_string().as_str() => return Ok(()),
+        Ok(link) => format!(
+            "/proc is that of another pid namespace: it calls this process {}, which is {}",
+            link.display(),
+            id()
+        ),
+        Err(_) if fs::metadata("/proc/1").is_ok() => {
+            "/proc is that of another pid namespace, in which this process is not".to_owned()
+        }
+        Err(error) => format!("/proc is not mounted here ({error})"),
+    };
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{what}; {REMEDY}"),
+    ))
+}
+
 /// When the process began, in clock ticks since boot: together with the pid a name that is not reused before the next boot. `None` when there
 /// is no such process.
 pub fn start_time(pid: i32) -> Option<u64> {
@@ -394,6 +420,26 @@ mod tests {
         ] {
             assert_eq!(gaps(keep), expected, "{keep:?}");
         }
+    }
+
+    #[test]
+    fn a_proc_that_is_not_ours_is_named() {
+        check_proc().unwrap();
+        crate::apart::run("process::tests::a_proc_that_is_not_ours_is_named", || {
+            let empty = tempfile::tempdir().unwrap();
+            crate::apart::bind(empty.path(), std::path::Path::new("/proc"));
+            let text = check_proc().unwrap_err().to_string();
+            assert!(
+                text.contains("not mounted") && text.contains("mount -t proc"),
+                "{text}"
+            );
+            fs::create_dir(empty.path().join("1")).unwrap();
+            let text = check_proc().unwrap_err().to_string();
+            assert!(text.contains("another pid namespace"), "{text}");
+            std::os::unix::fs::symlink("999999", empty.path().join("self")).unwrap();
+            let text = check_proc().unwrap_err().to_string();
+            assert!(text.contains("calls this process 999999"), "{text}");
+        });
     }
 
     #[test]

@@ -231,7 +231,8 @@ impl Porter {
                     more: BTreeSet::new(),
                 }
                 .run()
-            })?;
+            })
+            .map_err(crate::budget::of_thread("offshoot-porter"))?;
         *porter.thread.lock() = Some(Joiner::from(thread));
         Ok(porter)
     }

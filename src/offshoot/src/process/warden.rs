@@ -326,7 +326,8 @@ impl Warden {
                     next_tick: None,
                 }
                 .run()
-            })?;
+            })
+            .map_err(crate::budget::of_thread("offshoot-warden"))?;
         *warden.thread.lock() = Some(Joiner::from(thread));
         Ok(warden)
     }
@@ -380,6 +381,9 @@ impl Warden {
             let rights = servers.current.as_ref();
             if rights.and_then(|server| server.rights.as_ref()).is_some_and(|rights| !rights.has_root_directory()) {
                 why.push_str("; the root directory is another one than when the tree's forkserver was started");
+            }
+            if let Err(problem) = process::check_proc() {
+                why.push_str(&format!("; {problem}"));
             }
             failed(why).with_source(error)
         })?;
