@@ -8,6 +8,7 @@
 //! bytes between two processes), [`order`] (which of them may come when), [`dialogue`] (the same for one stream).
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod bytes;
 mod error;
