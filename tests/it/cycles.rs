@@ -183,7 +183,35 @@ fn names(error: &Error) -> Vec<String> {
         .collect()
 }
 
+/// Each blocking wait for the isolate that it is on, and whether it was an error.
+fn waits_for_itself() -> Result<Vec<bool>> {
+    fn one() -> u64 {
+        1
+    }
+    async fn opens(mut peer: Peer<(), (), ()>) -> Result<()> {
+        peer.started(())
+    }
+    let own = current().portal::<Node>()?;
+    Ok(vec![
+        own.call_blocking(one, ()).is_err(),
+        own.ask_blocking(Node::seen, ()).is_err(),
+        own.open_blocking(opens, ()).is_err(),
+    ])
+}
+
 both! {
+    /// A blocking wait for one's own isolate is an error at once: nothing else runs there meanwhile.
+    async fn a_blocking_wait_for_oneself_fails_at_once(_t: T) {
+        offshoot::nursery(async |nursery| {
+            let node = nursery.start("node", Node::default()).await?;
+            let waits = offshoot::timeout(Duration::from_secs(10), node.call(waits_for_itself, ()));
+            assert_eq!(waits.await???, [true; 3]);
+            assert_eq!(node.ask(Node::seen, ()).await?, 0);
+            Ok(())
+        })
+        .await?;
+    }
+
     async fn an_isolate_that_asks_itself_is_told_so(_t: T) {
         offshoot::nursery(async |nursery| {
             let nodes = ring(nursery, &["a"], true).await?;

@@ -2,11 +2,12 @@
 
 use offshoot::net::TcpStream;
 use offshoot::prelude::*;
-use offshoot::{Builder, Sigint, Stdio};
+use offshoot::{Builder, Running, Sigint, Stdio};
 use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::signal;
 use offshoot_tests::{append, both, held, mark, marked, processes, soon, threads, until};
 use std::io::Read;
+use std::sync::mpsc;
 use std::time::Duration;
 
 async fn pends() {
@@ -16,6 +17,11 @@ async fn pends() {
 
 async fn waits_in_an_isolate() -> Result<()> {
     offshoot::nursery(async |nursery| nursery.spawn("below").await?.call(pends, ()).await).await
+}
+
+/// The threads of this process.
+fn threads_here() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
 both! {
@@ -38,6 +44,71 @@ both! {
         let running = t.builder().start(waits_in_an_isolate).unwrap();
         assert!(until(|| marked("pends")));
         drop(running);
+    }
+
+    /// It would wait for itself: an error at once, on each kind of thread of the tree. The tree goes on.
+    fn a_tree_does_not_wait_for_itself(t: T) {
+        type Handed = Running<()>;
+        async fn on_root(running: Handed) -> Result<()> {
+            running.wait()
+        }
+        async fn on_another_isolate(running: Handed) -> Result<()> {
+            offshoot::nursery(async |nursery| {
+                let below = nursery.spawn_local("below").await?;
+                below.run(async move || running.wait()).await?
+            })
+            .await
+        }
+        async fn on_a_thread_for_blocking_work(running: Handed) -> Result<()> {
+            offshoot::unblock(move || running.wait()).await?
+        }
+        async fn try_each(way: usize, running: Handed) -> Result<()> {
+            match way {
+                0 => on_root(running).await,
+                1 => on_another_isolate(running).await,
+                _ => on_a_thread_for_blocking_work(running).await,
+            }
+        }
+        let before = threads_here();
+        for way in 0..3 {
+            let (hand, handed) = mpsc::channel::<Handed>();
+            let (say, said) = mpsc::channel();
+            let running = t
+                .builder()
+                .start(async move || {
+                    let running = offshoot::unblock(move || handed.recv()).await?;
+                    let refused = try_each(way, running.map_err(Error::other)?).await;
+                    // The tree goes on.
+                    offshoot::sleep(Duration::from_millis(1)).await?;
+                    let _ = say.send(refused);
+                    Ok(())
+                })
+                .unwrap();
+            hand.send(running).unwrap();
+            let refused = said.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+            assert!(refused.to_string().contains("wait for ever"), "{}", refused.report());
+            // With the one that looks after it.
+            assert!(until(|| threads_here() == before));
+        }
+    }
+
+    /// Dropped within its tree, a handle cancels it and waits for nothing.
+    fn a_handle_that_is_dropped_within_its_tree_cancels_it(t: T) {
+        let before = threads_here();
+        let (hand, handed) = mpsc::channel::<Running<()>>();
+        let (say, said) = mpsc::channel();
+        let running = t
+            .builder()
+            .start(async move || {
+                drop(offshoot::unblock(move || handed.recv()).await?);
+                let cancelled = offshoot::timeout(Duration::from_secs(5), offshoot::cancelled());
+                let _ = say.send(cancelled.await.is_ok());
+                Ok(())
+            })
+            .unwrap();
+        hand.send(running).unwrap();
+        assert!(said.recv_timeout(Duration::from_secs(10)).unwrap());
+        assert!(until(|| threads_here() == before));
     }
 
     /// A value comes back through the handle as it does from `run`.

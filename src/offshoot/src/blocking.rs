@@ -15,6 +15,7 @@ use offshoot_sys::clock;
 use offshoot_sys::surroundings::OfThread;
 use offshoot_sys::thread::Joiner;
 use parking_lot::{Condvar, Mutex};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -58,7 +59,17 @@ struct State {
     stopped: bool,
 }
 
+thread_local! {
+    /// The address of the pool whose thread this is, or 0. The thread holds the pool, so that no other one has the address.
+    static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
+}
+
 impl Pool {
+    /// Whether this is one of its threads.
+    pub(crate) fn is_here(&self) -> bool {
+        WORKS_FOR.get() == Arc::as_ptr(&self.0).addr()
+    }
+
     /// Whether any job is queued or runs.
     pub(crate) fn is_busy(&self) -> bool {
         self.0.state.lock().jobs > 0
@@ -197,6 +208,7 @@ impl Shared {
             .spawn(move || {
                 self.maker.put_on();
                 panics::record_here();
+                WORKS_FOR.set(Arc::as_ptr(&self).addr());
                 self.work(number);
             })
             .map_err(crate::budget::of_thread("offshoot-pool"))?;

@@ -423,7 +423,7 @@ impl<S: 'static> Portal<S> {
     /// Until the answer is there. In a task of an isolate it blocks the whole isolate.
     ///
     /// # Errors
-    /// As of [`call`](Portal::call).
+    /// As of [`call`](Portal::call). Misuse, at once, on the isolate itself, which would wait for ever.
     ///
     /// # Examples
     /// ```
@@ -454,7 +454,21 @@ impl<S: 'static> Portal<S> {
         F::Out: Payload,
     {
         captures_nothing!(F);
+        self.check_other("call_blocking")?;
         block_on(self.call(function, args))
+    }
+
+    /// Fails on the very isolate that this reaches: it serves nothing while code of it blocks.
+    pub(crate) fn check_other(&self, what: &str) -> Result<()> {
+        let own = Local::try_current();
+        if own.is_none_or(|own| !Arc::ptr_eq(&own.shared.life, &self.target.life)) {
+            return Ok(());
+        }
+        let message = format!(
+            "`{what}` of isolate `{}` on itself would wait for ever: await the call instead, or call the function directly",
+            self.target.life.identity()
+        );
+        Err(Error::new(ErrorKind::Misuse, message))
     }
 
     /// [`ask`](Portal::ask) for code that is not async.

@@ -39,6 +39,7 @@ use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -1120,8 +1121,13 @@ impl<T: Send + 'static> Running<T> {
     /// Waits until the whole tree has ended. This also looks after the root's own bounds: a root
     /// that is cancelled and does not come down is taken down by force here.
     ///
+    /// # Blocking
+    /// Until then.
+    ///
     /// # Errors
-    /// As of [`Builder::run`].
+    /// As of [`Builder::run`]. Misuse, at once, on an isolate of this tree or in what it has handed to
+    /// [`unblock`](crate::unblock): it would wait for itself. The tree then goes on, looked after by a
+    /// thread of its own, and its result is lost.
     ///
     /// # Panics
     /// Never.
@@ -1139,6 +1145,11 @@ impl<T: Send + 'static> Running<T> {
             .tree
             .take()
             .expect("only `wait` takes it, which takes this");
+        if tree.is_here() {
+            let message = "`Running::wait` within its own tree would wait for ever: wait on the thread that has started it";
+            tree.leave();
+            return Err(Error::new(ErrorKind::Misuse, message));
+        }
         tree.wait().result
     }
 }
@@ -1151,6 +1162,11 @@ impl<T: Send + 'static> Drop for Running<T> {
                 key: tree.key,
             }
             .cancel();
+            if tree.is_here() {
+                // It cannot end before this returns.
+                tree.leave();
+                return;
+            }
             // Nobody is left to hear how it ended, but for what the log says.
             if let Err(error) = tree.wait().result
                 && !error.is_cancelled()
@@ -1335,6 +1351,12 @@ impl<T> Tree<T> {
         }
     }
 
+    /// Whether this thread is one of the tree: an isolate's, or one that works for an isolate.
+    fn is_here(&self) -> bool {
+        let own = |local: Rc<Local>| Arc::ptr_eq(&local.shared.runtime, &self.runtime);
+        Local::try_current().is_some_and(own) || self.runtime.pool.is_here()
+    }
+
     fn family<R>(&self, f: impl FnOnce(&mut Family) -> R) -> R {
         f(&mut self.outside.family.lock())
     }
@@ -1359,6 +1381,29 @@ impl<T> Tree<T> {
                     parker.finish();
                 }
             }
+        }
+    }
+}
+
+impl<T: Send + 'static> Tree<T> {
+    /// Has it looked after by a thread of its own, since the one that should wait for it cannot.
+    fn leave(self) {
+        // Kept here too, so that it is not dropped with a thread that cannot be started.
+        let kept = Arc::new(Mutex::new(Some(self)));
+        let given = kept.clone();
+        let started = std::thread::Builder::new()
+            .name("offshoot-wait".to_owned())
+            .spawn(move || {
+                let tree = given.lock().take();
+                if let Some(Err(error)) = tree.map(|tree| tree.wait().result)
+                    && !error.is_cancelled()
+                {
+                    tracing::warn!(%error, "a tree failed whose handle was given up within it");
+                }
+            });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread can be had to look after a tree whose handle was given up within it");
+            std::mem::forget(kept);
         }
     }
 }

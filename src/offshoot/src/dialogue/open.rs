@@ -115,6 +115,7 @@ impl<S: 'static> Portal<S> {
         F::R: Payload,
     {
         captures_nothing!(F);
+        self.check_other("open_blocking")?;
         block_on(self.open(function, args))
     }
 }
