@@ -719,13 +719,17 @@ async fn never_starts(_peer: Peer<u64, u64>) -> u64 {
 
 processes! {
     async fn one_whose_arguments_panic_while_they_are_decoded_fails_the_opening(_t: T) {
+        /// Decoded by another process than this, as it is not where it is tried.
         #[derive(Debug, Serialize)]
-        struct Explosive;
+        struct Explosive(u32);
         impl<'de> Deserialize<'de> for Explosive {
-            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Explosive, D::Error> {
-                panic!("told to, in the decoder");
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Explosive, D::Error> {
+                let made_by = u32::deserialize(deserializer)?;
+                assert_eq!(made_by, std::process::id(), "told to, in the decoder");
+                Ok(Explosive(made_by))
             }
         }
+        let explosive = || Explosive(std::process::id());
         async fn takes(mut peer: Peer<u64, u64>, _: Explosive) -> u64 {
             peer.started(()).expect("the first time");
             0
@@ -734,9 +738,9 @@ processes! {
             let p = nursery.spawn("p").await?;
             let q = nursery.spawn("q").await?;
             // By its owner, and by one that was introduced to it.
-            let error = p.open(takes, Explosive).await.unwrap_err();
+            let error = p.open(takes, explosive()).await.unwrap_err();
             assert!(error.to_string().contains("told to, in the decoder"), "{error:?}");
-            let text = q.call(async |p: Portal| p.open(takes, Explosive).await.unwrap_err().to_string(), p.clone()).await?;
+            let text = q.call(async |p: Portal| p.open(takes, Explosive(std::process::id())).await.unwrap_err().to_string(), p.clone()).await?;
             assert!(text.contains("told to, in the decoder"), "{text}");
             // It goes on.
             assert_eq!(p.call(|n: u64| n, 7).await?, 7);

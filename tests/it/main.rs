@@ -2,6 +2,7 @@
 mod bulk;
 mod cancelling;
 mod clock;
+mod crossing;
 mod cycles;
 mod deaths;
 mod destructors;

@@ -10,6 +10,7 @@ use crate::{Error, Portal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::any::type_name;
 use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// One portal beside a value.
@@ -55,6 +56,22 @@ pub(crate) fn unpack<R>(carried: Vec<Arrived>, f: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(UNPACKED.replace(Some(carried)));
     f()
+}
+
+/// What [`codec::encode_checked`](offshoot_wire::codec::encode_checked) asks for: the portals of the value come along with it,
+/// and a panic of its decoder is an error of what is sent, not an end of the sender.
+pub(crate) fn rehearse(
+    write: &mut dyn FnMut(),
+    read: &mut dyn FnMut(),
+) -> std::result::Result<(), String> {
+    let ((), carried) = pack(write);
+    let carried = carried.into_iter().map(Ok).collect();
+    // Within a list of its own, for it is also written again.
+    let read = AssertUnwindSafe(|| pack(|| unpack(carried, read)));
+    match std::panic::catch_unwind(read) {
+        Ok(((), _)) => Ok(()),
+        Err(payload) => Err(crate::isolate::panics::take(payload).to_string()),
+    }
 }
 
 /// The name of a state's type as it crosses, so that a portal of one type is not taken for one of another. FNV-1a.

@@ -48,7 +48,6 @@
 //! - **Exit**: how an isolate ended, as a value.
 
 #![deny(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
@@ -71,7 +70,6 @@ mod isolate;
 mod janitor;
 mod ledger;
 mod life;
-mod log;
 mod mark;
 mod narrow;
 pub mod net;

@@ -534,7 +534,7 @@ impl<S: 'static> Portal<S> {
         };
         let refused = !self.allowed.permits_cancel();
         if refused {
-            crate::log::warn!(isolate = %self.target.life.origin(), %by, "a portal does not let its isolate be cancelled");
+            tracing::warn!(isolate = %self.target.life.origin(), %by, "a portal does not let its isolate be cancelled");
         } else {
             self.target.cancel(&Cancel { by });
         }
@@ -856,7 +856,7 @@ fn post<J, T>(
 }
 
 pub(crate) fn encode<T: Payload>(value: &T, out: &mut Rope) -> Result<()> {
-    codec::encode_onto(value, out).map_err(|error| {
+    codec::encode_checked(value, out, carry::rehearse).map_err(|error| {
         Error::new(
             ErrorKind::Codec,
             format!("a value of type `{}`: {error}", std::any::type_name::<T>()),

@@ -12,8 +12,8 @@ pub(crate) const LONG: usize = 16 << 10;
 
 /// Bytes that are shared, not copied: the payload for bulk data.
 ///
-/// A clone or a [`slice`](Bytes::slice) is another reference to the same memory. serde knows a `Vec<u8>` only as a sequence
-/// and visits its elements one by one; `Bytes` is handed over as a whole, which is some thirty times as fast to decode. In a message to
+/// A clone or a [`slice`](Bytes::slice) is another reference to the same memory. A `Vec<u8>` is copied into what is
+/// sent and out of what has come. `Bytes` are not, where they are long. In a message to
 /// another process, 16 KiB and more pass the codec by: they are written from where they are, and what arrives is the memory that
 /// they were read into, unless they came together with other messages: both sides together then copy them twice, into the kernel or a ring and out of it. The encoded bytes are those of
 /// a `Vec<u8>`, so that either end may use either type.

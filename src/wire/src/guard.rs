@@ -2,19 +2,21 @@
 //!
 //! A codec bounds the bytes. It does not bound the stack that nested values take, the time that
 //! elements without bytes take (`Vec<()>` of 2³² elements is six bytes long) nor the memory that
-//! short encodings of large values take. So every value passes through a serde (de)serializer that
-//! wraps the codec's and counts. Both directions count alike, so that what can be encoded is not
-//! refused by its receiver; only [`STORAGE_MAX`] is known to the receiver alone.
+//! short encodings of large values take. So every value is decoded through a serde deserializer that
+//! wraps the codec's and counts; `ser` counts alike, so that what can be encoded is not refused by its
+//! receiver, and only [`STORAGE_MAX`] is known to the receiver alone. What is decoded for its types' sake
+//! is written down here, too, for [`probe`](crate::probe).
 //!
 //! Nothing here names a codec: it works with any that tells the length of its sequences, and with
 //! the others at the price of a count per element.
 
+use crate::plain;
+use crate::probe::Read;
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
     VariantAccess, Visitor,
 };
-use serde::ser::{self, Error as _, Serialize, Serializer};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 /// How deep containers may nest: sequences, maps, tuples, structs, enums, options.
@@ -41,6 +43,10 @@ pub(crate) fn elements_max(len: usize) -> usize {
 pub(crate) struct Ledger {
     elements: Cell<usize>,
     storage: Cell<usize>,
+    /// The field of which the decoder did not know more when it failed: the innermost.
+    place: Cell<Option<(&'static str, &'static str)>>,
+    /// What the types that are decoded say of themselves, where that is asked for.
+    notes: Option<RefCell<Vec<Read>>>,
 }
 
 impl Ledger {
@@ -49,20 +55,34 @@ impl Ledger {
         Ledger {
             elements: Cell::new(elements_max(len)),
             storage: Cell::new(STORAGE_MAX),
+            place: Cell::new(None),
+            notes: None,
         }
     }
 
-    /// No budget, for a value whose encoding is not yet there; [`Ledger::elements_spent`] tells.
-    pub(crate) fn unbounded() -> Ledger {
+    /// As [`Ledger::for_bytes`], and writes down what the types say of themselves.
+    pub(crate) fn with_notes(len: usize) -> Ledger {
         Ledger {
-            elements: Cell::new(usize::MAX),
-            storage: Cell::new(usize::MAX),
+            notes: Some(RefCell::default()),
+            ..Ledger::for_bytes(len)
         }
     }
 
-    /// How many elements were charged to an unbounded ledger.
-    pub(crate) fn elements_spent(&self) -> usize {
-        usize::MAX - self.elements.get()
+    /// What was written down.
+    pub(crate) fn notes(&self) -> Vec<Read> {
+        self.notes.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// The struct and its field at which decoding failed, if it was at one.
+    pub(crate) fn place(&self) -> Option<(&'static str, &'static str)> {
+        self.place.get()
+    }
+
+    #[inline]
+    fn note(&self, note: impl FnOnce() -> Read) {
+        if let Some(notes) = &self.notes {
+            notes.borrow_mut().push(note());
+        }
     }
 
     #[inline]
@@ -117,7 +137,7 @@ impl fmt::Display for Fault {
 }
 
 #[inline]
-fn deeper(depth: u32) -> Result<u32, Fault> {
+pub(crate) fn deeper(depth: u32) -> Result<u32, Fault> {
     if depth < DEPTH_MAX {
         Ok(depth + 1)
     } else {
@@ -164,6 +184,12 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guard<'_, S> {
             ledger,
             depth,
         } = self;
+        // Its bytes are those of bytes, which come as a whole.
+        if plain::is_seed_of::<S, Vec<u8>>() {
+            deeper(depth).map_err(D::Error::custom)?;
+            let bytes = deserializer.deserialize_bytes(Owned)?;
+            return Ok(plain::seeded::<S, Vec<u8>>(bytes));
+        }
         inner.deserialize(Guard {
             inner: deserializer,
             ledger,
@@ -172,8 +198,32 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guard<'_, S> {
     }
 }
 
+/// Bytes as they are kept.
+struct Owned;
+
+impl Visitor<'_> for Owned {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    #[inline]
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(bytes.to_vec())
+    }
+}
+
 /// A visitor of one container. `COUNTED` if its length comes from the bytes, not from the type.
-struct Watch<'a, V, const COUNTED: bool>(Guard<'a, V>);
+struct Watch<'a, V, const COUNTED: bool> {
+    guard: Guard<'a, V>,
+    /// Of a struct: its name and its fields.
+    names: Names,
+}
+
+type Names = (&'static str, &'static [&'static str]);
+
+const NO_NAMES: Names = ("", &[]);
 
 impl<'a, D> Guard<'a, D> {
     /// Descends one level with `visitor`.
@@ -184,11 +234,15 @@ impl<'a, D> Guard<'a, D> {
         E: de::Error,
     {
         let depth = deeper(self.depth).map_err(E::custom)?;
-        Ok(Watch(Guard {
+        let guard = Guard {
             inner: visitor,
             ledger: self.ledger,
             depth,
-        }))
+        };
+        Ok(Watch {
+            guard,
+            names: NO_NAMES,
+        })
     }
 }
 
@@ -308,7 +362,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guard<'_, D> {
         self.ledger
             .charge_storage::<V::Value>()
             .map_err(D::Error::custom)?;
-        let visitor = self.watch::<V, D::Error, false>(visitor)?;
+        self.ledger.note(|| Read::Struct(fields));
+        let mut visitor = self.watch::<V, D::Error, false>(visitor)?;
+        visitor.names = (name, fields);
         self.inner.deserialize_struct(name, fields, visitor)
     }
 
@@ -322,6 +378,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guard<'_, D> {
         self.ledger
             .charge_storage::<V::Value>()
             .map_err(D::Error::custom)?;
+        self.ledger.note(|| Read::Enum(variants));
         let visitor = self.watch::<V, D::Error, false>(visitor)?;
         self.inner.deserialize_enum(name, variants, visitor)
     }
@@ -336,7 +393,7 @@ macro_rules! visits {
     ($($method:ident($type:ty)),* $(,)?) => {$(
         #[inline]
         fn $method<E: de::Error>(self, value: $type) -> Result<V::Value, E> {
-            self.0.inner.$method(value)
+            self.guard.inner.$method(value)
         }
     )*};
 }
@@ -345,7 +402,7 @@ impl<'de, V: Visitor<'de>, const COUNTED: bool> Visitor<'de> for Watch<'_, V, CO
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.inner.expecting(f)
+        self.guard.inner.expecting(f)
     }
 
     visits! {
@@ -373,18 +430,18 @@ impl<'de, V: Visitor<'de>, const COUNTED: bool> Visitor<'de> for Watch<'_, V, CO
 
     #[inline]
     fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
-        self.0.inner.visit_none()
+        self.guard.inner.visit_none()
     }
 
     #[inline]
     fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
-        self.0.inner.visit_unit()
+        self.guard.inner.visit_unit()
     }
 
     #[inline]
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        let deserializer = self.0.with(deserializer);
-        self.0.inner.visit_some(deserializer)
+        let deserializer = self.guard.with(deserializer);
+        self.guard.inner.visit_some(deserializer)
     }
 
     #[inline]
@@ -392,34 +449,46 @@ impl<'de, V: Visitor<'de>, const COUNTED: bool> Visitor<'de> for Watch<'_, V, CO
         self,
         deserializer: D,
     ) -> Result<V::Value, D::Error> {
-        let deserializer = self.0.with(deserializer);
-        self.0.inner.visit_newtype_struct(deserializer)
+        let deserializer = self.guard.with(deserializer);
+        self.guard.inner.visit_newtype_struct(deserializer)
     }
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
-        let paid = !COUNTED || self.0.pay(access.size_hint()).map_err(A::Error::custom)?;
+        let paid = !COUNTED
+            || self
+                .guard
+                .pay(access.size_hint())
+                .map_err(A::Error::custom)?;
         let access = Elements::<_, COUNTED> {
-            guard: self.0.with(access),
+            guard: self.guard.with(access),
             paid,
+            names: self.names,
+            next: 0,
         };
-        self.0.inner.visit_seq(access)
+        self.guard.inner.visit_seq(access)
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
-        let paid = !COUNTED || self.0.pay(access.size_hint()).map_err(A::Error::custom)?;
+        let paid = !COUNTED
+            || self
+                .guard
+                .pay(access.size_hint())
+                .map_err(A::Error::custom)?;
         let access = Elements::<_, COUNTED> {
-            guard: self.0.with(access),
+            guard: self.guard.with(access),
             paid,
+            names: self.names,
+            next: 0,
         };
-        self.0.inner.visit_map(access)
+        self.guard.inner.visit_map(access)
     }
 
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
-        let access = self.0.with(access);
-        self.0.inner.visit_enum(access)
+        let access = self.guard.with(access);
+        self.guard.inner.visit_enum(access)
     }
 }
 
@@ -439,9 +508,22 @@ impl<V> Guard<'_, V> {
 struct Elements<'a, A, const COUNTED: bool> {
     guard: Guard<'a, A>,
     paid: bool,
+    names: Names,
+    next: usize,
 }
 
 impl<A, const COUNTED: bool> Elements<'_, A, COUNTED> {
+    /// Keeps the field at which decoding failed, unless one within it is kept.
+    #[cold]
+    fn failed(&self, at: usize) {
+        let place = &self.guard.ledger.place;
+        if let (name, Some(field)) = (self.names.0, self.names.1.get(at))
+            && place.get().is_none()
+        {
+            place.set(Some((name, field)));
+        }
+    }
+
     /// Charges what was decoded. Afterwards, since an access does not know that it is at its end.
     #[inline]
     fn charge<T, E: de::Error>(&self, element: Option<T>, paid: bool) -> Result<Option<T>, E> {
@@ -464,7 +546,13 @@ impl<'de, A: SeqAccess<'de>, const COUNTED: bool> SeqAccess<'de> for Elements<'_
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
         let seed = self.guard.with(seed);
-        let element = self.guard.inner.next_element_seed(seed)?;
+        let at = self.next;
+        self.next += 1;
+        let element = self
+            .guard
+            .inner
+            .next_element_seed(seed)
+            .inspect_err(|_| self.failed(at))?;
         self.charge(element, self.paid)
     }
 
@@ -550,7 +638,10 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guard<'_, A> {
     // The level of the enum is the level of its variant's fields: one value, one level.
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
-        let visitor = Watch::<_, false>(self.with(visitor));
+        let visitor = Watch::<_, false> {
+            guard: self.with(visitor),
+            names: NO_NAMES,
+        };
         self.inner.tuple_variant(len, visitor)
     }
 
@@ -560,272 +651,11 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guard<'_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        let visitor = Watch::<_, false>(self.with(visitor));
-        self.inner.struct_variant(fields, visitor)
-    }
-}
-
-// ---- encoding ----
-
-impl<T: Serialize + ?Sized> Serialize for Guard<'_, &T> {
-    #[inline]
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.inner.serialize(self.with(serializer))
-    }
-}
-
-macro_rules! writes {
-    ($($method:ident($type:ty)),* $(,)?) => {$(
-        #[inline]
-        fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
-            self.inner.$method(value)
-        }
-    )*};
-}
-
-impl<'a, S: Serializer> Serializer for Guard<'a, S> {
-    type Ok = S::Ok;
-    type Error = S::Error;
-    type SerializeSeq = Guard<'a, S::SerializeSeq>;
-    type SerializeTuple = Guard<'a, S::SerializeTuple>;
-    type SerializeTupleStruct = Guard<'a, S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Guard<'a, S::SerializeTupleVariant>;
-    type SerializeMap = Guard<'a, S::SerializeMap>;
-    type SerializeStruct = Guard<'a, S::SerializeStruct>;
-    type SerializeStructVariant = Guard<'a, S::SerializeStructVariant>;
-
-    writes! {
-        serialize_bool(bool),
-        serialize_i8(i8),
-        serialize_i16(i16),
-        serialize_i32(i32),
-        serialize_i64(i64),
-        serialize_i128(i128),
-        serialize_u8(u8),
-        serialize_u16(u16),
-        serialize_u32(u32),
-        serialize_u64(u64),
-        serialize_u128(u128),
-        serialize_f32(f32),
-        serialize_f64(f64),
-        serialize_char(char),
-        serialize_str(&str),
-        serialize_bytes(&[u8]),
-        serialize_unit_struct(&'static str),
-    }
-
-    #[inline]
-    fn serialize_none(self) -> Result<S::Ok, S::Error> {
-        deeper(self.depth).map_err(S::Error::custom)?;
-        self.inner.serialize_none()
-    }
-
-    #[inline]
-    fn serialize_unit(self) -> Result<S::Ok, S::Error> {
-        self.inner.serialize_unit()
-    }
-
-    #[inline]
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let below = self.below()?;
-        below.inner.serialize_some(&Guard {
-            inner: value,
-            ledger: below.ledger,
-            depth: below.depth,
-        })
-    }
-
-    #[inline]
-    fn serialize_unit_variant(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-    ) -> Result<S::Ok, S::Error> {
-        self.below()?
-            .inner
-            .serialize_unit_variant(name, index, variant)
-    }
-
-    #[inline]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<S::Ok, S::Error> {
-        let below = self.below()?;
-        below.inner.serialize_newtype_struct(
-            name,
-            &Guard {
-                inner: value,
-                ledger: below.ledger,
-                depth: below.depth,
-            },
-        )
-    }
-
-    #[inline]
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-        value: &T,
-    ) -> Result<S::Ok, S::Error> {
-        let below = self.below()?;
-        let value = Guard {
-            inner: value,
-            ledger: below.ledger,
-            depth: below.depth,
+        self.ledger.note(|| Read::Struct(fields));
+        let visitor = Watch::<_, false> {
+            guard: self.with(visitor),
+            names: ("the variant", fields),
         };
-        below
-            .inner
-            .serialize_newtype_variant(name, index, variant, &value)
-    }
-
-    #[inline]
-    fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        self.ledger
-            .charge_elements(len.unwrap_or(0))
-            .map_err(S::Error::custom)?;
-        self.compound(|inner| inner.serialize_seq(len))
-    }
-
-    #[inline]
-    fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
-        self.compound(|inner| inner.serialize_tuple(len))
-    }
-
-    #[inline]
-    fn serialize_tuple_struct(
-        self,
-        name: &'static str,
-        len: usize,
-    ) -> Result<Self::SerializeTupleStruct, S::Error> {
-        self.compound(|inner| inner.serialize_tuple_struct(name, len))
-    }
-
-    #[inline]
-    fn serialize_tuple_variant(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-        len: usize,
-    ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        self.compound(|inner| inner.serialize_tuple_variant(name, index, variant, len))
-    }
-
-    #[inline]
-    fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        self.ledger
-            .charge_elements(len.unwrap_or(0))
-            .map_err(S::Error::custom)?;
-        self.compound(|inner| inner.serialize_map(len))
-    }
-
-    #[inline]
-    fn serialize_struct(
-        self,
-        name: &'static str,
-        len: usize,
-    ) -> Result<Self::SerializeStruct, S::Error> {
-        self.compound(|inner| inner.serialize_struct(name, len))
-    }
-
-    #[inline]
-    fn serialize_struct_variant(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-        len: usize,
-    ) -> Result<Self::SerializeStructVariant, S::Error> {
-        self.compound(|inner| inner.serialize_struct_variant(name, index, variant, len))
-    }
-
-    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        self.inner.collect_str(value)
-    }
-
-    #[inline]
-    fn is_human_readable(&self) -> bool {
-        self.inner.is_human_readable()
-    }
-}
-
-impl<'a, S: Serializer> Guard<'a, S> {
-    #[inline]
-    fn below(self) -> Result<Guard<'a, S>, S::Error> {
-        let depth = deeper(self.depth).map_err(S::Error::custom)?;
-        Ok(Guard { depth, ..self })
-    }
-
-    #[inline]
-    fn compound<C>(
-        self,
-        open: impl FnOnce(S) -> Result<C, S::Error>,
-    ) -> Result<Guard<'a, C>, S::Error> {
-        let Guard {
-            inner,
-            ledger,
-            depth,
-        } = self.below()?;
-        Ok(Guard {
-            inner: open(inner)?,
-            ledger,
-            depth,
-        })
-    }
-}
-
-macro_rules! compounds {
-    ($($trait:ident::$method:ident($($key:ident)?)),* $(,)?) => {$(
-        impl<C: ser::$trait> ser::$trait for Guard<'_, C> {
-            type Ok = C::Ok;
-            type Error = C::Error;
-
-            #[inline]
-            fn $method<T: Serialize + ?Sized>(&mut self, $($key: &'static str,)? value: &T) -> Result<(), C::Error> {
-                let value = self.with(value);
-                self.inner.$method($($key,)? &value)
-            }
-
-            #[inline]
-            fn end(self) -> Result<C::Ok, C::Error> {
-                self.inner.end()
-            }
-        }
-    )*};
-}
-
-compounds!(
-    SerializeSeq::serialize_element(),
-    SerializeTuple::serialize_element(),
-    SerializeTupleStruct::serialize_field(),
-    SerializeTupleVariant::serialize_field(),
-    SerializeStruct::serialize_field(key),
-    SerializeStructVariant::serialize_field(key),
-);
-
-impl<C: ser::SerializeMap> ser::SerializeMap for Guard<'_, C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
-
-    #[inline]
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), C::Error> {
-        let key = self.with(key);
-        self.inner.serialize_key(&key)
-    }
-
-    #[inline]
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-        let value = self.with(value);
-        self.inner.serialize_value(&value)
-    }
-
-    #[inline]
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.inner.end()
+        self.inner.struct_variant(fields, visitor)
     }
 }

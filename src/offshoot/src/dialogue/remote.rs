@@ -7,6 +7,7 @@
 use super::Overflow;
 use super::channel::{Found, register};
 use super::tie::{Role, Tie};
+use crate::carry;
 use crate::credit::Taken;
 use crate::isolate::shared::Target;
 use crate::process::link::{Frame, Link, Parcel};
@@ -278,7 +279,7 @@ impl Remote {
         match frame {
             Ok(frame) => self.link.write(frame),
             // Its body is ours and small, so that it always fits.
-            Err(error) => crate::log::error!(?kind, %error, "cannot send a frame of a dialogue"),
+            Err(error) => tracing::error!(?kind, %error, "cannot send a frame of a dialogue"),
         }
     }
 
@@ -327,7 +328,7 @@ impl Remote {
 
     fn encoded<T: Payload>(&self, kind: Kind, value: &T) -> Result<Frame> {
         self.link.frame(kind, self.id, |out| {
-            codec::encode_onto(value, out).map_err(|error| {
+            codec::encode_checked(value, out, carry::rehearse).map_err(|error| {
                 let name = std::any::type_name::<T>();
                 Error::new(
                     ErrorKind::Codec,

@@ -694,7 +694,7 @@ impl Link {
     /// Returns who is to be woken once the lock is given back.
     #[must_use]
     fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
-        crate::log::debug!(%error, "a link ended");
+        tracing::debug!(%error, "a link ended");
         out.closed = true;
         // `has_queued` may stay: the next flush finds nothing.
         out.queue = Queue::default();
@@ -772,7 +772,7 @@ impl Link {
     pub(crate) fn send_value<T: Serialize>(&self, kind: Kind, correlation: u64, value: &T) {
         let sent = self.send(kind, correlation, |out| encode(value, out));
         if let Err(error) = sent {
-            crate::log::error!(?kind, %error, "cannot send a control frame");
+            tracing::error!(?kind, %error, "cannot send a control frame");
         }
     }
 
@@ -805,7 +805,7 @@ impl Link {
     pub(crate) fn send_reply<T: Payload>(&self, correlation: u64, value: &T) {
         self.settle(correlation);
         let sent = self.send(Kind::Reply, correlation, |out| {
-            codec::encode_onto(value, out).map_err(|error| {
+            codec::encode_checked(value, out, carry::rehearse).map_err(|error| {
                 let name = std::any::type_name::<T>();
                 Error::new(
                     ErrorKind::Codec,
@@ -838,7 +838,7 @@ impl Link {
             let text = self.shortened(error.report());
             let short = frame(&Error::new(ErrorKind::Other, text));
             short.unwrap_or_else(|error| {
-                crate::log::error!(%error, "cannot send a failure");
+                tracing::error!(%error, "cannot send a failure");
                 Frame::none()
             })
         })
@@ -1124,7 +1124,7 @@ impl Link {
         }
         let came = std::mem::take(&mut *self.came.lock());
         if !came.is_empty() {
-            crate::log::debug!("descriptors came that no frame speaks of");
+            tracing::debug!("descriptors came that no frame speaks of");
         }
     }
 

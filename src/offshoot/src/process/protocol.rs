@@ -2,7 +2,6 @@
 
 use crate::{Error, ErrorKind, Result};
 use offshoot_sys::fork::{self, Limit};
-use offshoot_sys::surroundings::{Attribute, Variable};
 use offshoot_sys::{process, socket};
 use offshoot_wire::codec;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,8 +23,6 @@ pub(crate) enum Request {
         reserve: u32,
         cgroups: bool,
         rights: Vec<u64>,
-        /// How the caller of `run` is scheduled, which is how all helpers are.
-        caller: Vec<u64>,
         faults: String,
     },
     /// The root's: so many are to wait in reserve from now on.
@@ -53,9 +50,6 @@ pub(crate) struct Outfit {
     pub(crate) stdio: [bool; 3],
     /// The only directories in which it may have addresses: so many follow, last. With none here, wherever the asking process may.
     pub(crate) grants: Option<u8>,
-    /// What the spawning thread has otherwise than the forkserver's children, see [`Surroundings`](offshoot_sys::surroundings::Surroundings).
-    pub(crate) attributes: Vec<Attribute>,
-    pub(crate) variables: Vec<Variable>,
 }
 
 impl Outfit {
@@ -75,8 +69,6 @@ impl Outfit {
             name: self.name.clone(),
             umask: self.umask,
             limits,
-            attributes: self.attributes.clone(),
-            variables: self.variables.clone(),
             ..fork::Outfit::default()
         })
     }
@@ -122,8 +114,8 @@ fn missing() -> io::Error {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// It serves, and its children have these surroundings.
-    Welcome { surroundings: Vec<u64> },
+    /// It serves.
+    Welcome,
     /// Its last word: why it does not serve, or not any more.
     Refused { why: String },
     /// It is forked; its pidfd follows.

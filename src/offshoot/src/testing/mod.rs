@@ -49,7 +49,6 @@ pub use cut::{After, Direction};
 pub use fault::Fault;
 
 use crate::{Builder, Error, ErrorKind, Portal, Result};
-use offshoot_sys::say;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -134,7 +133,7 @@ impl Drop for Guard {
             leak.clean();
         }
         match std::thread::panicking() {
-            true => say::report(&format!("left behind:\n{text}\n")),
+            true => eprintln!("left behind:\n{text}"),
             false => panic!("left behind:\n{text}"),
         }
     }
@@ -214,7 +213,7 @@ where
     let watch = std::thread::spawn(move || match ended.recv_timeout(limit) {
         Err(RecvTimeoutError::Timeout) => {
             let dump = handle.dump_tree(DUMPED).join("\n");
-            say::report(&format!("not done after {limit:?}:\n{dump}\n"));
+            eprintln!("not done after {limit:?}:\n{dump}");
             handle.cancel();
             Some(dump)
         }
