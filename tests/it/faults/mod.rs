@@ -64,7 +64,7 @@ fn the_tables_name_tests_that_exist() {
         }
     }
     let guide = fs::read_to_string(root.join("docs/guide.md")).expect("the guide");
-    assert!(guide.contains("(faults.md)") && guide.contains("(tractor-rows.md)"));
+    assert!(guide.contains("`docs/faults.md`") && guide.contains("`docs/tractor-rows.md`"));
 }
 
 /// Each fault names a test that bears its number, or says why there is none; and each test that bears a number stands in that row.
