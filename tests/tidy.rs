@@ -187,3 +187,34 @@ fn each_file_that_the_map_names_exists() {
         "ARCHITECTURE.md names {missing:?}, which do not exist"
     );
 }
+
+/// Nothing of the library can panic for want of a reader: `clippy` refuses what prints, and this the events that are not guarded.
+#[test]
+fn every_event_of_the_log_is_guarded() {
+    let own = root().join("src/offshoot/src");
+    let events = ["error", "warn", "info", "debug", "trace", "event"];
+    for file in files(&own, "rs") {
+        if file.file_name().is_some_and(|name| name == "log.rs") {
+            continue;
+        }
+        let text = read(&file);
+        for event in events {
+            let bare = format!("tracing::{event}!");
+            assert!(
+                !text.contains(&bare),
+                "{}: {bare} instead of crate::log::{event}!",
+                file.display()
+            );
+        }
+    }
+    for library in ["sys", "mailbox", "wire", "offshoot", "cli"] {
+        let source = root().join("src").join(library).join("src");
+        let top = ["lib.rs", "main.rs"].map(|name| source.join(name));
+        let top = top.iter().find(|path| path.exists());
+        let text = read(top.expect("a crate"));
+        assert!(
+            text.contains("deny(clippy::print_stdout, clippy::print_stderr)"),
+            "{library}"
+        );
+    }
+}

@@ -21,6 +21,7 @@ mod root_death;
 mod signals;
 mod spawn_faults;
 mod strangers;
+mod surroundings;
 
 use harness::{Case, case};
 use std::process::ExitCode;
@@ -160,6 +161,34 @@ const CASES: &[Case] = &[
     case(
         "spawn_faults::killed_when_it_serves",
         spawn_faults::killed_after,
+    ),
+    case(
+        "surroundings::a_standard_error_that_is_broken_costs_nobody",
+        surroundings::broken_stderr,
+    ),
+    case(
+        "surroundings::what_is_ignored_stays_ignored",
+        surroundings::stays_ignored,
+    ),
+    case(
+        "surroundings::what_is_spawned_has_what_its_spawner_has",
+        surroundings::what_is_spawned_has_what_its_spawner_has,
+    ),
+    case(
+        "surroundings::limits_are_errors",
+        surroundings::limits_are_errors,
+    ),
+    case(
+        "surroundings::standard_numbers_are_not_taken",
+        surroundings::standard_numbers_are_not_taken,
+    ),
+    case(
+        "surroundings::a_terminal_stops_no_process",
+        surroundings::a_terminal_stops_no_process,
+    ),
+    case(
+        "surroundings::what_c_has_buffered_is_written",
+        surroundings::what_c_has_buffered_is_written,
     ),
     case(
         "strangers::end_with_their_isolate",

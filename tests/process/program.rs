@@ -48,6 +48,16 @@ impl Running {
         program: &str,
         environment: &[(&str, &str)],
     ) -> Running {
+        Running::start_changed(image, program, environment, |_| {})
+    }
+
+    /// As [`Running::start_image`], where `change` has the last word.
+    pub(crate) fn start_changed(
+        image: &Path,
+        program: &str,
+        environment: &[(&str, &str)],
+        change: impl FnOnce(&mut Command),
+    ) -> Running {
         let (input, stdin) = std::io::pipe().expect("a pipe");
         let (output, stdout) = std::io::pipe().expect("a pipe");
         let stderr = stdout.try_clone().expect("a copy");
@@ -59,6 +69,7 @@ impl Running {
             .stdout(OwnedFd::from(stdout))
             .stderr(OwnedFd::from(stderr))
             .process_group(0);
+        change(&mut command);
         #[expect(clippy::zombie_processes)] // Reaped through its pidfd, or with all other orphans.
         let child = command.spawn().expect("the program starts");
         drop(command);
@@ -243,6 +254,14 @@ pub(crate) fn main() -> Option<ExitCode> {
         "brief" => offshoot::main(crate::strangers::brief),
         "bereft" => offshoot::main(crate::strangers::bereft),
         "inner" => offshoot::main(crate::strangers::inner),
+        "broken-fails" => offshoot::main(crate::surroundings::fails),
+        "broken-tree" => crate::surroundings::broken_tree(),
+        "changes" => finish(offshoot::run(crate::surroundings::changes)),
+        "limited" => finish(offshoot::run(crate::surroundings::limited)),
+        "closed" => crate::surroundings::closed(),
+        "ignores" => offshoot::main(crate::surroundings::ignores),
+        "terminal" => finish(offshoot::run(crate::surroundings::on_terminal)),
+        "c-output" => finish(offshoot::run(crate::surroundings::c_output)),
         "secure" => finish(offshoot::run(crate::rights::secure)),
         "rights" => finish(offshoot::run(crate::rights::program)),
         "stubborn" => offshoot::main(stubborn),

@@ -12,7 +12,9 @@ pub(crate) fn install() {
         .from_env_lossy();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // Otherwise it prints, by what panics, that it cannot print.
+        .log_internal_errors(false);
     // A process that has one already keeps it.
     let _ = subscriber.try_init();
 }

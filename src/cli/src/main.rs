@@ -11,6 +11,7 @@
 //!
 //! A thread that crashes ends the program by its signal; the shell shows 128 more than its number.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod args;
 mod bench;

@@ -13,6 +13,8 @@
 //!
 //! Each module states the rules of its state word in numbers, and the code cites them. Read [`Parker`] first.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod envelope;
 pub mod oneshot;
 mod parker;

@@ -12,11 +12,12 @@ use crate::runtime::Runtime;
 use crate::testing::places;
 use crate::time::off_isolate;
 use crate::{Error, ErrorKind, IsolateId, Result, unblock};
+use offshoot_sys::fsx;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::Location;
@@ -308,8 +309,12 @@ pub async fn register_path(path: impl AsRef<Path>) -> Result<RegisteredPath> {
 /// ```
 pub async fn pid_file(path: impl AsRef<Path>) -> Result<RegisteredPath> {
     let make = |path: &Path| {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        fsx::write_at(
+            file.as_fd(),
+            format!("{}\n", std::process::id()).as_bytes(),
+            0,
+        )
     };
     let ((), registered) = make_file("make the pid file", path.as_ref(), make).await?;
     Ok(registered)
@@ -366,8 +371,11 @@ const SHARED_MEMORY: &str = "/dev/shm";
 /// Makes a named object of shared memory of so many bytes, all zero and for this user alone, as `shm_open` with `O_CREAT` and `O_EXCL` does, and
 /// registers it: its name is removed when the guard is dropped or this process ends, however it ends. Mappings stay. A checkpoint.
 ///
+/// All of it is set aside at once: no later store into a mapping fails for lack of room, which would be a SIGBUS.
+///
 /// # Errors
-/// If the name is taken or none (a slash in it, save the first), there is no `/dev/shm`, or no room there; a cancelled error.
+/// If the name is taken or none (a slash in it, save the first), there is no `/dev/shm`, no room there (`ENOSPC`), or a file may not be so long
+/// (`EFBIG`, of RLIMIT_FSIZE); a cancelled error.
 ///
 /// # Cancellation
 /// If the future is dropped, the object may be made and then removed at once.
@@ -389,7 +397,7 @@ async fn make_shared_memory(name: &str, bytes: u64) -> Result<(File, RegisteredP
             .create_new(true)
             .mode(0o600)
             .open(path)?;
-        file.set_len(bytes)?;
+        fsx::allocate(file.as_fd(), bytes)?;
         Ok(file)
     };
     let (file, claimed) = claim(

@@ -12,6 +12,7 @@ use crate::time::off_isolate;
 use crate::{Error, ErrorKind, Result};
 use offshoot_mailbox::oneshot;
 use offshoot_sys::clock;
+use offshoot_sys::surroundings::OfThread;
 use offshoot_sys::thread::Joiner;
 use parking_lot::{Condvar, Mutex};
 use std::cell::Cell;
@@ -40,6 +41,8 @@ struct Shared {
     state: Mutex<State>,
     /// There is a job, or the end.
     news: Condvar,
+    /// Of the thread that made it: as the threads of the pool are scheduled, whoever has the first job.
+    maker: OfThread,
 }
 
 #[derive(Default)]
@@ -161,7 +164,7 @@ impl Pool {
         // What they have captured is the program's, and its destructors may panic.
         for job in queue {
             if let Some(panic) = panics::drop_caught(job) {
-                tracing::error!(%panic, "a destructor panicked on the way out of the tree");
+                crate::log::error!(%panic, "a destructor panicked on the way out of the tree");
             }
         }
         waiting.into_values().for_each(Waker::wake);
@@ -171,7 +174,7 @@ impl Pool {
             .filter_map(|mut thread| (!thread.join_until(deadline)).then_some(()))
             .count();
         if left > 0 {
-            tracing::error!(
+            crate::log::error!(
                 left,
                 ?bound,
                 "threads for blocking work do not return from their closures; they are left"
@@ -203,6 +206,7 @@ impl Shared {
         let thread = std::thread::Builder::new()
             .name("offshoot-pool".to_owned())
             .spawn(move || {
+                self.maker.put_on();
                 panics::record_here();
                 WORKS_FOR.set(Arc::as_ptr(&self).addr());
                 self.work(number);
@@ -222,7 +226,7 @@ impl Shared {
                 woken.into_iter().for_each(Waker::wake);
                 // It catches the panics of the closure; this is for those of a result's destructor.
                 if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
-                    tracing::error!("a destructor panicked on a thread for blocking work");
+                    crate::log::error!("a destructor panicked on a thread for blocking work");
                 }
                 state = self.state.lock();
                 state.jobs -= 1;

@@ -301,7 +301,7 @@ where
                 let error = decode_failed::<F>(&error);
                 match answer {
                     Some(answer) => answer.fail(error),
-                    None => tracing::error!(%error, "a message is lost"),
+                    None => crate::log::error!(%error, "a message is lost"),
                 }
                 return None;
             }

@@ -657,7 +657,7 @@ fn abandon(
     let origin = member.target.life.origin();
     let text = exit.to_string();
     news.add(move || {
-        tracing::error!(isolate = %origin, id = %origin.id, exit = text, "thread abandoned");
+        crate::log::error!(isolate = %origin, id = %origin.id, exit = text, "thread abandoned");
     });
     news.append(member.target.life.announce_quietly(exit.clone()));
     let heirs = shared.family.lock().surrender();
@@ -696,7 +696,7 @@ impl Advanced {
         self.news.tell();
         for message in self.unserved {
             if let Some(panic) = panics::drop_caught(message) {
-                tracing::error!(%panic, "a destructor of a message to an abandoned isolate panicked");
+                crate::log::error!(%panic, "a destructor of a message to an abandoned isolate panicked");
             }
         }
         self.gone

@@ -6,6 +6,8 @@
 
 use crate::testing::places;
 use crate::{Error, Result, unblock};
+use offshoot_sys::signal::{Held, SIGXFSZ};
+use offshoot_sys::standard::make_above;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::ops::Deref;
@@ -28,7 +30,14 @@ async fn on<T: Send + 'static>(
     operation: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let path = path.to_owned();
-    unblock(move || operation(&path).map_err(|error| failed(doing, &path, error))).await?
+    unblock(move || limited(|| operation(&path)).map_err(|error| failed(doing, &path, error)))
+        .await?
+}
+
+/// Over the limit of a file's size (RLIMIT_FSIZE), an operation is an error, and no signal that ends the process.
+fn limited<T>(operation: impl FnOnce() -> T) -> T {
+    let _held = Held::new(&[SIGXFSZ]);
+    operation()
 }
 
 /// The whole content of a file.
@@ -168,7 +177,7 @@ impl File {
         let place = Location::caller();
         places::at(place, async move {
             let path = path.as_ref();
-            let file = on("open", path, |path| fs::File::open(path)).await?;
+            let file = on("open", path, |path| make_above(|| fs::File::open(path))).await?;
             Ok(File::of(file, path))
         })
     }
@@ -183,12 +192,14 @@ impl File {
         places::at(place, async move {
             let path = path.as_ref();
             let file = on("create", path, |path| {
-                fs::File::options()
-                    .read(true)
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .open(path)
+                make_above(|| {
+                    fs::File::options()
+                        .read(true)
+                        .write(true)
+                        .create(true)
+                        .truncate(true)
+                        .open(path)
+                })
             })
             .await?;
             Ok(File::of(file, path))
@@ -215,7 +226,8 @@ impl File {
         operation: impl FnOnce(&fs::File) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (file, path) = (self.file.clone(), self.path.clone());
-        unblock(move || operation(&file).map_err(|error| failed(doing, &path, error))).await?
+        unblock(move || limited(|| operation(&file)).map_err(|error| failed(doing, &path, error)))
+            .await?
     }
 
     /// The place at which the next chunk is read or written, in bytes from the beginning.

@@ -119,7 +119,7 @@ impl Runtime {
 
     /// Notes an isolate that blocks, and tells whoever is above.
     pub(crate) fn notice(&self, blocked: Blocked) {
-        tracing::warn!(isolate = %blocked.isolate, pid = blocked.isolate.pid, since = ?blocked.since, "{blocked}");
+        crate::log::warn!(isolate = %blocked.isolate, pid = blocked.isolate.pid, since = ?blocked.since, "{blocked}");
         if let Some(link) = self.uplink.get().and_then(Weak::upgrade) {
             link.send_value(Kind::Noticed, 0, &blocked);
         }
@@ -203,11 +203,15 @@ pub(crate) struct Watcher {
 impl Watcher {
     pub(crate) fn start(runtime: &Arc<Runtime>, bound: Duration) -> std::io::Result<Watcher> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let caller = runtime.caller;
         let (this, runtime) = (stop.clone(), Arc::downgrade(runtime));
         let thread = std::thread::Builder::new()
             .name("offshoot-watch".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || watch(&this, &runtime, bound))
+            .spawn(move || {
+                caller.put_on();
+                watch(&this, &runtime, bound)
+            })
             .map_err(crate::budget::of_thread("offshoot-watch"))?;
         Ok(Watcher {
             stop,

@@ -168,7 +168,7 @@ mod on {
     /// A forked process ends: says on its standard error what did not hold in it, where whoever runs the test looks for it.
     pub(crate) fn of_child() {
         for wrong in verdict() {
-            eprintln!("the oracle: {wrong}");
+            offshoot_sys::say::report(&format!("the oracle: {wrong}\n"));
         }
     }
 

@@ -48,6 +48,7 @@
 //! - **Exit**: how an isolate ended, as a value.
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
@@ -70,6 +71,7 @@ mod isolate;
 mod janitor;
 mod ledger;
 mod life;
+mod log;
 mod mark;
 mod narrow;
 pub mod net;

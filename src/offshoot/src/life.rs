@@ -35,7 +35,7 @@ impl News {
         for news in self.0 {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(news)) {
                 let panic = panics::take(payload);
-                tracing::error!(%panic, "a waker panicked");
+                crate::log::error!(%panic, "a waker panicked");
             }
         }
     }

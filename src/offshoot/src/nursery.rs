@@ -706,7 +706,7 @@ impl Core {
         };
         let origin = self.local.shared.life.origin();
         if self.closed.get() {
-            tracing::error!(isolate = %origin, %panic, "a destructor of a task panicked");
+            crate::log::error!(isolate = %origin, %panic, "a destructor of a task panicked");
             self.local.fail(Exit::Panicked(panic));
             return;
         }

@@ -534,7 +534,7 @@ impl<S: 'static> Portal<S> {
         };
         let refused = !self.allowed.permits_cancel();
         if refused {
-            tracing::warn!(isolate = %self.target.life.origin(), %by, "a portal does not let its isolate be cancelled");
+            crate::log::warn!(isolate = %self.target.life.origin(), %by, "a portal does not let its isolate be cancelled");
         } else {
             self.target.cancel(&Cancel { by });
         }

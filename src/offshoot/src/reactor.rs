@@ -110,7 +110,7 @@ pub(crate) struct Reactor {
 impl Reactor {
     pub(crate) fn new() -> io::Result<(Reactor, MioWaker)> {
         let reactor = Reactor::bare()?;
-        let waker = MioWaker::new(&reactor.registry, WAKE)?;
+        let waker = offshoot_sys::standard::make_above(|| MioWaker::new(&reactor.registry, WAKE))?;
         Ok((reactor, waker))
     }
 
@@ -125,7 +125,7 @@ impl Reactor {
     }
 
     fn bare() -> io::Result<Reactor> {
-        let poll = Poll::new()?;
+        let poll = offshoot_sys::standard::make_above(Poll::new)?;
         let registry = poll.registry().try_clone()?;
         Ok(Reactor {
             poll: RefCell::new(poll),
@@ -145,7 +145,7 @@ impl Reactor {
         let mut events = self.events.borrow_mut();
         if let Err(error) = self.poll.borrow_mut().poll(&mut events, timeout) {
             if error.kind() != io::ErrorKind::Interrupted {
-                tracing::error!(%error, "cannot wait for readiness");
+                crate::log::error!(%error, "cannot wait for readiness");
             }
             return;
         }

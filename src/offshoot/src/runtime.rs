@@ -29,7 +29,8 @@ use offshoot_mailbox::{Parker, Sleep};
 use offshoot_sys::event::EventFd;
 use offshoot_sys::original::Original;
 use offshoot_sys::signal::{self, Signals};
-use offshoot_sys::{clock, fork, fsx, futex, poll, process};
+use offshoot_sys::surroundings::OfThread;
+use offshoot_sys::{clock, fork, fsx, futex, poll, process, say};
 use offshoot_wire::frame::{self, Entry};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,8 @@ enum Place {
 }
 
 pub(crate) struct Runtime {
+    /// How the thread is scheduled that has made it, as all helpers are: the caller of `run`, or the first of a process.
+    pub(crate) caller: OfThread,
     pub(crate) tree: TreeId,
     /// The process that it runs in. A copy by `fork` touches nothing.
     pub(crate) original: Original,
@@ -215,6 +218,7 @@ impl Runtime {
             spin: Spin::new(settings.spin, matches!(place, Place::Child(_))),
             settings,
             pool: Pool::default(),
+            caller: OfThread::now(),
             process_key: u32::try_from(random()? >> 32).unwrap_or(0),
             next_slot: AtomicU32::new(0),
             place,
@@ -356,7 +360,7 @@ impl Runtime {
         if let Some(bound) = self.settings.notice_blocked {
             match Watcher::start(self, bound) {
                 Ok(watcher) => *self.watcher.lock() = Some(watcher),
-                Err(error) => tracing::warn!(%error, "nobody looks for isolates that block"),
+                Err(error) => crate::log::warn!(%error, "nobody looks for isolates that block"),
             }
         }
     }
@@ -426,7 +430,7 @@ impl Runtime {
         offshoot_sys::process::check_proc()?;
         match sweep_dead_trees(None) {
             Ok(report) => report.swept.tell("of dead trees"),
-            Err(error) => tracing::warn!(%error, "cannot sweep dead trees"),
+            Err(error) => crate::log::warn!(%error, "cannot sweep dead trees"),
         }
         crate::fault::check("tree", "")
             .map_err(|error| Error::io(format!("cannot make the tree's directory: {error}; set XDG_RUNTIME_DIR (or TMPDIR) to a directory with room that is yours alone"), error))?;
@@ -920,6 +924,8 @@ impl Builder {
         T: Send + 'static,
     {
         let settings = self.settings()?;
+        // Before anything is opened that could take their numbers.
+        process::open_standard_fds();
         #[cfg(feature = "fault-points")]
         crate::fault::set(self.faults.clone().unwrap_or_default());
         let mut handled = Vec::new();
@@ -934,7 +940,7 @@ impl Builder {
             _ => Some(Signals::install(&handled)?),
         };
         #[cfg(panic = "abort")]
-        tracing::warn!(
+        crate::log::warn!(
             "built with `panic = \"abort\"`: a panic in a thread isolate ends the whole program; use process isolates, or unwind"
         );
         // The last that stands between a copy of this program and one that starts copies of its own.
@@ -1020,7 +1026,7 @@ impl Builder {
             // The forkserver's start, which it waits for. If it fails, so does the first spawn, and says why.
             runtime.pool.try_submit(move || {
                 if let Err(error) = this.warden_of_thread() {
-                    tracing::warn!(%error, "no process is kept in reserve");
+                    crate::log::warn!(%error, "no process is kept in reserve");
                 }
             });
         }
@@ -1165,7 +1171,7 @@ impl<T: Send + 'static> Drop for Running<T> {
             if let Err(error) = tree.wait().result
                 && !error.is_cancelled()
             {
-                tracing::warn!(%error, "a tree failed whose handle was dropped");
+                crate::log::warn!(%error, "a tree failed whose handle was dropped");
             }
         }
     }
@@ -1338,10 +1344,10 @@ impl<T> Tree<T> {
             .spawn(move || {
                 let until = clock::now() + nanos(DUMPED);
                 let lines = runtime.dump_tree(until).join("\n");
-                eprintln!("offshoot: the tree {}:\n{lines}", runtime.tree);
+                say::report(&format!("offshoot: the tree {}:\n{lines}\n", runtime.tree));
             });
         if let Err(error) = printed {
-            eprintln!("offshoot: cannot print what the tree does: {error}");
+            offshoot_sys::note!("cannot print what the tree does: {error}");
         }
     }
 
@@ -1363,7 +1369,7 @@ impl<T> Tree<T> {
             (Some(signals), Some(PollWaker::Event(event))) => {
                 if parker.prepare(Sleep::Poll) {
                     if let Err(error) = poll::wait(&[signals.fd(), event.as_fd()], timeout) {
-                        tracing::error!(%error, "cannot wait for signals");
+                        crate::log::error!(%error, "cannot wait for signals");
                     }
                     parker.finish();
                 }
@@ -1475,12 +1481,12 @@ impl Builder {
                 if let Err(error) = result
                     && !error.is_cancelled()
                 {
-                    eprint!("error: {}", error.report());
+                    say::report(&format!("error: {}", error.report()));
                 }
                 128 + number
             }
             (Err(error), None) => {
-                eprint!("error: {}", error.report());
+                say::report(&format!("error: {}", error.report()));
                 1
             }
         };

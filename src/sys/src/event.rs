@@ -1,5 +1,6 @@
 //! An eventfd and a timerfd: flags that a descriptor-based wait can see.
 
+use crate::standard::above;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -16,7 +17,7 @@ impl EventFd {
         // SAFETY: takes no pointer.
         let fd = checked(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        above(unsafe { OwnedFd::from_raw_fd(fd) }).map(Self)
     }
 
     /// Makes it readable. Never blocks: a counter that is full is readable already.
@@ -47,7 +48,7 @@ impl Timer {
         // SAFETY: takes no pointer.
         let fd = checked(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
         // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        above(unsafe { OwnedFd::from_raw_fd(fd) }).map(Self)
     }
 
     /// Makes it readable after `pause`, and unreadable until then, also if it was set before.

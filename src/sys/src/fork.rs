@@ -5,12 +5,14 @@ use crate::premain::title;
 use crate::process;
 use crate::retry::checked;
 use crate::signal::Action;
+use crate::surroundings::{self, Attribute, Variable};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The exit code of a child whose code panicked out of its main function (`EX_SOFTWARE`).
 pub const EXIT_PANIC: i32 = 70;
@@ -53,6 +55,10 @@ pub struct Outfit {
     pub cwd: Option<OwnedFd>,
     /// What takes the place of descriptors 0, 1 and 2.
     pub stdio: [Option<OwnedFd>; 3],
+    /// What differs from [what we have](crate::surroundings); `umask` and `limits` go before it.
+    pub attributes: Vec<Attribute>,
+    /// The same of the environment.
+    pub variables: Vec<Variable>,
 }
 
 impl Default for Prelude {
@@ -69,6 +75,12 @@ impl Default for Prelude {
 }
 
 impl Outfit {
+    /// Whether it sets the limits of open descriptors.
+    pub fn limits_open_files(&self) -> bool {
+        let limited = |(limit, ..): &(Limit, u64, u64)| *limit == Limit::OpenFiles;
+        self.limits.iter().any(limited) || surroundings::limits_open_files(&self.attributes)
+    }
+
     /// Whether it can be put on, as far as that can be known before. The child inherits our limits.
     ///
     /// # Errors
@@ -96,13 +108,20 @@ impl Outfit {
         })
         .map_err(at("name or resource limits"))?;
         let Outfit {
-            umask, cwd, stdio, ..
+            umask,
+            cwd,
+            stdio,
+            attributes,
+            variables,
+            ..
         } = prelude.outfit;
         // The sources are descriptors above the standard ones, which were open at the fork: nothing is lost by closing them.
         replace_stdio(&stdio).map_err(at("standard descriptors"))?;
         drop(stdio);
         change_directory(cwd).map_err(at("working directory"))?;
         take_name(&name).map_err(at("name"))?;
+        surroundings::put_on_variables(variables).map_err(at("environment"))?;
+        surroundings::put_on(&attributes).map_err(at("limits of the spawning process"))?;
         restrict(umask, limits).map_err(at("resource limits"))?;
         process::die_with_parent(expected_parent).map_err(at("parent"))
     }
@@ -153,7 +172,7 @@ pub enum Limit {
 /// 5. It changes to `cwd`.
 /// 6. It closes all descriptors but those to be kept.
 /// 7. It takes its name.
-/// 8. It sets its umask.
+/// 8. It takes the outfit's attributes and variables, then its umask.
 /// 9. It sets its limits, no core dumps by default.
 /// 10. It repeats step 1, which any change of credentials in between would have undone.
 ///
@@ -220,10 +239,36 @@ pub fn fork_child_told(
     }
 }
 
-/// Ends this process now: no destructor, no `atexit`. What std holds of the standard output is written first, which can block.
+/// Ends this process now: no destructor, no `atexit`. What std holds of the standard output and C of all its output streams is written first,
+/// within [`LAST_OUTPUT`]: a reader that does not read, or a thread that was abandoned with the lock of a stream, does not hold the end up.
 pub fn exit_now(code: i32) -> ! {
+    LAST_CODE.store(code, Ordering::Relaxed);
+    // Without a bound if that fails, which it cannot: the signal and the time are right.
+    if Action::handler(give_up, 0).install(libc::SIGALRM).is_ok() {
+        // SAFETY: an all-zero sigset is valid and made proper by sigemptyset; an all-zero time is valid; the pointers are to live values.
+        unsafe {
+            let mut alarm: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut alarm);
+            libc::sigaddset(&mut alarm, libc::SIGALRM);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &alarm, std::ptr::null_mut());
+            let mut bound: libc::itimerval = std::mem::zeroed();
+            bound.it_value.tv_sec = LAST_OUTPUT;
+            libc::setitimer(libc::ITIMER_REAL, &bound, std::ptr::null_mut());
+        }
+    }
     let _ = io::stdout().flush();
+    // SAFETY: null stands for all output streams.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
     exit_at_once(code)
+}
+
+/// How long the last output of a process may take, in seconds.
+pub const LAST_OUTPUT: libc::time_t = 2;
+
+static LAST_CODE: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn give_up(_signal: i32) {
+    exit_at_once(LAST_CODE.load(Ordering::Relaxed))
 }
 
 /// As [`exit_now`], writing nothing, so that it cannot block.
@@ -258,7 +303,12 @@ impl Prepared {
             limits,
         } = self;
         let Outfit {
-            umask, cwd, stdio, ..
+            umask,
+            cwd,
+            stdio,
+            attributes,
+            variables,
+            ..
         } = prelude.outfit;
         process::die_with_parent(prelude.expected_parent).map_err(at("parent"))?; // 1
         if let Some(door) = &prelude.cgroup {
@@ -283,6 +333,8 @@ impl Prepared {
         // them is the documented contract. Those of `stdio` were forgotten, that of `cwd` was closed.
         unsafe { process::close_all_but(&keep) }.map_err(at("descriptors"))?; // 6
         take_name(&name).map_err(at("name"))?; // 7
+        surroundings::put_on_variables(variables).map_err(at("environment"))?; // 8
+        surroundings::put_on(&attributes).map_err(at("limits of the spawning process"))?; // 8
         restrict(umask, limits).map_err(at("resource limits"))?; // 8, 9
         process::die_with_parent(prelude.expected_parent).map_err(at("parent")) // 10
     }
@@ -389,16 +441,36 @@ fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
 }
 
-/// Sets every signal to its default action, but SIGPIPE, which is ignored as in every Rust program.
+/// Sets every signal to its default action, but SIGPIPE, which is ignored as in every Rust program; those of [`STAY_IGNORED`] if they are; and
+/// SIGTTIN and SIGTTOU.
+///
+/// These two would stop for ever what is in a process group that no shell knows of, as soon as it touches the terminal. Ignored, a read of the
+/// terminal is an error (EIO), and a write goes through.
 ///
 /// A process that forks often and has no handlers does so once, for its children.
 pub fn reset_signal_actions() -> io::Result<()> {
     for signal in 1..=libc::SIGRTMAX() {
+        let is_ignored = || Action::current(signal).is_ok_and(Action::is_ignored);
+        if STAY_IGNORED.contains(&signal) && is_ignored() {
+            continue;
+        }
         // SIGKILL, SIGSTOP and the two that glibc keeps for itself refuse, and are as they should be.
         let _ = Action::default_action().install(signal);
     }
-    Action::ignore().install(libc::SIGPIPE).map(drop)
+    for signal in [libc::SIGPIPE, libc::SIGTTIN, libc::SIGTTOU] {
+        Action::ignore().install(signal)?;
+    }
+    Ok(())
 }
+
+/// Signals that a program is started with as ignored (by `nohup`, for a job in the background) and that stay so for all of its processes.
+pub const STAY_IGNORED: [i32; 5] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGTSTP,
+];
 
 fn unblock_signals() {
     // SAFETY: an all-zero sigset is valid and made empty.

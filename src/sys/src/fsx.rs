@@ -5,6 +5,8 @@
 //! ([`open_beneath`]). What the names are for is not known here.
 
 use crate::retry::{checked, retry};
+use crate::signal::{Held, SIGXFSZ};
+use crate::standard::above;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag};
@@ -176,7 +178,7 @@ impl Identity {
 /// `EXDEV` where something is mounted, see [`is_mounted`]; `InvalidInput` for a path that is absolute or has `..` in it; `ELOOP` at a symbolic link,
 /// or `ENOTDIR` when one lies where a directory is asked for (only [`Access::Look`] opens a link itself); `ENOENT`, `EACCES`.
 pub fn open_beneath(dir: BorrowedFd<'_>, path: &Path, access: Access) -> io::Result<OwnedFd> {
-    walk::open(dir, path, access, walk::Mounts::Stay)
+    walk::open(dir, path, access, walk::Mounts::Stay).and_then(above)
 }
 
 /// As [`open_beneath`], but what is mounted beneath `dir` counts as part of it. Nothing that is found so may be removed.
@@ -188,7 +190,7 @@ pub fn open_beneath_across(
     path: &Path,
     access: Access,
 ) -> io::Result<OwnedFd> {
-    walk::open(dir, path, access, walk::Mounts::Cross)
+    walk::open(dir, path, access, walk::Mounts::Cross).and_then(above)
 }
 
 /// Whether [`open_beneath`] can tell what is mounted beneath `dir` from what lies there. If not, nothing in a directory beneath it may be removed
@@ -215,7 +217,7 @@ pub fn is_mounted(error: &io::Error) -> bool {
 /// # Errors
 /// As open(2). A symbolic link at the end is `ELOOP` or, where a directory is asked for, `ENOTDIR`.
 pub fn open_no_follow(path: &Path, access: Access) -> io::Result<OwnedFd> {
-    Ok(nix::fcntl::open(path, access.flags(), Mode::empty())?)
+    above(nix::fcntl::open(path, access.flags(), Mode::empty())?)
 }
 
 /// The directory that holds `dir`.
@@ -223,7 +225,7 @@ pub fn open_no_follow(path: &Path, access: Access) -> io::Result<OwnedFd> {
 /// # Errors
 /// `EACCES`, or `ENOENT` when `dir` has been removed.
 pub fn open_parent(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    Ok(nix::fcntl::openat(
+    above(nix::fcntl::openat(
         dir,
         "..",
         Access::Hold.flags(),
@@ -238,7 +240,7 @@ pub fn open_parent(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 pub fn create(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let flags =
         OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(nix::fcntl::openat(
+    above(nix::fcntl::openat(
         dir,
         component(name)?,
         flags,
@@ -633,7 +635,53 @@ pub fn set_size(file: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     let bytes = bytes
         .try_into()
         .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let _held = Held::new(&[SIGXFSZ]);
     Ok(nix::unistd::ftruncate(file, bytes)?)
+}
+
+/// Writes all of `bytes` at this place of a file. Over the limit of a file's size (`RLIMIT_FSIZE`) it is an error, and no signal.
+///
+/// # Errors
+/// As of pwrite(2); `EFBIG`, `ENOSPC`.
+pub fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let _held = Held::new(&[SIGXFSZ]);
+    let mut written = 0;
+    while written < bytes.len() {
+        let at = offset + written as u64;
+        let at = at
+            .try_into()
+            .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        match nix::sys::uio::pwrite(file, &bytes[written..], at) {
+            Err(Errno::EINTR) => {}
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            result => written += result?,
+        }
+    }
+    Ok(())
+}
+
+/// Gives a new file its size, zeros, and all the room that it needs, so that no store into a mapping of it can fail (which would be a SIGBUS).
+///
+/// # Errors
+/// `ENOSPC`, `EDQUOT`, `EFBIG`.
+pub fn allocate(file: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match reserve(file, 0, bytes) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            let zeros = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX).min(1 << 20)];
+            let mut at = 0;
+            while at < bytes {
+                let part = usize::try_from(bytes - at).unwrap_or(usize::MAX);
+                let part = part.min(zeros.len());
+                write_at(file, &zeros[..part], at)?;
+                at += part as u64;
+            }
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Makes the file system set aside what a part of a file needs, so that no later store into a mapping of it can fail for lack of space (which
@@ -647,6 +695,7 @@ pub fn reserve(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> 
         offset.try_into().map_err(too_large)?,
         bytes.try_into().map_err(too_large)?,
     );
+    let _held = Held::new(&[SIGXFSZ]);
     loop {
         match nix::fcntl::fallocate(file, FallocateFlags::empty(), offset, bytes) {
             Err(Errno::EINTR) => continue,
@@ -677,7 +726,8 @@ pub fn path_through(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<PathBuf> {
 /// # Errors
 /// `EADDRINUSE` when the name is taken; `ENOSPC`, `EROFS`, `EACCES`; `InvalidInput` when `name` alone is longer than about 90 bytes.
 pub fn bind_listener(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<UnixListener> {
-    UnixListener::bind(path_through(dir, name)?)
+    let path = path_through(dir, name)?;
+    crate::standard::make_above(|| UnixListener::bind(path))
 }
 
 /// The path by which the kernel knows an open file now, for messages. It may have been renamed the moment after.

@@ -13,12 +13,15 @@
 //!
 //! The modules for processes exist on Linux only; the others build on every Unix.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 #[cfg(all(test, target_os = "linux"))]
 mod apart;
 mod retry;
 
 pub mod clock;
 pub mod poll;
+pub mod say;
 pub mod signal;
 
 #[cfg(target_os = "linux")]
@@ -61,5 +64,9 @@ pub mod ring;
 pub mod socket;
 #[cfg(target_os = "linux")]
 pub mod spawn;
+#[cfg(target_os = "linux")]
+pub mod standard;
+#[cfg(target_os = "linux")]
+pub mod surroundings;
 #[cfg(target_os = "linux")]
 pub mod thread;

@@ -1,5 +1,6 @@
 //! Files without a name that processes share, sealed so that nobody can make them shorter under the one who has mapped them.
 
+use crate::standard::above;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::CStr;
@@ -15,11 +16,11 @@ fn seals() -> SealFlag {
 /// `/proc` only.
 ///
 /// # Errors
-/// `ENFILE`, `EMFILE`, `ENOMEM`.
+/// `ENFILE`, `EMFILE`, `ENOMEM`; `EFBIG` over the limit of a file's size (`RLIMIT_FSIZE`).
 pub fn create(name: &CStr, length: usize) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let memory = memfd_create(name, flags)?;
-    nix::unistd::ftruncate(&memory, length as _)?;
+    let memory = above(memfd_create(name, flags)?)?;
+    crate::fsx::set_size(memory.as_fd(), length as u64)?;
     fcntl(&memory, FcntlArg::F_ADD_SEALS(seals()))?;
     Ok(memory)
 }

@@ -1,6 +1,7 @@
 //! A process by descriptor: the only name of a process that cannot come to mean another one.
 
 use crate::retry::{checked, retry};
+use crate::standard::above;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -32,7 +33,7 @@ impl Pidfd {
         // SAFETY: takes no pointer.
         let fd = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         // SAFETY: the call has just returned this descriptor (close-on-exec by itself), so that nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+        above(unsafe { OwnedFd::from_raw_fd(fd as i32) }).map(Self)
     }
 
     /// A pidfd that came over a socket. What is no pidfd makes the methods fail, nothing worse.

@@ -42,6 +42,23 @@ pub fn wait_either(one: RawFd, other: RawFd, timeout: Option<Duration>) -> io::R
     }
 }
 
+/// Whether `fd` takes something without blocking, or has nobody at its other end any more; waits for that as long as said.
+pub(crate) fn writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let deadline = timeout.map(clock::deadline);
+    let mut polled = [libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    }];
+    loop {
+        match poll_once(&mut polled, deadline.map(clock::until)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+            Ok(()) => return Ok(polled[0].revents & !libc::POLLNVAL != 0),
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn poll_once(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.map(clock::timespec);

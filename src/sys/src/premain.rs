@@ -129,7 +129,17 @@ pub unsafe fn enter(
     // SAFETY: it is open, see `invited`, and was passed to this process for the hook alone.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let _ = process::set_cloexec(socket.as_fd(), true);
-    open_standard_fds();
+    process::open_standard_fds();
+    // What another constructor has printed, the program has printed itself; here it would come out at the end of each process.
+    // SAFETY: the C library's own stream; nobody else uses it yet.
+    #[cfg(any(target_env = "gnu", target_env = "musl"))]
+    unsafe {
+        unsafe extern "C" {
+            static stdout: *mut libc::FILE;
+            fn __fpurge(stream: *mut libc::FILE);
+        }
+        __fpurge(stdout);
+    }
     let _ = Action::ignore().install(libc::SIGPIPE);
     // SAFETY: the C library's arguments, by the contract.
     #[cfg(target_env = "gnu")]
@@ -168,16 +178,6 @@ fn invited() -> Option<RawFd> {
     let peer = socket::peer(&unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
     // SAFETY: no arguments, cannot fail.
     (peer.uid == unsafe { libc::geteuid() }).then_some(fd)
-}
-
-/// Opens /dev/null in the place of what is closed of 0, 1 and 2. Otherwise the next socket would be the standard output.
-fn open_standard_fds() {
-    for fd in 0..=2 {
-        if !process::is_open(fd) {
-            // SAFETY: the path is NUL-terminated. The lowest free number is this one, because those below are open. It is given away to the process.
-            unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
-        }
-    }
 }
 
 /// The name that `ps` shows: the bytes of `argv[0]`, which the kernel reads where they lie.

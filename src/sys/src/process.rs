@@ -292,6 +292,22 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }
 
+/// Opens /dev/null in the place of what is closed of 0, 1 and 2, as std does before `main`. Otherwise the next socket would be the standard
+/// output.
+pub fn open_standard_fds() {
+    for fd in 0..=2 {
+        if !is_open(fd) {
+            // SAFETY: the path is NUL-terminated. The lowest free number is this one, because those below are open, unless another thread opens something. It is given away to the process.
+            let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+            if opened > 2 {
+                // Another thread was faster.
+                // SAFETY: it has just been opened here.
+                unsafe { libc::close(opened) };
+            }
+        }
+    }
+}
+
 /// Sets or clears close-on-exec.
 pub(crate) fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     use std::os::fd::AsRawFd;

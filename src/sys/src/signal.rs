@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub use libc::{
     SIGABRT, SIGALRM, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGKILL, SIGPIPE,
     SIGQUIT, SIGSEGV, SIGSTOP, SIGSYS, SIGTERM, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1,
-    SIGUSR2, SIGXCPU,
+    SIGUSR2, SIGXCPU, SIGXFSZ,
 };
 
 use crate::retry::checked;
@@ -38,7 +38,8 @@ static INSTALLED: AtomicBool = AtomicBool::new(false);
 const SIGNAL_MAX: usize = 128;
 
 impl Signals {
-    /// Installs handlers for these signals. System calls that they interrupt go on (`SA_RESTART`).
+    /// Installs handlers for these signals. System calls that they interrupt go on (`SA_RESTART`). A signal that is ignored stays ignored and is not
+    /// counted: `nohup`, or the shell that starts a job in the background, has set that for this program.
     ///
     /// # Errors
     /// `ResourceBusy` when another `Signals` lives, `InvalidInput` for a signal that cannot be handled. Nothing is changed then.
@@ -67,6 +68,9 @@ impl Signals {
                     io::ErrorKind::InvalidInput,
                     format!("{signal} is no signal"),
                 ));
+            }
+            if Action::current(signal)?.is_ignored() {
+                continue;
             }
             let old = Action::handler(count, libc::SA_RESTART).install(signal)?;
             installed.old.push((signal, old));
@@ -127,7 +131,7 @@ pub fn child_signals() -> io::Result<std::os::fd::OwnedFd> {
         libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
     })?;
     // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
-    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) })
+    crate::standard::above(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) })
 }
 
 /// Takes what is pending of [`child_signals`]. Several ends may have made one signal.
@@ -210,7 +214,6 @@ impl Action {
     }
 
     /// The action of `signal` now.
-    #[cfg(any(target_os = "linux", test))]
     pub(crate) fn current(signal: i32) -> io::Result<Self> {
         let mut now = MaybeUninit::uninit();
         // SAFETY: a null action changes nothing; `now` is writable and initialised on success.
@@ -218,6 +221,10 @@ impl Action {
             checked(libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()))?;
             Ok(Self(now.assume_init()))
         }
+    }
+
+    pub(crate) fn is_ignored(self) -> bool {
+        self.0.sa_sigaction == libc::SIG_IGN
     }
 
     #[cfg(target_os = "linux")]
@@ -232,7 +239,88 @@ impl Action {
     }
 }
 
+/// Signals that a call of this thread may raise against it (SIGPIPE, SIGXFSZ) and that stay without consequence: blocked while this lives,
+/// and taken back if they have come. The call then gives its error; what the program does on these signals is not touched.
+#[derive(Debug)]
+pub struct Held {
+    signals: libc::sigset_t,
+    before: libc::sigset_t,
+    /// Which were pending already, and are somebody else's.
+    pending: libc::sigset_t,
+    /// A mask is the thread's own.
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Held {
+    /// Blocks `signals` in this thread.
+    pub fn new(signals: &[i32]) -> Self {
+        // SAFETY: all-zero sets are valid and made proper by sigemptyset; the pointers are to live sets.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            for &signal in signals {
+                libc::sigaddset(&mut set, signal);
+            }
+            libc::sigemptyset(&mut pending);
+            libc::sigpending(&mut pending);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before);
+            Self {
+                signals: set,
+                before,
+                pending,
+                _not_send: std::marker::PhantomData,
+            }
+        }
+    }
+}
+
+/// Takes what is pending of `set`, without waiting.
+#[cfg(target_os = "linux")]
+fn take_pending(set: &libc::sigset_t) {
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointers are to a live set and a live time; null asks for no details.
+    unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &at_once) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn take_pending(set: &libc::sigset_t) {
+    let mut taken = 0;
+    // SAFETY: the pointers are live. It is pending for this thread, so that this returns at once.
+    unsafe { libc::sigwait(set, &mut taken) };
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: all-zero sets are valid and made proper by sigemptyset; the pointers are to live sets.
+        unsafe {
+            let mut now: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut now);
+            libc::sigpending(&mut now);
+            for signal in 1..=SIGUSR2.max(SIGXFSZ).max(SIGPIPE) {
+                let is_new = libc::sigismember(&self.signals, signal) == 1
+                    && libc::sigismember(&now, signal) == 1
+                    && libc::sigismember(&self.pending, signal) != 1;
+                if is_new {
+                    let mut one: libc::sigset_t = std::mem::zeroed();
+                    libc::sigemptyset(&mut one);
+                    libc::sigaddset(&mut one, signal);
+                    take_pending(&one);
+                }
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
+        }
+    }
+}
+
 fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
+    #[cfg(target_os = "linux")]
+    let (wake, write) = crate::standard::make_above(UnixStream::pair)?;
+    #[cfg(not(target_os = "linux"))]
     let (wake, write) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
     write.set_nonblocking(true)?;
@@ -286,13 +374,15 @@ mod tests {
     fn counts_while_it_lives_and_puts_everything_back() {
         let before = handler_of(SIGUSR1);
         assert_eq!(before, libc::SIG_DFL);
+        // `nohup cargo test` ignores it.
+        let hangup = handler_of(SIGHUP);
 
         let signals = Signals::install(&[SIGUSR1, SIGUSR2]).unwrap();
         assert_eq!(
             Signals::install(&[SIGHUP]).unwrap_err().kind(),
             io::ErrorKind::ResourceBusy
         );
-        assert_eq!(handler_of(SIGHUP), libc::SIG_DFL);
+        assert_eq!(handler_of(SIGHUP), hangup);
         assert_eq!(signals.drain(), []);
 
         let mut arrived = Vec::new();
@@ -325,6 +415,33 @@ mod tests {
             assert_eq!(handler_of(SIGUSR1), before);
         }
         drop(Signals::install(&[SIGUSR1]).unwrap());
+
+        // What is ignored stays so, beside others that are counted.
+        Action::ignore().install(SIGUSR1).unwrap();
+        let signals = Signals::install(&[SIGUSR1, SIGUSR2]).unwrap();
+        assert_eq!(handler_of(SIGUSR1), libc::SIG_IGN);
+        raise(SIGUSR1);
+        raise(SIGUSR2);
+        assert!(crate::poll::wait(&[signals.fd()], Some(Duration::from_secs(20))).unwrap()[0]);
+        assert_eq!(signals.drain(), [SIGUSR2]);
+        drop(signals);
+        assert_eq!(handler_of(SIGUSR1), libc::SIG_IGN);
+        Action::default_action().install(SIGUSR1).unwrap();
+    }
+
+    #[test]
+    fn held_signals_leave_nothing_behind() {
+        let (read, write) = std::io::pipe().unwrap();
+        drop(read);
+        let before = Action::current(SIGPIPE).unwrap();
+        Action::default_action().install(SIGPIPE).unwrap();
+        {
+            let _held = Held::new(&[SIGPIPE, SIGXFSZ]);
+            let error = std::io::Write::write(&mut &write, b"x").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
+        // It would have ended this process.
+        before.install(SIGPIPE).unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! its descriptors with it, or fail: a message that lost a part of either is never delivered.
 
 use crate::retry::retry;
+use crate::standard::above;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt};
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
@@ -409,7 +410,8 @@ const _: () = assert!(size_of::<Control>() >= 16 + PACKET_FDS_MAX * size_of::<Ra
 
 fn pair(kind: SockType) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socketpair(AddressFamily::Unix, kind, None, flags)?)
+    let (one, other) = socketpair(AddressFamily::Unix, kind, None, flags)?;
+    Ok((above(one)?, above(other)?))
 }
 
 fn message_header() -> libc::msghdr {
@@ -472,7 +474,9 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
                 let bytes = length - libc::CMSG_LEN(0) as usize;
                 let data: *const RawFd = libc::CMSG_DATA(current).cast();
                 for index in 0..bytes / size_of::<RawFd>() {
-                    fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                    let fd = OwnedFd::from_raw_fd(data.add(index).read_unaligned());
+                    // Without room it is lost, as the kernel leaves out those for which there is none.
+                    fds.extend(above(fd));
                 }
             }
             header = libc::CMSG_NXTHDR(message, current);

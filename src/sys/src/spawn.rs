@@ -142,7 +142,7 @@ impl Drop for FileActions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    /// An empty signal mask and the default action for every signal.
+    /// An empty signal mask and the default action for every signal, but for what [stays ignored](crate::fork::STAY_IGNORED).
     fn new() -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: the pointer is to writable memory of the right type, which is initialised when the call returns 0.
@@ -160,6 +160,10 @@ impl Attributes {
                 set.as_ptr(),
             ))?;
             libc::sigfillset(set.as_mut_ptr());
+            // A handler becomes the default action by itself; what is ignored stays so.
+            for signal in crate::fork::STAY_IGNORED {
+                libc::sigdelset(set.as_mut_ptr(), signal);
+            }
             result(libc::posix_spawnattr_setsigdefault(
                 &mut attributes.0,
                 set.as_ptr(),

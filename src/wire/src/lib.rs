@@ -9,6 +9,7 @@
 
 // Allowed in `plain` alone, which says why.
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod bytes;
 mod error;

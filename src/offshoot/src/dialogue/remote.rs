@@ -279,7 +279,7 @@ impl Remote {
         match frame {
             Ok(frame) => self.link.write(frame),
             // Its body is ours and small, so that it always fits.
-            Err(error) => tracing::error!(?kind, %error, "cannot send a frame of a dialogue"),
+            Err(error) => crate::log::error!(?kind, %error, "cannot send a frame of a dialogue"),
         }
     }
 

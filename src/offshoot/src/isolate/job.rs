@@ -748,7 +748,7 @@ fn wrong_state<S, T, R: Answer<T>>(local: &Local, answer: Option<R>) {
         local.shared.life.origin(),
         std::any::type_name::<S>()
     );
-    tracing::warn!("{message}");
+    crate::log::warn!("{message}");
     if let Some(answer) = answer {
         answer.send(Err(Error::new(ErrorKind::Misuse, message)));
     }

@@ -603,7 +603,7 @@ impl Local {
     fn caught(&self, f: impl FnOnce()) {
         if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(f)) {
             let panic = panics::take(payload);
-            tracing::error!(isolate = %self.shared.life.identity(), %panic, "a destructor panicked");
+            crate::log::error!(isolate = %self.shared.life.identity(), %panic, "a destructor panicked");
             self.failed
                 .borrow_mut()
                 .get_or_insert(Exit::Panicked(panic));
@@ -976,7 +976,7 @@ impl Local {
         let leaving = self.shared.family.lock().collect(key);
         let Some(leaving) = leaving else { return };
         let departed = leaving.join();
-        tracing::debug!(isolate = %departed.origin, exit = %departed.exit, "isolate ended");
+        crate::log::debug!(isolate = %departed.origin, exit = %departed.exit, "isolate ended");
         if self.order.get().is_some() || departed.nursery == ADOPTED {
             let mut left = self.left.borrow_mut();
             left.extend(departed.left.iter().cloned());
@@ -996,7 +996,7 @@ impl Local {
             }
             None => {
                 if let Some(failure) = departed.failure() {
-                    tracing::warn!(isolate = %departed.origin, %failure, "a child failed whose nursery had been dropped");
+                    crate::log::warn!(isolate = %departed.origin, %failure, "a child failed whose nursery had been dropped");
                 }
             }
         }
@@ -1387,7 +1387,7 @@ impl Local {
         };
         self.shared.parker.finish();
         let [link, other] = woken.unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot wait for a link");
+            crate::log::error!(%error, "cannot wait for a link");
             [true, true]
         });
         if link {
@@ -1531,8 +1531,8 @@ impl Local {
 #[cold]
 fn end_copy(shared: &Shared) -> ! {
     let (pid, isolate) = (process::id(), shared.life.origin());
-    eprintln!(
-        "offshoot: process {pid} is a copy, by `fork`, of the one that runs isolate `{isolate}`, and came back into its event loop: \
+    offshoot_sys::note!(
+        "process {pid} is a copy, by `fork`, of the one that runs isolate `{isolate}`, and came back into its event loop: \
          it ends here. A copy has to leave by `exec` or `_exit`."
     );
     fork::exit_at_once(fork::EXIT_COPY)

@@ -98,7 +98,7 @@ pub(crate) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
             _ => {
                 put_place(place);
                 let panic = take(payload);
-                tracing::error!(%panic, "a destructor panicked");
+                crate::log::error!(%panic, "a destructor panicked");
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use super::thread::{Assignment, launch, thread_main};
 use offshoot_mailbox::{Parker, Sleep, Wake};
+use offshoot_sys::surroundings::OfThread;
 use offshoot_sys::thread::{self, Joiner};
 use offshoot_sys::{clock, futex};
 use parking_lot::Mutex;
@@ -30,6 +31,8 @@ pub(crate) struct Reserve {
     level: AtomicUsize,
     state: Mutex<State>,
     keeper: Parker,
+    /// Of the thread that made it, and so of those that wait here.
+    maker: OfThread,
 }
 
 #[derive(Default)]
@@ -66,6 +69,7 @@ impl Reserve {
             level: AtomicUsize::new(0),
             state: Mutex::default(),
             keeper: Parker::new(),
+            maker: OfThread::now(),
         }
     }
 
@@ -76,7 +80,8 @@ impl Reserve {
 
     /// Gives an isolate to a thread that waits; gives it back if there is none.
     pub(crate) fn hand_over(&self, assignment: Assignment) -> Result<Joiner, Assignment> {
-        if self.level.load(Ordering::Relaxed) == 0 {
+        // A thread has what the spawning one has; if that is something else, it has to be started by it.
+        if self.level.load(Ordering::Relaxed) == 0 || OfThread::now() != self.maker {
             return Err(assignment);
         }
         let taken = {
@@ -114,7 +119,9 @@ impl Reserve {
                 .spawn(move || this.keep());
             match keeper {
                 Ok(keeper) => state.keeper = Some(Joiner::from(keeper)),
-                Err(error) => tracing::debug!(%error, "no thread to keep the reserve of threads"),
+                Err(error) => {
+                    crate::log::debug!(%error, "no thread to keep the reserve of threads")
+                }
             }
             return;
         }
@@ -124,6 +131,7 @@ impl Reserve {
 
     /// The keeper's own thread.
     fn keep(self: Arc<Reserve>) {
+        self.maker.put_on();
         loop {
             {
                 let state = self.state.lock();
@@ -144,7 +152,7 @@ impl Reserve {
                 }
                 Err(error) => {
                     // The next isolate that has nothing to do asks again.
-                    tracing::debug!(%error, "cannot start a thread for the reserve");
+                    crate::log::debug!(%error, "cannot start a thread for the reserve");
                     wait(&self.keeper);
                 }
             }
@@ -190,7 +198,7 @@ impl Reserve {
             joined &= joiner.join_until(deadline);
         }
         if !joined {
-            tracing::error!("a thread of the reserve does not end");
+            crate::log::error!("a thread of the reserve does not end");
         }
     }
 }

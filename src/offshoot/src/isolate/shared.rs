@@ -166,7 +166,7 @@ impl Shared {
                 Some(PollWaker::Event(event)) => event.notify(),
                 Some(PollWaker::Mio(waker)) => {
                     if let Err(error) = waker.wake() {
-                        tracing::error!(isolate = %self.life.identity(), %error, "cannot wake an isolate");
+                        crate::log::error!(isolate = %self.life.identity(), %error, "cannot wake an isolate");
                     }
                 }
             },
@@ -208,7 +208,7 @@ impl Shared {
             && !self.status.gone.load(Ordering::Acquire)
             && let Err(error) = thread::interrupt(tid)
         {
-            tracing::debug!(isolate = %self.life.identity(), %error, "cannot interrupt a thread");
+            crate::log::debug!(isolate = %self.life.identity(), %error, "cannot interrupt a thread");
         }
     }
 
@@ -229,7 +229,7 @@ impl Shared {
         crate::ledger::capture();
         (tid != 0).then(|| {
             thread::PendingStack::capture(tid, Duration::from_millis(50), move |stack| {
-                tracing::error!(isolate = %origin, "a thread does not come down:\n{stack}");
+                crate::log::error!(isolate = %origin, "a thread does not come down:\n{stack}");
             })
         })
     }
@@ -251,7 +251,7 @@ impl Shared {
         if tid != 0
             && let Err(error) = thread::demote(tid)
         {
-            tracing::debug!(isolate = %self.life.identity(), %error, "cannot demote an abandoned thread");
+            crate::log::debug!(isolate = %self.life.identity(), %error, "cannot demote an abandoned thread");
         }
         unserved
     }

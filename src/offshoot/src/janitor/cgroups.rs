@@ -12,7 +12,8 @@ use offshoot_sys::pidfd::Pidfd;
 use offshoot_sys::process;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,7 +36,11 @@ impl TreeDir {
         let own = Cgroup::own()?;
         let name = self.cgroup_name(server)?;
         let note = fsx::create(self.dir_fd(), note(server).as_ref())?;
-        File::from(note).write_all(own.path().join(&name).as_os_str().as_bytes())?;
+        fsx::write_at(
+            note.as_fd(),
+            own.path().join(&name).as_os_str().as_bytes(),
+            0,
+        )?;
         own.make(&name)
     }
 

@@ -19,7 +19,7 @@ use offshoot_sys::acting::Credentials;
 use offshoot_sys::fsx::{self, Access, FileHandle, FileKind, Identity};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -235,7 +235,7 @@ impl TreeDir {
         // For `reap`, which is to tell a forkserver that was stopped after the root from one of a tree that lives. Without room, that stays unknown.
         let pid = std::process::id();
         let root = format!("{pid} {}\n", table::started(pid).unwrap_or(0));
-        let _ = File::from(lock.try_clone()?).write_all(root.as_bytes());
+        let _ = fsx::write_at(lock.as_fd(), root.as_bytes(), 0);
         fsx::rename(base.as_fd(), newborn, base.as_fd(), &key.file(""))?;
         Ok(Some(lock))
     }
@@ -394,7 +394,7 @@ impl TreeDir {
     fn record(&self, prefix: &str, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
         let temporary: OsString = format!("{prefix}{:032x}", fsx::random()?).into();
         let file = fsx::create(self.dir.as_fd(), &temporary)?;
-        let written = File::from(file).write_all(bytes);
+        let written = fsx::write_at(file.as_fd(), bytes, 0);
         let renamed = written
             .and_then(|()| fsx::rename(self.dir.as_fd(), &temporary, self.dir.as_fd(), name));
         if renamed.is_err() {
@@ -834,7 +834,7 @@ pub(super) fn first_base(candidates: Vec<PathBuf>) -> Result<(PathBuf, OwnedFd),
         match open_base(&path, true) {
             Ok(base) => return Ok((path, base)),
             Err(error @ DirError::Io { .. }) if candidates.peek().is_some() => {
-                tracing::debug!(%error, "no room for trees here, trying the next place");
+                crate::log::debug!(%error, "no room for trees here, trying the next place");
             }
             Err(error) => return Err(error),
         }

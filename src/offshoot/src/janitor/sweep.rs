@@ -12,7 +12,7 @@ use offshoot_sys::pidfd::Pidfd;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
@@ -191,16 +191,15 @@ impl Swept {
     /// Tells the program's log what was left.
     pub(crate) fn tell(&self, when: &str) {
         for left in &self.left {
-            tracing::warn!(path = %left.path.display(), why = %left.why, "left behind {when}");
+            crate::log::warn!(path = %left.path.display(), why = %left.why, "left behind {when}");
         }
-        tracing::debug!(removed = ?self.removed, "swept {when}");
+        crate::log::debug!(removed = ?self.removed, "swept {when}");
     }
 
     /// Tells the standard error what was left, where there is no log: in the forkserver.
     pub(crate) fn print(&self) {
         for left in &self.left {
-            // Whoever reads it may have gone.
-            let _ = writeln!(io::stderr(), "offshoot: left behind: {left}");
+            offshoot_sys::note!("left behind: {left}");
         }
     }
 
@@ -377,7 +376,7 @@ fn wait_for_writers(tree: &TreeDir, deadline: Instant) {
         if let Some(pidfd) = living(pid, start).filter(|_| pid != std::process::id()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if !pidfd.wait_dead(left).unwrap_or(false) {
-                tracing::warn!(pid, tree = %tree.path().display(), "a process outlives its tree");
+                crate::log::warn!(pid, tree = %tree.path().display(), "a process outlives its tree");
             }
         }
     }

@@ -16,11 +16,9 @@ use offshoot_sys::fsx::{self, Access, FileKind, HANDLE_BYTES_MAX, Identity};
 use offshoot_sys::map::SharedMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -262,9 +260,8 @@ pub(super) fn lay_out(file: OwnedFd, key: ProcessKey) -> io::Result<OwnedFd> {
     put(HEAD_SLOTS, &(SLOTS as u32).to_ne_bytes());
     put(HEAD_SLOT_BYTES, &(SLOT_BYTES as u32).to_ne_bytes());
     put(HEAD_KEY, &key.number().to_ne_bytes());
-    let file = File::from(file);
-    file.write_all_at(&head, 0)?;
-    Ok(file.into())
+    fsx::write_at(file.as_fd(), &head, 0)?;
+    Ok(file)
 }
 
 /// When a process was started, in clock ticks since the machine was: with the pid, a name that is not reused.
@@ -591,7 +588,7 @@ impl Drop for Claim {
         }
         match self.withdraw() {
             Ok(_) | Err(ClaimError::Forked) => {}
-            Err(error) => tracing::warn!(
+            Err(error) => crate::log::warn!(
                 %error,
                 source = std::error::Error::source(&error).map(tracing::field::display),
                 "an address is left for the sweep after this process"
@@ -692,7 +689,7 @@ impl Drop for Pending<'_> {
         match super::absent_is_none(fsx::unlink(self.place, self.name)) {
             Ok(_) => self.shared.free(self.index),
             Err(error) => {
-                tracing::warn!(%error, "a private name is left for the sweep after this process")
+                crate::log::warn!(%error, "a private name is left for the sweep after this process")
             }
         }
     }
@@ -769,13 +766,7 @@ impl Shared {
             let (from, to) = (slot(slots.reserved), slot(end));
             match fsx::reserve(self.file.as_fd(), from as u64, (to - from) as u64) {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    let zeros = vec![0; to - from];
-                    let file = File::from(
-                        self.file
-                            .try_clone()
-                            .map_err(ClaimError::io("find room for", path))?,
-                    );
-                    file.write_all_at(&zeros, from as u64)
+                    fsx::write_at(self.file.as_fd(), &vec![0; to - from], from as u64)
                 }
                 result => result,
             }

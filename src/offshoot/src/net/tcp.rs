@@ -4,6 +4,7 @@ use super::{ToAddresses, stream};
 use crate::reactor::{Direction, Registered};
 use crate::testing::places;
 use futures_io::{AsyncRead, AsyncWrite};
+use offshoot_sys::standard::make_above;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -72,7 +73,7 @@ impl TcpStream {
     }
 
     async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = Registered::new(mio::net::TcpStream::connect(address)?)?;
+        let socket = Registered::new(make_above(|| mio::net::TcpStream::connect(address))?)?;
         let connected = |socket: &mio::net::TcpStream| {
             if let Some(error) = socket.take_error()? {
                 return Err(error);
@@ -204,7 +205,10 @@ impl TcpListener {
     pub fn bind(to: impl ToAddresses) -> impl Future<Output = io::Result<TcpListener>> {
         let place = Location::caller();
         places::at(place, async move {
-            let bound = super::first(to, "listen at", mio::net::TcpListener::bind).await?;
+            let bound = super::first(to, "listen at", |to| {
+                make_above(|| mio::net::TcpListener::bind(to))
+            })
+            .await?;
             let socket = Registered::new(bound)?;
             Ok(TcpListener { socket })
         })
@@ -234,7 +238,7 @@ impl TcpListener {
         places::at(place, async move {
             let (stream, address) = self
                 .socket
-                .operate(Direction::Read, mio::net::TcpListener::accept)
+                .operate(Direction::Read, |socket| make_above(|| socket.accept()))
                 .await?;
             let socket = Registered::new(stream)?;
             Ok((TcpStream { socket }, address))

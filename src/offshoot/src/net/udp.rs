@@ -3,6 +3,7 @@
 use super::ToAddresses;
 use crate::reactor::{Direction, Registered};
 use crate::testing::places;
+use offshoot_sys::standard::make_above;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -44,7 +45,10 @@ impl UdpSocket {
     pub fn bind(to: impl ToAddresses) -> impl Future<Output = io::Result<UdpSocket>> {
         let place = Location::caller();
         places::at(place, async move {
-            let bound = super::first(to, "bind", mio::net::UdpSocket::bind).await?;
+            let bound = super::first(to, "bind", |to| {
+                make_above(|| mio::net::UdpSocket::bind(to))
+            })
+            .await?;
             let socket = Registered::new(bound)?;
             Ok(UdpSocket { socket })
         })

@@ -13,6 +13,7 @@ use crate::testing::places;
 use crate::time;
 use futures_io::{AsyncRead, AsyncWrite};
 use offshoot_sys::fsx;
+use offshoot_sys::standard::make_above;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
@@ -90,8 +91,12 @@ impl UnixStream {
         let place = Location::caller();
         places::at(place, async move {
             let path = path.as_ref();
-            let connected =
-                retry(|| through(path, |path| mio::net::UnixStream::connect(path))).await;
+            let connected = retry(|| {
+                through(path, |path| {
+                    make_above(|| mio::net::UnixStream::connect(path))
+                })
+            })
+            .await;
             let stream = connected.map_err(|error| named("connect to", path, error))?;
             let socket = Registered::new(stream)?;
             Ok(UnixStream { socket })
@@ -122,7 +127,7 @@ impl UnixStream {
     #[track_caller]
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         places::run_at(Location::caller(), || {
-            let (one, other) = mio::net::UnixStream::pair()?;
+            let (one, other) = make_above(mio::net::UnixStream::pair)?;
             let (one, other) = (Registered::new(one)?, Registered::new(other)?);
             Ok((UnixStream { socket: one }, UnixStream { socket: other }))
         })
@@ -209,7 +214,7 @@ impl UnixListener {
     pub fn bind(path: impl AsRef<Path>) -> impl Future<Output = io::Result<UnixListener>> {
         let place = Location::caller();
         places::at(place, async move {
-            let bind = |path: &Path| mio::net::UnixListener::bind(path);
+            let bind = |path: &Path| make_above(|| mio::net::UnixListener::bind(path));
             let (listener, claimed) = binder::bind_socket(path.as_ref(), bind).await?;
             let socket = Registered::new(listener)?;
             Ok(UnixListener { socket, claimed })
@@ -224,7 +229,7 @@ impl UnixListener {
     pub fn accept(&self) -> impl Future<Output = io::Result<UnixStream>> {
         let place = Location::caller();
         places::at(place, async move {
-            let accept = |socket: &mio::net::UnixListener| socket.accept();
+            let accept = |socket: &mio::net::UnixListener| make_above(|| socket.accept());
             let (stream, _) = self.socket.operate(Direction::Read, accept).await?;
             let socket = Registered::new(stream)?;
             Ok(UnixStream { socket })
@@ -274,7 +279,7 @@ impl UnixDatagram {
     pub fn bind(path: impl AsRef<Path>) -> impl Future<Output = io::Result<UnixDatagram>> {
         let place = Location::caller();
         places::at(place, async move {
-            let bind = |path: &Path| mio::net::UnixDatagram::bind(path);
+            let bind = |path: &Path| make_above(|| mio::net::UnixDatagram::bind(path));
             let (socket, claimed) = binder::bind_socket(path.as_ref(), bind).await?;
             UnixDatagram::new(socket, Some(claimed))
         })
@@ -287,7 +292,7 @@ impl UnixDatagram {
     #[track_caller]
     pub fn unbound() -> io::Result<UnixDatagram> {
         places::run_at(Location::caller(), || {
-            UnixDatagram::new(mio::net::UnixDatagram::unbound()?, None)
+            UnixDatagram::new(make_above(mio::net::UnixDatagram::unbound)?, None)
         })
     }
 
@@ -298,7 +303,7 @@ impl UnixDatagram {
     #[track_caller]
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
         places::run_at(Location::caller(), || {
-            let (one, other) = mio::net::UnixDatagram::pair()?;
+            let (one, other) = make_above(mio::net::UnixDatagram::pair)?;
             Ok((
                 UnixDatagram::new(one, None)?,
                 UnixDatagram::new(other, None)?,

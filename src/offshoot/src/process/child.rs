@@ -594,7 +594,7 @@ impl Uplink {
             }
             Read::Ended => self.orphaned(local, "its owner has gone"),
             Read::Wrong(error) => {
-                tracing::error!(%error, "the owner sent something wrong");
+                crate::log::error!(%error, "the owner sent something wrong");
                 self.orphaned(local, "its owner sent something wrong");
             }
         }
@@ -621,14 +621,14 @@ impl Uplink {
             let fd = self.link.fd().as_raw_fd();
             match reactor.reregister(&mut SourceFd(&fd), self.key, interest) {
                 Ok(()) => self.waits_for_room.set(left),
-                Err(error) => tracing::error!(%error, "cannot watch the link to the owner"),
+                Err(error) => crate::log::error!(%error, "cannot watch the link to the owner"),
             }
         }
     }
 
     fn orphaned(&self, local: &Local, why: &str) {
         self.ended.set(true);
-        tracing::debug!(isolate = %local.shared.life.identity(), why, "coming down");
+        crate::log::debug!(isolate = %local.shared.life.identity(), why, "coming down");
         let now = clock::now();
         let by = Canceller::Dropped(local.shared.life.origin());
         local.cancel(CancelOrder {
@@ -659,7 +659,7 @@ impl Uplink {
                     body.decoding(|| self.invoke(local, header, invoke, arguments, beside));
                 }));
                 if decoded.is_err() {
-                    tracing::error!(?kind, "decoding a message panicked");
+                    crate::log::error!(?kind, "decoding a message panicked");
                 }
                 Ok(())
             }

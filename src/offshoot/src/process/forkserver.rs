@@ -18,10 +18,11 @@ use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::rights::{Rights, Seen};
+use offshoot_sys::surroundings::{OfThread, Surroundings};
 use offshoot_sys::{clock, image, limits, mark, process, signal, socket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -135,6 +136,8 @@ struct Server {
     refill_at: Option<u64>,
     /// The limits of open descriptors that it was started with.
     open_files: (u64, u64),
+    /// What it was started with, until the root has said hello.
+    surroundings: Option<Surroundings>,
 }
 
 /// What the executable runs instead of its `main` when it was started to be a forkserver.
@@ -150,7 +153,7 @@ fn serve(socket: OwnedFd) -> ! {
                 // An end beside which something lies unread is told in place of what was said.
                 let _ = protocol::receive::<Request>(&root, &mut Vec::new());
             }
-            eprintln!("offshoot: the forkserver ends: {error}");
+            offshoot_sys::note!("the forkserver ends: {error}");
             fork::exit_at_once(1)
         }
     }
@@ -171,6 +174,9 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         signal::SIGQUIT,
         // Of a terminal that lets nobody write but the group in front.
         signal::SIGTTOU,
+        // Of limits that are the program's: what is too long is an error, and time is up for those who use it.
+        signal::SIGXFSZ,
+        signal::SIGXCPU,
     ])?;
     // For its children, see `Server::fork`.
     fork::reset_signal_actions()?;
@@ -180,9 +186,11 @@ fn run(socket: OwnedFd) -> io::Result<()> {
     process::become_subreaper()?;
     let mark = Mark::of(process::id())?.ok_or_else(|| io::Error::other("it has no mark"))?;
     // Every process of the tree takes three; the children get the soft limit back.
+    // Where the umask cannot be had, all children have what it has.
+    let surroundings = Surroundings::now().ok();
     let open_files = limits::open_files();
     if let Err(error) = limits::set_open_files(open_files.1) {
-        eprintln!("offshoot: the forkserver cannot raise RLIMIT_NOFILE: {error}");
+        offshoot_sys::note!("the forkserver cannot raise RLIMIT_NOFILE: {error}");
     }
     let root = Pidfd::open(socket::peer(&socket)?.pid)?;
     let poll = Poll::new()?;
@@ -209,6 +217,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         ended: Vec::new(),
         refill_at: None,
         open_files,
+        surroundings,
     };
     // What our children's children have started may become ours, and wants to be reaped when it ends.
     let ended = signal::child_signals()?;
@@ -320,7 +329,7 @@ impl Server {
         match made {
             Ok(()) => self.plan_refill(0),
             Err(error) => {
-                eprintln!("offshoot: the forkserver cannot fork for its reserve: {error}");
+                offshoot_sys::note!("the forkserver cannot fork for its reserve: {error}");
                 self.plan_refill(REFILL_AGAIN);
             }
         }
@@ -385,7 +394,7 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     // Costs its sender the connection, hence its processes; nobody else anything.
-                    eprintln!("offshoot: the forkserver got a wrong packet: {error}");
+                    offshoot_sys::note!("the forkserver got a wrong packet: {error}");
                     match peer.child {
                         Some(child) => self.kill(child),
                         None => drop(self.remove_peer(token)),
@@ -409,6 +418,7 @@ impl Server {
                 reserve,
                 cgroups,
                 rights,
+                caller,
                 faults,
             } => {
                 let is_root = self
@@ -431,14 +441,25 @@ impl Server {
                     match TreeDir::from_fds(dir, lock) {
                         Ok(tree) => self.tree = Some(tree),
                         Err(error) => {
-                            eprintln!("offshoot: the forkserver has no tree directory: {error}")
+                            offshoot_sys::note!("the forkserver has no tree directory: {error}")
                         }
                     }
                 }
                 if cgroups {
                     self.find_cgroup();
                 }
-                self.send(token, &Event::Welcome, Vec::new());
+                if let Some(caller) = OfThread::from_words(&caller) {
+                    caller.put_on();
+                }
+                let surroundings = self.surroundings.take().map(Surroundings::of_children);
+                let words = surroundings.as_ref().map(Surroundings::to_words);
+                if let Some(surroundings) = surroundings {
+                    surroundings.set_forked();
+                }
+                let welcome = Event::Welcome {
+                    surroundings: words.unwrap_or_default(),
+                };
+                self.send(token, &welcome, Vec::new());
                 self.reserve = usize::try_from(reserve).unwrap_or(0);
                 self.plan_refill(REFILL_AFTER);
             }
@@ -717,8 +738,7 @@ impl Server {
         main: impl FnOnce(OwnedFd, Result<(), FailedStep>) -> Infallible,
     ) -> io::Result<(usize, OwnedFd)> {
         let name = outfit.name.clone();
-        let limited = |(limit, ..): &(fork::Limit, u64, u64)| *limit == fork::Limit::OpenFiles;
-        if !outfit.limits.iter().any(limited) {
+        if !outfit.limits_open_files() {
             let (soft, hard) = self.open_files;
             outfit.limits.push((fork::Limit::OpenFiles, soft, hard));
         }
@@ -829,10 +849,7 @@ impl Server {
         if let Some(child) = self.children.get(&child)
             && let Err(error) = child.pidfd.kill()
         {
-            eprintln!(
-                "offshoot: the forkserver cannot kill process {}: {error}",
-                child.pid
-            );
+            offshoot_sys::note!("the forkserver cannot kill process {}: {error}", child.pid);
         }
     }
 
@@ -911,7 +928,7 @@ impl Server {
             .as_ref()
             .map(|tree| tree.renew_owner(key, &peer.owner));
         if let Some(Err(error)) = renewed {
-            let _ = writeln!(io::stderr(), "offshoot: the forkserver {error}");
+            offshoot_sys::note!("the forkserver {error}");
         }
     }
 
@@ -989,8 +1006,8 @@ impl Server {
         };
         if let Err(error) = cgroups::end(&group, tree.path()) {
             // Tried once more when the tree ends.
-            eprintln!(
-                "offshoot: the forkserver cannot remove {}: {error}",
+            offshoot_sys::note!(
+                "the forkserver cannot remove {}: {error}",
                 group.path().display()
             );
         }
@@ -1035,9 +1052,8 @@ impl Server {
             if strays.is_empty() {
                 if clock::now() >= unknown_until {
                     if unknown > 0 {
-                        let _ = writeln!(
-                            io::stderr(),
-                            "offshoot: {unknown} processes that an isolate may have started are still in execve or ending, and live on until the tree ends"
+                        offshoot_sys::note!(
+                            "{unknown} processes that an isolate may have started are still in execve or ending, and live on until the tree ends"
                         );
                     }
                     return;
@@ -1062,10 +1078,7 @@ impl Server {
                 if stray.wait_dead(until(deadline)).unwrap_or(false) {
                     let _ = stray.reap();
                 } else if clock::now() >= unknown_until + bound {
-                    let _ = writeln!(
-                        io::stderr(),
-                        "offshoot: a process that an isolate has started does not die"
-                    );
+                    offshoot_sys::note!("a process that an isolate has started does not die");
                     return;
                 }
             }
@@ -1125,7 +1138,7 @@ impl Server {
         };
         match protocol::encode(event) {
             Ok(bytes) => peer.queue.push_back((bytes, fds)),
-            Err(error) => eprintln!("offshoot: the forkserver cannot say {event:?}: {error}"),
+            Err(error) => offshoot_sys::note!("the forkserver cannot say {event:?}: {error}"),
         }
         peer.flush();
     }
@@ -1261,7 +1274,7 @@ impl Peer {
                 Err(error) if socket::is_peer_gone(&error) => self.queue.clear(),
                 Err(error) => {
                     // Only this one cannot be sent.
-                    eprintln!("offshoot: the forkserver cannot send a packet: {error}");
+                    offshoot_sys::note!("the forkserver cannot send a packet: {error}");
                     self.queue.pop_front();
                 }
                 Ok(()) => {

@@ -158,7 +158,7 @@ impl Process {
             .registry()
             .reregister(&mut SourceFd(&fd), lease.token, lease.interest());
         if let Err(error) = &done {
-            tracing::error!(%error, "cannot watch a link");
+            crate::log::error!(%error, "cannot watch a link");
         }
         done.is_ok()
     }

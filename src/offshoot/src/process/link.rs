@@ -694,7 +694,7 @@ impl Link {
     /// Returns who is to be woken once the lock is given back.
     #[must_use]
     fn close_out(out: &mut Out, error: &io::Error) -> Vec<Waker> {
-        tracing::debug!(%error, "a link ended");
+        crate::log::debug!(%error, "a link ended");
         out.closed = true;
         // `has_queued` may stay: the next flush finds nothing.
         out.queue = Queue::default();
@@ -772,7 +772,7 @@ impl Link {
     pub(crate) fn send_value<T: Serialize>(&self, kind: Kind, correlation: u64, value: &T) {
         let sent = self.send(kind, correlation, |out| encode(value, out));
         if let Err(error) = sent {
-            tracing::error!(?kind, %error, "cannot send a control frame");
+            crate::log::error!(?kind, %error, "cannot send a control frame");
         }
     }
 
@@ -838,7 +838,7 @@ impl Link {
             let text = self.shortened(error.report());
             let short = frame(&Error::new(ErrorKind::Other, text));
             short.unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot send a failure");
+                crate::log::error!(%error, "cannot send a failure");
                 Frame::none()
             })
         })
@@ -1124,7 +1124,7 @@ impl Link {
         }
         let came = std::mem::take(&mut *self.came.lock());
         if !came.is_empty() {
-            tracing::debug!("descriptors came that no frame speaks of");
+            crate::log::debug!("descriptors came that no frame speaks of");
         }
     }
 

@@ -188,7 +188,7 @@ impl Process {
     fn print(&self, stream: usize, line: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(line);
         let stream = ["stdout", "stderr"][stream];
-        tracing::info!(target: "offshoot::output", isolate = %self.life.identity(), stream, "{text}");
+        crate::log::info!(target: "offshoot::output", isolate = %self.life.identity(), stream, "{text}");
         line.clear();
     }
 
@@ -303,7 +303,7 @@ impl Process {
         {
             let life = self.life.clone();
             news.add(move || {
-                tracing::error!(isolate = %life.identity(), %error, "cannot kill a process");
+                crate::log::error!(isolate = %life.identity(), %error, "cannot kill a process");
             });
         }
         news
@@ -367,7 +367,7 @@ impl Process {
         let (life, text) = (self.life.clone(), exit.to_string());
         let mut news = News::default();
         news.add(
-            move || tracing::error!(isolate = %life.origin(), exit = text, "process does not end"),
+            move || crate::log::error!(isolate = %life.origin(), exit = text, "process does not end"),
         );
         news.append(self.finish_quietly(exit, Vec::new()));
         news

@@ -207,9 +207,9 @@ pub(crate) struct Porter {
 
 impl Porter {
     pub(crate) fn start(runtime: &Arc<Runtime>) -> Result<Arc<Porter>> {
-        let poll = mio::Poll::new()?;
+        let poll = offshoot_sys::standard::make_above(mio::Poll::new)?;
         let registry = poll.registry().try_clone()?;
-        let waker = mio::Waker::new(&registry, WAKE)?;
+        let waker = offshoot_sys::standard::make_above(|| mio::Waker::new(&registry, WAKE))?;
         let porter = Arc::new(Porter {
             runtime: Arc::downgrade(runtime),
             registry,
@@ -219,11 +219,12 @@ impl Porter {
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
-        let this = porter.clone();
+        let (this, caller) = (porter.clone(), runtime.caller);
         let thread = std::thread::Builder::new()
             .name("offshoot-porter".to_owned())
             .stack_size(256 << 10)
             .spawn(move || {
+                caller.put_on();
                 Loop {
                     porter: this,
                     poll,
@@ -319,7 +320,7 @@ impl Porter {
             all.len() == 1
         };
         if first && let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the porter");
+            crate::log::error!(%error, "cannot wake the porter");
         }
     }
 
@@ -327,12 +328,12 @@ impl Porter {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the porter");
+            crate::log::error!(%error, "cannot wake the porter");
         }
         if let Some(mut thread) = self.thread.lock().take()
             && !thread.join_until(clock::now() + 2 * LAST_WRITE)
         {
-            tracing::error!("the porter does not end");
+            crate::log::error!("the porter does not end");
         }
     }
 }
@@ -419,7 +420,7 @@ impl Loop {
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "the porter cannot wait");
+                crate::log::error!(%error, "the porter cannot wait");
             }
             let stopping = self.porter.stopping.load(Ordering::Acquire);
             let news = std::mem::take(&mut *self.porter.news.lock());
@@ -507,7 +508,7 @@ impl Loop {
         };
         self.connections.insert(key, connection);
         if let Err(error) = registered {
-            tracing::error!(%error, "cannot watch the socket of a portal");
+            crate::log::error!(%error, "cannot watch the socket of a portal");
             self.ended(key);
             return;
         }
@@ -532,7 +533,7 @@ impl Loop {
             let registry = &self.porter.registry;
             match registry.reregister(&mut SourceFd(&fd), token(key), interest) {
                 Ok(()) => connection.waits_for_room = left,
-                Err(error) => tracing::error!(%error, "cannot watch the socket of a portal"),
+                Err(error) => crate::log::error!(%error, "cannot watch the socket of a portal"),
             }
         }
         if connection.closing && !left {
@@ -579,13 +580,13 @@ impl Loop {
                 match side {
                     Side::Holder { hold, .. } => {
                         let life = &hold.life;
-                        tracing::error!(isolate = %life.origin(), %error, "an isolate sent something wrong");
+                        crate::log::error!(isolate = %life.origin(), %error, "an isolate sent something wrong");
                         life.announce(Exit::Lost {
                             why: format!("it broke the protocol: {error}"),
                         });
                     }
                     Side::Isolate { served, .. } => {
-                        tracing::error!(holder = %served.holder, isolate = %served.shared.life.origin(), %error,
+                        crate::log::error!(holder = %served.holder, isolate = %served.shared.life.origin(), %error,
                             "the holder of a portal sent something wrong");
                     }
                 }

@@ -2,6 +2,7 @@
 
 use crate::{Error, ErrorKind, Result};
 use offshoot_sys::fork::{self, Limit};
+use offshoot_sys::surroundings::{Attribute, Variable};
 use offshoot_sys::{process, socket};
 use offshoot_wire::codec;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -23,6 +24,8 @@ pub(crate) enum Request {
         reserve: u32,
         cgroups: bool,
         rights: Vec<u64>,
+        /// How the caller of `run` is scheduled, which is how all helpers are.
+        caller: Vec<u64>,
         faults: String,
     },
     /// The root's: so many are to wait in reserve from now on.
@@ -50,6 +53,9 @@ pub(crate) struct Outfit {
     pub(crate) stdio: [bool; 3],
     /// The only directories in which it may have addresses: so many follow, last. With none here, wherever the asking process may.
     pub(crate) grants: Option<u8>,
+    /// What the spawning thread has otherwise than the forkserver's children, see [`Surroundings`](offshoot_sys::surroundings::Surroundings).
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) variables: Vec<Variable>,
 }
 
 impl Outfit {
@@ -69,6 +75,8 @@ impl Outfit {
             name: self.name.clone(),
             umask: self.umask,
             limits,
+            attributes: self.attributes.clone(),
+            variables: self.variables.clone(),
             ..fork::Outfit::default()
         })
     }
@@ -114,8 +122,8 @@ fn missing() -> io::Error {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// It serves.
-    Welcome,
+    /// It serves, and its children have these surroundings.
+    Welcome { surroundings: Vec<u64> },
     /// Its last word: why it does not serve, or not any more.
     Refused { why: String },
     /// It is forked; its pidfd follows.

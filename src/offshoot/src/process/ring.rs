@@ -129,7 +129,7 @@ impl Link {
             && let Some(runtime) = self.runtime()
             && let Err(error) = self.offer_ring(BULK_RING, &runtime)
         {
-            tracing::debug!(%error, "a link that carries bulk is without a ring");
+            crate::log::debug!(%error, "a link that carries bulk is without a ring");
         }
     }
 
@@ -155,8 +155,8 @@ impl Link {
                     Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
                         return Err(wrong(&error.to_string()));
                     }
-                    Some(Err(error)) => tracing::debug!(%error, "a ring cannot be mapped"),
-                    None => tracing::debug!("there was no descriptor left for a ring"),
+                    Some(Err(error)) => crate::log::debug!(%error, "a ring cannot be mapped"),
+                    None => crate::log::debug!("there was no descriptor left for a ring"),
                 }
                 Ok(false)
             }

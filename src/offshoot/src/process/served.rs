@@ -223,7 +223,7 @@ pub(super) fn introduced(
 ) -> Result<()> {
     let Some(mut sockets) = link.take_came(1)? else {
         // The other end is closed by that, and its holder told.
-        tracing::error!(isolate = %shared.life.origin(), holder = %introduce.holder,
+        crate::log::error!(isolate = %shared.life.origin(), holder = %introduce.holder,
             "there was no descriptor left for an introduction; raise RLIMIT_NOFILE");
         return Ok(());
     };
@@ -232,7 +232,7 @@ pub(super) fn introduced(
         let table = link.table();
         // It costs the one that asks nothing else: another may have used the key before it.
         if let Err(error) = porter.serve(socket, shared, introduce, allowed, table) {
-            tracing::warn!(isolate = %shared.life.origin(), %error, "an introduction is refused");
+            crate::log::warn!(isolate = %shared.life.origin(), %error, "an introduction is refused");
         }
     }
     Ok(())
@@ -248,7 +248,7 @@ struct Arrived<W> {
 fn decoded<T>(decode: impl FnOnce() -> Option<T>) -> Option<T> {
     let decoded = std::panic::catch_unwind(AssertUnwindSafe(decode));
     decoded.unwrap_or_else(|_| {
-        tracing::error!("decoding a message panicked");
+        crate::log::error!("decoding a message panicked");
         None
     })
 }

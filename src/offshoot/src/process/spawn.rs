@@ -18,6 +18,7 @@ use crate::time;
 use crate::{Error, ErrorKind, Payload, Result};
 use offshoot_mailbox::oneshot;
 use offshoot_sys::pidfd::Pidfd;
+use offshoot_sys::surroundings::{self, Attribute, Surroundings, Variable};
 use offshoot_sys::{clock, image, process, socket};
 use offshoot_wire::frame::{Boot, Entry};
 use offshoot_wire::order;
@@ -133,7 +134,7 @@ pub(crate) async fn spawn_process(
             Err(error) => error,
         };
         if this.was_dead {
-            tracing::debug!(isolate = %isolate.name, %error, "another process is taken");
+            crate::log::debug!(isolate = %isolate.name, %error, "another process is taken");
             dead += 1;
             continue;
         }
@@ -159,7 +160,7 @@ pub(crate) async fn wait_before(
     if !passes || again >= AGAIN_MAX || elapsed + pause >= bound {
         return Err(error);
     }
-    tracing::debug!(%error, ?pause, "a start is tried again");
+    crate::log::debug!(%error, ?pause, "a start is tried again");
     time::pause(pause).await
 }
 
@@ -184,7 +185,10 @@ async fn try_spawn(
     let fds_hint = "; the limit is RLIMIT_NOFILE, see `ulimit -n`";
     let (fds, outputs) = open_fds(isolate, settings.confined)
         .map_err(|(what, error)| failed(&what, name, error, ""))?;
-    let outfit = outfit(isolate, &fds);
+    let mut fds = fds;
+    let differs = differing(&warden, server, isolate, &mut fds)
+        .map_err(|(what, error)| failed(&what, name, &error, "").with_source(error))?;
+    let outfit = outfit(isolate, &fds, differs);
     // One that cannot be put on is refused by the forkserver, which says why; and it has to know of grants before the process does anything.
     let by_hand =
         || fds.grants.is_none() && outfit.plain().and_then(|outfit| outfit.check()).is_ok();
@@ -330,7 +334,7 @@ async fn try_spawn(
         None => link.offer_ring_for_bulk(),
         Some(ring) => {
             if let Err(error) = link.offer_ring(ring, &runtime) {
-                tracing::warn!(isolate = name, %error, "a link is without its ring");
+                crate::log::warn!(isolate = name, %error, "a link is without its ring");
             }
         }
     }
@@ -409,7 +413,11 @@ enum Ask {
 }
 
 /// What the process is given beside its link, as it crosses.
-fn outfit(isolate: &Isolate, fds: &SpawnFds) -> Outfit {
+fn outfit(
+    isolate: &Isolate,
+    fds: &SpawnFds,
+    (attributes, variables): (Vec<Attribute>, Vec<Variable>),
+) -> Outfit {
     let options = &isolate.process;
     let limits = options.limits.iter();
     Outfit {
@@ -424,7 +432,39 @@ fn outfit(isolate: &Isolate, fds: &SpawnFds) -> Outfit {
             .grants
             .as_ref()
             .map(|grants| u8::try_from(grants.len()).unwrap_or(u8::MAX)),
+        attributes,
+        variables,
     }
+}
+
+/// What this thread has now otherwise than the forkserver's children. Of directory and streams, what the isolate says goes before it.
+fn differing(
+    warden: &Warden,
+    server: u32,
+    isolate: &Isolate,
+    fds: &mut SpawnFds,
+) -> Result<(Vec<Attribute>, Vec<Variable>), (String, io::Error)> {
+    let Some((pid, theirs)) = warden.surroundings(server) else {
+        return Ok(Default::default());
+    };
+    let ours = Surroundings::now().map_err(|error| ("umask".to_owned(), error))?;
+    if fds.directory.is_none() {
+        fds.directory = ours
+            .directory_beside(&theirs)
+            .map_err(|error| ("working directory".to_owned(), error))?;
+    }
+    let wanted = [
+        isolate.process.stdin,
+        isolate.process.stdout,
+        isolate.process.stderr,
+    ];
+    for ((number, slot), wanted) in (0..).zip(&mut fds.stdio).zip(wanted) {
+        if wanted == Stdio::Inherit && surroundings::stream_differs(pid, number) {
+            let stream = surroundings::stream(number);
+            *slot = Some(stream.map_err(|error| (format!("descriptor {number}"), error))?);
+        }
+    }
+    Ok((ours.beside(&theirs), ours.variables_beside(&theirs)))
 }
 
 /// The reading ends of a process's standard output and error, where they are drained.
@@ -433,7 +473,9 @@ pub(crate) type Outputs = [Option<PipeReader>; 2];
 /// Opens what the process gets beside its link.
 fn open_fds(isolate: &Isolate, confined: bool) -> Result<(SpawnFds, Outputs), (String, io::Error)> {
     let null = |write: bool| -> Result<OwnedFd, (String, io::Error)> {
-        let file = File::options().read(!write).write(write).open("/dev/null");
+        let file = offshoot_sys::standard::make_above(|| {
+            File::options().read(!write).write(write).open("/dev/null")
+        });
         file.map(OwnedFd::from)
             .map_err(|error| ("/dev/null".to_owned(), error))
     };
@@ -458,8 +500,8 @@ fn open_fds(isolate: &Isolate, confined: bool) -> Result<(SpawnFds, Outputs), (S
                 Stdio::Inherit => Ok((None, None)),
                 Stdio::Null => Ok((Some(null(true)?), None)),
                 Stdio::Piped => {
-                    let (reader, writer) =
-                        io::pipe().map_err(|error| ("a pipe".to_owned(), error))?;
+                    let (reader, writer) = offshoot_sys::standard::make_above(io::pipe)
+                        .map_err(|error| ("a pipe".to_owned(), error))?;
                     Ok((Some(writer.into()), Some(reader)))
                 }
             }
@@ -485,7 +527,7 @@ fn open_fds(isolate: &Isolate, confined: bool) -> Result<(SpawnFds, Outputs), (S
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let file = File::open(path)?;
+    let file = offshoot_sys::standard::make_above(|| File::open(path))?;
     if !file.metadata()?.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }

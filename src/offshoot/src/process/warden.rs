@@ -22,6 +22,7 @@ use offshoot_mailbox::oneshot;
 use offshoot_sys::event::Timer;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::rights::Rights;
+use offshoot_sys::surroundings::Surroundings;
 use offshoot_sys::thread::Joiner;
 use offshoot_sys::{clock, image, premain, process, socket, spawn};
 use offshoot_wire::frame::{Body, Ended, Header, Kind, Ready};
@@ -134,6 +135,8 @@ struct Server {
     number: u32,
     /// What its processes may do: what the thread could that has started it.
     rights: Option<Rights>,
+    /// What its processes have before they put anything on, and its own id; `None` where the umask cannot be had.
+    surroundings: Option<(i32, Arc<Surroundings>)>,
     /// Where it keeps what its processes have bound. No two have the same one at a time.
     tree: Option<Arc<TreeDir>>,
     /// When it last said anything (ns).
@@ -155,6 +158,7 @@ impl Server {
             pidfd,
             number,
             rights: None,
+            surroundings: None,
             tree: None,
             heard: 0,
             idle_since: None,
@@ -269,9 +273,9 @@ pub(crate) struct Warden {
 impl Warden {
     /// Starts the thread. With `control`, this process was forked and has its own connection.
     pub(crate) fn start(runtime: &Arc<Runtime>, control: Option<OwnedFd>) -> Result<Arc<Warden>> {
-        let poll = mio::Poll::new()?;
+        let poll = offshoot_sys::standard::make_above(mio::Poll::new)?;
         let registry = poll.registry().try_clone()?;
-        let waker = mio::Waker::new(&registry, WAKE)?;
+        let waker = offshoot_sys::standard::make_above(|| mio::Waker::new(&registry, WAKE))?;
         let soon = Timer::new()?;
         registry.register(
             &mut SourceFd(&soon.as_fd().as_raw_fd()),
@@ -288,6 +292,7 @@ impl Warden {
         let of_child = |control| Server {
             // It was forked, and has what the forkserver had unless it has given up any of it.
             rights: forkserver::rights().cloned(),
+            surroundings: Surroundings::forked().map(|all| (process::parent(), Arc::new(all))),
             ..Server::new(control, None, 0)
         };
         let servers = Servers {
@@ -312,11 +317,12 @@ impl Warden {
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
-        let this = warden.clone();
+        let (this, caller) = (warden.clone(), runtime.caller);
         let thread = std::thread::Builder::new()
             .name("offshoot-warden".to_owned())
             .stack_size(256 << 10)
             .spawn(move || {
+                caller.put_on();
                 Loop {
                     warden: this,
                     poll,
@@ -334,6 +340,13 @@ impl Warden {
 
     pub(crate) fn next_request(&self) -> u64 {
         self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What the processes of a forkserver have before they put anything on, and its id.
+    pub(crate) fn surroundings(&self, server: u32) -> Option<(i32, Arc<Surroundings>)> {
+        let servers = self.servers.lock();
+        let mut all = servers.current.iter().chain(&servers.old);
+        all.find(|one| one.number == server)?.surroundings.clone()
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -360,7 +373,7 @@ impl Warden {
 
     fn wake(&self) {
         if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the warden");
+            crate::log::error!(%error, "cannot wake the warden");
         }
     }
 
@@ -429,7 +442,7 @@ impl Warden {
             }
         })?;
         if let Some(differs) = differs {
-            tracing::info!(differs, "another forkserver serves from now on");
+            crate::log::info!(differs, "another forkserver serves from now on");
         }
         let number = server.number;
         let old = servers.current.replace(server);
@@ -487,7 +500,7 @@ impl Warden {
                 .registry
                 .register(&mut SourceFd(&fd), token, Interest::READABLE);
             if let Err(error) = watched {
-                tracing::error!(%error, "cannot watch the output of a process");
+                crate::log::error!(%error, "cannot watch the output of a process");
             }
         }
         match process.pidfd() {
@@ -694,7 +707,7 @@ impl Warden {
         if let Some(mut thread) = self.thread.lock().take() {
             let bound = u64::try_from((SERVER_END * 2).as_nanos()).unwrap_or(u64::MAX);
             if !thread.join_until(clock::now() + bound) {
-                tracing::error!("the warden does not end");
+                crate::log::error!("the warden does not end");
             }
         }
     }
@@ -746,6 +759,7 @@ fn start_server(
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mark = Mark::of_forkserver(tree.path(), number);
     let kept = rights.kept_over_exec();
+    let before = Surroundings::now().ok();
     let (pid, pidfd) = spawn::exec_self(protocol::NAME, theirs.as_fd(), premain::ENV, Some(&mark))
         .map_err(|error| failed("exec of this executable", &error))?;
     drop((theirs, kept));
@@ -762,6 +776,7 @@ fn start_server(
         reserve: runtime.settings.reserve.processes,
         cgroups: runtime.settings.descendants == Descendants::Cgroup,
         rights: rights.to_words(),
+        caller: runtime.caller.to_words(),
         faults: crate::fault::built(),
     };
     // One that has ended may have said why.
@@ -784,8 +799,11 @@ fn start_server(
     if first.as_ref().is_err_and(socket::is_peer_gone) {
         first = protocol::receive::<Event>(&ours, &mut buffer);
     }
-    match first {
-        Ok(Some((Event::Welcome, _))) => {}
+    let surroundings = match first {
+        Ok(Some((Event::Welcome { surroundings }, _))) => {
+            let all = before.and_then(|before| before.with_words(&surroundings));
+            all.map(|all| (pid, Arc::new(all)))
+        }
         Ok(Some((Event::Refused { why }, _))) => {
             return Err(abort(failed("it refused", &why)));
         }
@@ -810,7 +828,7 @@ fn start_server(
             );
             return Err(abort(failed("first answer", &hint)));
         }
-    }
+    };
     let watched = registry
         .register(
             &mut SourceFd(&ours.as_raw_fd()),
@@ -825,9 +843,10 @@ fn start_server(
             )
         });
     watched.map_err(|error| abort(failed("watching it", &error)))?;
-    tracing::debug!(pid, "forkserver started");
+    crate::log::debug!(pid, "forkserver started");
     Ok(Server {
         rights: Some(rights),
+        surroundings,
         tree: Some(tree),
         ..Server::new(ours, Some(pidfd), number)
     })
@@ -906,7 +925,7 @@ impl Loop {
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "the warden cannot wait");
+                crate::log::error!(%error, "the warden cannot wait");
             }
             // Taken first: a request arrives before it is given up.
             let given_up = std::mem::take(&mut *self.warden.given_up.lock());
@@ -1089,7 +1108,7 @@ impl Loop {
             }
             Read::Wrong(error) => {
                 watched.link_ended = true;
-                tracing::error!(isolate = %process.life.origin(), %error, "a process sent something wrong");
+                crate::log::error!(isolate = %process.life.origin(), %error, "a process sent something wrong");
                 process.fail_start(error.clone());
                 process.kill(&format!("it broke the protocol: {error}"));
             }
@@ -1254,7 +1273,7 @@ impl Loop {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     // Descriptors that this process had no room for: that spawn fails by its bound.
-                    tracing::error!(%error, "a packet of the forkserver is lost");
+                    crate::log::error!(%error, "a packet of the forkserver is lost");
                 }
                 Err(error) => return self.server_ended(number, &error.to_string()),
             }
@@ -1264,8 +1283,8 @@ impl Loop {
     /// What this forkserver has said.
     fn take_event(&mut self, server: u32, event: Event, fds: Vec<OwnedFd>) {
         match event {
-            Event::Welcome => {}
-            Event::Refused { why } => tracing::error!(why, "the forkserver ends"),
+            Event::Welcome { .. } => {}
+            Event::Refused { why } => crate::log::error!(why, "the forkserver ends"),
             Event::Blank { blank, pid, cgroup } => {
                 // That of one that serves no more sees the end of its link.
                 let servers = self.warden.servers.lock();
@@ -1311,7 +1330,7 @@ impl Loop {
                     Interest::READABLE,
                 );
                 if let Err(error) = registered {
-                    tracing::error!(%error, "cannot watch a process");
+                    crate::log::error!(%error, "cannot watch a process");
                 }
                 let process = watched.process.clone();
                 if let Some(watched) = self.watched.get_mut(&request)
@@ -1440,7 +1459,7 @@ impl Loop {
             if let Some(tree) = tree {
                 runtime.forget_tree_dir(&tree);
             }
-            tracing::debug!(number, "a forkserver without a process is let go");
+            crate::log::debug!(number, "a forkserver without a process is let go");
             self.leaving.extend(pidfd.map(|pidfd| (number, pidfd)));
         }
     }
@@ -1485,7 +1504,7 @@ impl Loop {
         });
         // All that it was asked for is watched, or was put there before it was asked.
         self.take_arrived();
-        tracing::error!(
+        crate::log::error!(
             why,
             "the forkserver has ended; every process isolate ends with it"
         );
@@ -1553,7 +1572,7 @@ impl Loop {
         let ended: Vec<_> = ended.chain(self.leaving.drain(..)).collect();
         for (number, pidfd) in ended {
             if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {
-                tracing::error!(number, "a forkserver does not end");
+                crate::log::error!(number, "a forkserver does not end");
                 let _ = pidfd.kill();
                 let _ = pidfd.wait_dead(SERVER_END);
             }

@@ -436,14 +436,14 @@ pub(crate) fn kill_strays(tree: &Path, server: u32) {
     for _ in 0..ROUNDS_MAX {
         let search = strays::find().unwrap_or_default();
         if !search.unknown.is_empty() {
-            tracing::warn!(pids = ?search.unknown, "in execve or ending all the time, so that it cannot be known whether the tree has started them");
+            crate::log::warn!(pids = ?search.unknown, "in execve or ending all the time, so that it cannot be known whether the tree has started them");
         }
         let mut strays = search.marked;
         strays.retain(|stray| stray.mark.tree == tree && stray.mark.server == server);
         if strays.is_empty() {
             return;
         }
-        tracing::debug!(
+        crate::log::debug!(
             count = strays.len(),
             "killing what the tree has left running"
         );

@@ -230,7 +230,7 @@ pub(super) fn end(strays: &[Found], grace: Duration) -> Vec<Taken> {
 fn send(strays: &[Found], which: &[bool], number: i32) {
     for (stray, _) in strays.iter().zip(which).filter(|(_, which)| **which) {
         if let Err(error) = stray.pidfd.signal(number) {
-            tracing::warn!(pid = stray.pid, %error, "cannot signal a stray process");
+            crate::log::warn!(pid = stray.pid, %error, "cannot signal a stray process");
         }
     }
 }
@@ -251,7 +251,7 @@ fn wait(strays: &[Found], bound: Duration) -> Vec<bool> {
             .map(|(stray, _)| stray.pidfd.as_fd())
             .collect();
         if let Err(error) = poll::wait(&fds, Some(Duration::from_nanos(left))) {
-            tracing::warn!(%error, "cannot wait for stray processes");
+            crate::log::warn!(%error, "cannot wait for stray processes");
             return alive;
         }
     }

@@ -49,6 +49,7 @@ pub use cut::{After, Direction};
 pub use fault::Fault;
 
 use crate::{Builder, Error, ErrorKind, Portal, Result};
+use offshoot_sys::say;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -133,7 +134,7 @@ impl Drop for Guard {
             leak.clean();
         }
         match std::thread::panicking() {
-            true => eprintln!("left behind:\n{text}"),
+            true => say::report(&format!("left behind:\n{text}\n")),
             false => panic!("left behind:\n{text}"),
         }
     }
@@ -213,7 +214,7 @@ where
     let watch = std::thread::spawn(move || match ended.recv_timeout(limit) {
         Err(RecvTimeoutError::Timeout) => {
             let dump = handle.dump_tree(DUMPED).join("\n");
-            eprintln!("not done after {limit:?}:\n{dump}");
+            say::report(&format!("not done after {limit:?}:\n{dump}\n"));
             handle.cancel();
             Some(dump)
         }
