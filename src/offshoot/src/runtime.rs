@@ -1398,11 +1398,11 @@ impl<T: Send + 'static> Tree<T> {
                 if let Some(Err(error)) = tree.map(|tree| tree.wait().result)
                     && !error.is_cancelled()
                 {
-                    tracing::warn!(%error, "a tree failed whose handle was given up within it");
+                    crate::log::warn!(%error, "a tree failed whose handle was given up within it");
                 }
             });
         if let Err(error) = started {
-            tracing::error!(%error, "no thread can be had to look after a tree whose handle was given up within it");
+            crate::log::error!(%error, "no thread can be had to look after a tree whose handle was given up within it");
             std::mem::forget(kept);
         }
     }
