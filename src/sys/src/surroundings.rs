@@ -103,6 +103,14 @@ impl OfThread {
         let changed: Vec<Attribute> = differing(&now.0, &self.0).collect();
         put_on_thread(&changed);
     }
+
+    /// As [`put_on`](Self::put_on), but for the signals that are blocked: for a process whose handling of signals is its own.
+    pub fn put_on_scheduling(&self) {
+        let now = Self::now();
+        let mut wanted = *self;
+        wanted.0[BLOCKED] = now.0[BLOCKED];
+        wanted.put_on();
+    }
 }
 
 /// Of the thread that makes it.

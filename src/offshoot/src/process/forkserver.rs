@@ -449,7 +449,8 @@ impl Server {
                     self.find_cgroup();
                 }
                 if let Some(caller) = OfThread::from_words(&caller) {
-                    caller.put_on();
+                    // It takes signals by descriptors, which have to stay blocked.
+                    caller.put_on_scheduling();
                 }
                 let surroundings = self.surroundings.take().map(Surroundings::of_children);
                 let words = surroundings.as_ref().map(Surroundings::to_words);
