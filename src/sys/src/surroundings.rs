@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One attribute and its value.
 pub type Attribute = (u8, u64);
@@ -176,7 +176,8 @@ pub struct Surroundings {
     thread: OfThread,
     /// Device and inode of the working directory; none if it cannot be looked at.
     directory: Option<(u64, u64)>,
-    environment: BTreeMap<OsString, OsString>,
+    /// Shared, as each spawn is compared with the same.
+    environment: Arc<BTreeMap<OsString, OsString>>,
 }
 
 /// What the processes have that are forked from here, before they put anything on.
@@ -204,9 +205,11 @@ impl Surroundings {
             words,
             thread: OfThread::now(),
             directory: identity(c"."),
-            environment: std::env::vars_os()
-                .filter(|(name, _)| is_shared(name))
-                .collect(),
+            environment: Arc::new(
+                std::env::vars_os()
+                    .filter(|(name, _)| is_shared(name))
+                    .collect(),
+            ),
         })
     }
 

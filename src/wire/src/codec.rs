@@ -60,7 +60,7 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Resul
     encode(value, Encoder::new(Sink::new(out, None), None))
 }
 
-/// As [`encode_into`], with what is long of [`Bytes`] in the value by reference.
+/// As [`encode_into`], with what is long of [`Bytes`](crate::Bytes) in the value by reference.
 ///
 /// # Errors
 /// As of [`encode_into`].
