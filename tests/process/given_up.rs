@@ -6,7 +6,7 @@ use offshoot::prelude::*;
 use offshoot_sys::pidfd::Status;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Names the directory in which the isolate binds.
 const PLACE: &str = "OFFSHOOT_TEST_PLACE";
@@ -85,15 +85,13 @@ pub(crate) fn nothing_is_removed_for_it() {
         println!("only the superuser has rights to give up: not tried");
         return;
     }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").expect("the runner sets it");
-    let place = Path::new(&runtime).join("place");
+    // The isolate can look into it as another user.
+    let directory = crate::rights::open_directory();
+    let place = directory.path().join("place");
     std::fs::create_dir(&place).expect("a directory");
-    // The isolate, too, can look into it.
-    for dir in [Path::new(&runtime), &place] {
-        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o711)).expect("our own");
-    }
+    std::fs::set_permissions(&place, PermissionsExt::from_mode(0o711)).expect("our own");
     let value = std::str::from_utf8(place.as_os_str().as_bytes()).expect("a plain path");
-    let temporary = Path::new(&runtime).join("tmp");
+    let temporary = directory.path().join("tmp");
     std::fs::create_dir(&temporary).expect("a directory");
     let environment = [
         (PLACE, value),
@@ -134,8 +132,4 @@ pub(crate) fn nothing_is_removed_for_it() {
         );
         std::fs::remove_file(place.join("socket")).expect("it could not have removed that either");
     }
-    std::fs::remove_dir_all(&place).expect("our own");
-    std::fs::remove_dir_all(&temporary).expect("our own");
-    std::fs::set_permissions(Path::new(&runtime), PermissionsExt::from_mode(0o700))
-        .expect("our own");
 }

@@ -207,8 +207,8 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// A directory in which any user can have a temporary one.
-fn open_directory() -> tempfile::TempDir {
+/// A directory in which any user can have a temporary one. The test's own may be closed to others.
+pub(crate) fn open_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir_in("/tmp").expect("a directory");
     let open = fs::Permissions::from_mode(0o1777);
     fs::set_permissions(directory.path(), open).expect("our own");

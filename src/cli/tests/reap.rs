@@ -146,7 +146,17 @@ struct Done {
 
 impl Scene {
     fn new() -> Scene {
-        let dir = tempfile::tempdir().unwrap();
+        Scene::within(tempfile::tempdir().unwrap())
+    }
+
+    /// In a directory that each user can reach, which that of the tests need not be.
+    fn open() -> Scene {
+        let scene = Scene::within(tempfile::tempdir_in("/tmp").unwrap());
+        fs::set_permissions(scene.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        scene
+    }
+
+    fn within(dir: tempfile::TempDir) -> Scene {
         for sub in ["run", "tmp", "files"] {
             fs::create_dir(dir.path().join(sub)).unwrap();
             fs::set_permissions(dir.path().join(sub), fs::Permissions::from_mode(0o700)).unwrap();
@@ -570,11 +580,10 @@ fn what_may_not_be_looked_into_keeps_nothing() {
         return;
     }
     let nobody = 65_534;
-    let scene = Scene::new();
+    let scene = Scene::open();
     let sleep = scene.at("sleep");
     fs::copy("/bin/sleep", &sleep).unwrap();
     fs::set_permissions(&sleep, fs::Permissions::from_mode(0o711)).unwrap();
-    fs::set_permissions(scene.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let tool = scene.at("offshoot");
     fs::copy(assert_cmd::cargo::cargo_bin!("offshoot"), &tool).unwrap();
     for path in [
