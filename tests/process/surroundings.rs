@@ -598,8 +598,8 @@ pub(crate) fn what_is_spawned_has_what_its_spawner_has() {
         ];
         let running = start("changes", &environment, |_| {});
         let status = running.wait(PATIENCE);
-        assert_eq!(status, Status::Exited(0), "{kind}: {}", running.log());
         let log = running.all_output(PATIENCE);
+        assert_eq!(status, Status::Exited(0), "{kind}: {log}");
         assert!(log.contains("@right"), "{log}");
         assert_nothing_left(&running);
     }
@@ -718,6 +718,8 @@ fn taken(pid: i32) -> Vec<String> {
         let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
         let link = link.display().to_string();
         let plain = link == "/dev/null" || link.starts_with("pipe:");
+        // The C library counts the processors with a number that it gives back at once.
+        let plain = plain || link.starts_with("/sys/devices/system/cpu");
         (!plain).then(|| format!("{pid}, {number}: {link}"))
     });
     links.collect()

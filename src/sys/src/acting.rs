@@ -224,7 +224,8 @@ mod tests {
     fn a_thread_acts_as_another_and_is_itself_again() {
         let own = Credentials::own().unwrap();
         assert_eq!(Credentials::of(crate::process::id()).unwrap().uid, own.uid);
-        let dir = tempfile::tempdir().unwrap();
+        // Another user can reach it, which it need not be able to in the tests' own directory.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let ours = dir.path().join("ours");
         std::fs::write(&ours, "").unwrap();
