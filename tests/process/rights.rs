@@ -148,6 +148,12 @@ pub(crate) async fn program() -> Result<()> {
         .iter()
         .find(|(name, ..)| *name == what)
         .expect("one of the table");
+    // As a service that was started in the home directory of the superuser: it may not enter that again later.
+    let closed =
+        std::path::Path::new(&std::env::var_os("TMPDIR").expect("the case sets it")).join("closed");
+    fs::create_dir(&closed)?;
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700))?;
+    std::env::set_current_dir(&closed)?;
     offshoot::nursery(async |nursery| {
         let before = mine().await;
         let first: Result<()> = offshoot::nursery(async |inner| {

@@ -9,7 +9,7 @@ use crate::retry::checked;
 use crate::signal::Action;
 use crate::standard::above;
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -204,7 +204,7 @@ impl Surroundings {
         Ok(Self {
             words,
             thread: OfThread::now(),
-            directory: identity(c"."),
+            directory: directory(),
             environment: Arc::new(
                 std::env::vars_os()
                     .filter(|(name, _)| is_shared(name))
@@ -264,7 +264,9 @@ impl Surroundings {
         }
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         // SAFETY: the path is NUL-terminated.
-        let fd = checked(unsafe { libc::open(c".".as_ptr(), flags) })?;
+        let open = |path: &CStr| checked(unsafe { libc::open(path.as_ptr(), flags) });
+        // Who may not enter the directory any more in which it is may still name it.
+        let fd = open(c".").or_else(|error| open(c"/proc/thread-self/cwd").map_err(|_| error))?;
         // SAFETY: the call has just returned this descriptor, so that nobody else owns it.
         above(unsafe { OwnedFd::from_raw_fd(fd) }).map(Some)
     }
@@ -418,11 +420,18 @@ fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     limit
 }
 
-fn identity(path: &std::ffi::CStr) -> Option<(u64, u64)> {
+/// Device and inode of the working directory. Without a look-up, for which one that has given up rights would have to be let in.
+fn directory() -> Option<(u64, u64)> {
     // SAFETY: an all-zero value is valid; the path is NUL-terminated, the pointer is to a live value.
     unsafe {
         let mut found: libc::stat = std::mem::zeroed();
-        (libc::stat(path.as_ptr(), &mut found) == 0).then_some((found.st_dev, found.st_ino))
+        let told = libc::fstatat(
+            libc::AT_FDCWD,
+            c"".as_ptr(),
+            &mut found,
+            libc::AT_EMPTY_PATH,
+        );
+        (told == 0).then_some((found.st_dev, found.st_ino))
     }
 }
 
