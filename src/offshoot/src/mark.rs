@@ -11,7 +11,7 @@ use offshoot_sys::clock;
 use offshoot_sys::mark::{DIGITS, ENV};
 use offshoot_sys::procfs::{self, Image};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
@@ -24,9 +24,25 @@ const ENVIRONMENT_MAX: usize = 8 << 20;
 /// Room for most.
 const ENVIRONMENT_USUAL: usize = 32 << 10;
 
-/// The environment of a process, by one call: between two, execve may have taken what was left to read.
+/// The environment of a process, by one call: between two, execve may have taken what was left to read. Empty where the kernel has none.
 fn environment(pid: i32) -> io::Result<Vec<u8>> {
-    let file = File::open(format!("/proc/{pid}/environ"))?;
+    match read_environment(Path::new(&format!("/proc/{pid}/environ"))) {
+        // It is ending, and has no memory any more; or its first thread has ended, and another one has it still.
+        Err(error) if procfs::is_without_memory(&error) => {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            let mut tasks = tasks.into_iter().flatten().flatten();
+            let of_task = tasks.find_map(|task| {
+                let environment = read_environment(&task.path().join("environ")).ok()?;
+                (!environment.is_empty()).then_some(environment)
+            });
+            Ok(of_task.unwrap_or_default())
+        }
+        result => result,
+    }
+}
+
+fn read_environment(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
     let mut bytes = vec![0; ENVIRONMENT_USUAL];
     loop {
         let length = match file.read_at(&mut bytes, 0) {

@@ -31,6 +31,12 @@ pub enum Image {
     WithoutEnvironment,
 }
 
+/// Whether an open of a process's `environ` or `maps` has failed because it is ending, and has no memory any more. Older kernels open it, and
+/// it is empty.
+pub fn is_without_memory(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH)
+}
+
 /// How much there is of what a process executes now.
 pub fn image(pid: i32) -> Image {
     /// `PF_KTHREAD` and `PF_EXITING` among the kernel's flags of a task.
@@ -42,6 +48,10 @@ pub fn image(pid: i32) -> Image {
     let number = |field| stat_field(&stat, field).and_then(|text| text.parse::<u64>().ok());
     let is_dead = matches!(stat_field(&stat, 3), Some("Z" | "X" | "x") | None);
     let flags = number(9).unwrap_or(0);
+    // The first thread may have ended before the others, whose children are theirs.
+    if is_dead && number(20).is_some_and(|threads| threads > 1) {
+        return Image::Ending;
+    }
     if is_dead || flags & KERNEL != 0 {
         return Image::None;
     }
