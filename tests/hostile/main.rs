@@ -3,5 +3,6 @@
 //! The moves against portals are those of docs/decisions/capabilities.md, the answers to each frame those of docs/hostile.md.
 
 mod capabilities;
+mod forkserver;
 mod frames;
 mod wire;

@@ -1,7 +1,7 @@
 //! The forkserver dies or hangs, and the root survives it: F13, F14, F15.
 
 use crate::oracle::{self, Deaths, Random};
-use crate::program::{Count, double, hang};
+use crate::program::{Count, PATIENCE, double, hang};
 use offshoot::prelude::*;
 use offshoot_sys::clock;
 use std::sync::Arc;
@@ -125,55 +125,110 @@ pub(crate) fn killed_while_idle() {
     assert!(oracle::own_tree_files().is_empty());
 }
 
-/// A spawn fails within its deadline when the forkserver does not answer, and the next one gets a new forkserver. (F15)
+/// A spawn succeeds by another forkserver when the one that was asked does not answer, and what that one has forked lives on. (F15)
 pub(crate) fn stopped() {
+    oracle::watch_stalls();
     // One that waits in the root's hand needs nobody's answer.
     let builder = offshoot::Builder::new().reserve_processes(0);
     builder
         .run(async || {
             offshoot::nursery(async |nursery| {
-                let ready = AtomicU64::new(0);
                 let near = nursery.spawn(Isolate::named("near").thread()).await?;
-                let stopped = async {
-                    while ready.load(Ordering::Relaxed) < 1 {
-                        offshoot::sleep(Duration::from_millis(1)).await?;
-                    }
-                    let old = forkserver();
-                    kill(&old, libc::SIGSTOP);
-                    // What runs is undisturbed by that.
-                    near.call(double, 1).await?;
-                    let bound = Duration::from_millis(300);
-                    let began = clock::now();
-                    let spawned = nursery
-                        .spawn(Isolate::named("late").process().start_within(bound))
-                        .await;
-                    let took = Duration::from_nanos(clock::now() - began);
-                    let error = spawned.expect_err("nobody could fork it");
-                    assert!(error.is_spawn(), "{}", error.report());
-                    assert!(
-                        took >= bound && took < bound + Duration::from_millis(700),
-                        "after {took:?}"
-                    );
-                    assert!(
-                        oracle::within(Duration::from_secs(1), || !old.is_there()),
-                        "the stopped forkserver was not replaced: {}",
-                        old.describe()
-                    );
-                    Ok::<_, Error>(old)
-                };
-                let ((lost, _, _), old) =
-                    futures_util::future::join(owner("lost", &ready), stopped).await;
-                let old = old?;
-                // Its process went with it, and its owner was told why.
-                assert!(lost.message().contains("forkserver"), "{lost}");
+                let healthy = nursery
+                    .start(Isolate::named("healthy").process(), Count::default())
+                    .await?;
+                let old = forkserver();
+                kill(&old, libc::SIGSTOP);
+                // What runs is undisturbed by that.
+                near.call(double, 1).await?;
+                let short = Duration::from_millis(300);
+                let began = clock::now();
+                let spawned = nursery
+                    .spawn(Isolate::named("hasty").process().start_within(short))
+                    .await;
+                let took = Duration::from_nanos(clock::now() - began);
+                let error = spawned.expect_err("nobody could fork it");
+                assert!(error.is_spawn(), "{}", error.report());
+                assert!(
+                    took >= short && took < short + Duration::from_millis(700),
+                    "after {took:?}"
+                );
+                // Several at once, within what is left of their bounds.
+                let began = clock::now();
+                let names = ["late", "later", "last"];
+                let bound = Duration::from_secs(5);
+                let spawns = names
+                    .map(|name| nursery.spawn(Isolate::named(name).process().start_within(bound)));
+                for spawned in futures_util::future::join_all(spawns).await {
+                    assert_eq!(spawned?.call(double, 2).await?, 4);
+                }
+                let now = clock::now();
+                let took = now - began;
+                assert!(
+                    took < 2_000_000_000 + oracle::stalled(began, now),
+                    "after {} ms",
+                    took / 1_000_000
+                );
+                assert!(old.is_there(), "its isolates would end with it");
+                assert_eq!(healthy.ask(Count::add, 3).await?, 3);
+                // It ends as any other, though nobody reaps it yet; then its forkserver goes, too.
+                healthy.cancel().await;
+                let gone = move || oracle::within(PATIENCE, || !old.is_there());
+                let gone = offshoot::unblock(gone).await?;
+                assert!(gone, "the stopped forkserver is left: {}", oracle::table());
                 let next = nursery.spawn(Isolate::named("next").process()).await?;
                 assert_eq!(next.call(double, 2).await?, 4);
-                assert_ne!(forkserver().pid, old.pid);
+                nursery.cancel();
                 Ok(())
             })
             .await
         })
         .unwrap_or_else(|error| panic!("{}", error.report()));
+    assert!(oracle::own_tree_files().is_empty());
+}
+
+/// It goes on when another one has taken its place: what it was asked for meanwhile is not there twice, and it reports on. (F15)
+pub(crate) fn stopped_for_a_while() {
+    let builder = offshoot::Builder::new().reserve_processes(0);
+    builder
+        .run(async || {
+            offshoot::nursery(async |nursery| {
+                let healthy = nursery
+                    .start(Isolate::named("healthy").process(), Count::default())
+                    .await?;
+                let old = forkserver();
+                kill(&old, libc::SIGSTOP);
+                let late = nursery.spawn(Isolate::named("late").process()).await?;
+                kill(&old, libc::SIGCONT);
+                assert_eq!(late.call(double, 2).await?, 4);
+                assert_eq!(healthy.ask(Count::add, 3).await?, 3);
+                let of_old = old.clone();
+                let alone = move || {
+                    oracle::within(PATIENCE, || oracle::isolates_below(of_old.pid).len() == 1)
+                };
+                assert!(
+                    offshoot::unblock(alone).await?,
+                    "late was forked twice: {}",
+                    oracle::table()
+                );
+                // A crash is reported with its signal, by the forkserver that has it.
+                let pid = healthy.origin().pid;
+                let lost = healthy.call(hang, ());
+                offshoot_sys::pidfd::Pidfd::open(pid)?.signal(libc::SIGSEGV)?;
+                let error = lost.await.expect_err("it was killed");
+                assert!(error.report().contains("SIGSEGV"), "{}", error.report());
+                let gone = move || oracle::within(PATIENCE, || !old.is_there());
+                let gone = offshoot::unblock(gone).await?;
+                assert!(gone, "it has nothing to do any more: {}", oracle::table());
+                nursery.cancel();
+                Ok(())
+            })
+            .await
+        })
+        .map_or_else(
+            |error| assert!(error.report().contains("SIGSEGV"), "{}", error.report()),
+            |()| panic!("one has crashed"),
+        );
     assert!(oracle::own_tree_files().is_empty());
 }
 

@@ -8,6 +8,7 @@
 //! `OFFSHOOT_SEED=N` repeats the random ones. Names in comments like F13 are rows of the project's list of faults.
 
 mod fds;
+mod flood;
 mod forkserver;
 mod given_up;
 mod harness;
@@ -41,6 +42,18 @@ const CASES: &[Case] = &[
         forkserver::killed_while_idle,
     ),
     case("forkserver::f15_stopped", forkserver::stopped),
+    case(
+        "flood::of_requests_and_the_root_is_killed",
+        flood::the_root_is_killed,
+    ),
+    case(
+        "flood::of_requests_and_others_are_served",
+        flood::others_are_served,
+    ),
+    case(
+        "forkserver::f15_stopped_for_a_while",
+        forkserver::stopped_for_a_while,
+    ),
     case(
         "forkserver::f14_killed_during_a_spawn",
         forkserver::killed_during_a_spawn,
@@ -197,6 +210,10 @@ const CASES: &[Case] = &[
     case(
         "strangers::are_reaped_when_they_end",
         strangers::are_reaped_when_they_end,
+    ),
+    case(
+        "strangers::end_without_their_first_thread",
+        strangers::end_without_their_first_thread,
     ),
     case(
         "strangers::end_with_their_forkserver",

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Names the program that this process is to be.
-const PROGRAM: &str = "OFFSHOOT_TEST_PROGRAM";
+pub(crate) const PROGRAM: &str = "OFFSHOOT_TEST_PROGRAM";
 
 /// Long enough for a busy machine; nothing waits for it that works.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -250,6 +250,14 @@ pub(crate) fn main() -> Option<ExitCode> {
         "daemons" => offshoot::main(daemons),
         "handed" => offshoot::main(handed),
         "liar" => offshoot::main(crate::given_up::liar),
+        "flood" => finish(
+            offshoot::Builder::new()
+                .reserve_processes(0)
+                .run(crate::flood::flooded),
+        ),
+        "flood-deaf" => offshoot::main(crate::flood::deaf),
+        "headless" => offshoot::main(crate::strangers::headless),
+        "without-head" => crate::strangers::lose_head(),
         "strangers" => offshoot::main(crate::strangers::by_isolate),
         "brief" => offshoot::main(crate::strangers::brief),
         "bereft" => offshoot::main(crate::strangers::bereft),

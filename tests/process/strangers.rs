@@ -6,6 +6,7 @@ use offshoot::prelude::*;
 use offshoot_sys::pidfd::Status;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Starts a child in a group of its own and a daemon that has forked twice and left the session. Their ids.
 async fn start() -> Result<Vec<i32>> {
@@ -112,6 +113,80 @@ pub(crate) fn are_reaped_when_they_end() {
         oracle::table()
     );
     running.stop();
+    assert_eq!(
+        running.wait(PATIENCE),
+        Status::Exited(0),
+        "{}",
+        running.log()
+    );
+}
+
+/// A program whose first thread has ended, and that has a child. The kernel shows neither memory nor environment of such a process by its id.
+pub(crate) fn lose_head() -> ! {
+    std::thread::spawn(|| {
+        #[expect(clippy::zombie_processes)] // Killed with all of it.
+        let child = Command::new("sleep").arg("1000").spawn().expect("a child");
+        say(&format!("@has {} {}", std::process::id(), child.id()));
+        loop {
+            std::thread::park();
+        }
+    });
+    // SAFETY: it ends this thread alone; nothing that it has is used by another one.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("it has ended")
+}
+
+/// Starts one as a daemon, in a session of its own.
+async fn start_headless() -> Result<()> {
+    let image = std::env::current_exe()?;
+    let mut shell = Command::new("setsid");
+    shell
+        .arg("--fork")
+        .arg(image)
+        .env(crate::program::PROGRAM, "without-head")
+        .stdin(Stdio::null());
+    shell.status()?;
+    Ok(())
+}
+
+pub(crate) async fn headless() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        // What has hidden could be this one's, too.
+        let _right = nursery.spawn(Isolate::named("right").process()).await?;
+        offshoot::nursery(async |inner| {
+            let left = inner.spawn(Isolate::named("left").process()).await?;
+            left.call(start_headless, ()).await??;
+            stopped().await
+        })
+        .await?;
+        say("@after");
+        offshoot::sleep(Duration::from_millis(100)).await
+    })
+    .await
+}
+
+/// By the environment that its other threads have.
+pub(crate) fn end_without_their_first_thread() {
+    let mut running = Running::start("headless", &[]);
+    let has = running.line("@has", PATIENCE);
+    let has: Vec<i32> = has
+        .split_whitespace()
+        .map(|pid| pid.parse().expect("a pid"))
+        .collect();
+    let is_headless = || {
+        std::fs::read_to_string(format!("/proc/{}/stat", has[0]))
+            .is_ok_and(|stat| stat.contains(") Z "))
+    };
+    assert!(oracle::within(PATIENCE, is_headless), "{}", oracle::table());
+    let tree = oracle::below(running.process.pid);
+    running.stop();
+    running.line("@after", PATIENCE);
+    let left = tree.iter().filter(|process| has.contains(&process.pid));
+    let left: Vec<String> = left
+        .filter(|process| process.is_there())
+        .map(|process| process.describe())
+        .collect();
+    assert!(left.is_empty(), "{left:#?}");
     assert_eq!(
         running.wait(PATIENCE),
         Status::Exited(0),

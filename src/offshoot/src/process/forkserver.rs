@@ -8,7 +8,7 @@
 //! keys would become every child's.
 
 use super::child;
-use super::protocol::{self, Event, Request};
+use super::protocol::{self, Asker, Event, Request, Verdict};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
 use crate::mark::{CHANGE_MAX, LOOK_AGAIN, Looked, Mark};
 use mio::unix::SourceFd;
@@ -45,8 +45,21 @@ const GONE: usize = 256;
 const ROOT_PIDFD: Token = Token(0);
 const CHILD_ENDED: Token = Token(1);
 
-/// How long strays may take to die of SIGKILL before it goes on without them.
-const STRAYS_BOUND: Duration = Duration::from_secs(1);
+/// How many requests of the root are served in one turn.
+const ROOT_TURN: usize = 64;
+/// How long the requests of all others are served in one turn (ns); one of them takes 0.1 to 1 ms.
+const OTHERS_TURN: u64 = 2_000_000;
+/// How much time a peer has to leave between two requests (ns), on average.
+const PEER_PERIOD: u64 = 500_000;
+/// How many requests of a peer may come at once nevertheless.
+const PEER_BURST: u64 = 256;
+/// How many children that are not its own are reaped in one turn.
+const STRANGERS_TURN: usize = 64;
+
+/// How long strays may take to die of SIGKILL before it goes on without them (ns).
+const STRAYS_BOUND: u64 = 1_000_000_000;
+/// How long it waits on the spot for those that it has killed; 0.1 ms is usual.
+const STRAYS_WAIT: Duration = Duration::from_millis(1);
 
 /// How often it looks again for what comes to it from strays that it has killed.
 const STRAYS_ROUNDS: usize = 64;
@@ -73,6 +86,12 @@ struct Peer {
     grants: Vec<GrantedDir>,
     /// What of that its owner allows; anything, if there is none.
     allowed: Option<Vec<GrantedDir>>,
+    /// Its socket may hold more than has been read of it: a poll does not report that again.
+    unread: bool,
+    /// Nothing is read of it any more.
+    deaf: bool,
+    /// When its next request would be due if it kept to [`PEER_PERIOD`] (ns).
+    due: u64,
 }
 
 struct Child {
@@ -86,8 +105,13 @@ struct Child {
     claim: Option<Claim>,
     /// It has ended so, but something that it owned has not.
     ended: Option<Status>,
+    /// Why it was killed here.
+    killed: Option<String>,
     peer: usize,
 }
+
+/// An end to be told: to whom, how it was, and why it was killed here.
+type Ended = (Claim, Status, Option<String>);
 
 /// Whose a child of ours is that we have not forked.
 enum Kinship {
@@ -108,6 +132,21 @@ struct Claim {
     request: u64,
 }
 
+/// A search for what isolates that have ended have left running.
+struct Hunt {
+    /// Whose owners are told once it is over.
+    ended: Vec<Ended>,
+    /// Those that were killed, or, if janitors, are to end by themselves, and have not ended yet.
+    strays: Vec<(Pidfd, bool)>,
+    /// How long they have for that (ns).
+    deadline: u64,
+    /// Until when is looked again at what cannot be known yet (ns).
+    unknown_until: u64,
+    rounds: usize,
+    /// When it is gone on with (ns).
+    at: u64,
+}
+
 struct Server {
     poll: Poll,
     peers: BTreeMap<usize, Peer>,
@@ -117,6 +156,8 @@ struct Server {
     /// In which those of the children are made.
     cgroup: Option<Cgroup>,
     root: usize,
+    /// The root has said hello.
+    greeted: bool,
     /// How many children are to wait in reserve, in the root's hand and, once another process has asked for one, as many here.
     reserve: usize,
     /// Those in the root's hand, which makes them somebody's by itself and says so afterwards.
@@ -131,7 +172,12 @@ struct Server {
     mark: Mark,
     forked: u32,
     /// Those that are reaped and swept, and whose owners are to be told so at the end of this turn.
-    ended: Vec<(Claim, Status)>,
+    ended: Vec<Ended>,
+    hunt: Option<Hunt>,
+    /// Children that are not its own may have ended.
+    strangers: bool,
+    /// Whose request was the last that was served, of all but the root.
+    last: usize,
     /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
     refill_at: Option<u64>,
     /// The limits of open descriptors that it was started with.
@@ -206,6 +252,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         next: 1,
         tree: None,
         root: 0,
+        greeted: false,
         cgroup: None,
         reserve: 0,
         hand: Vec::new(),
@@ -215,6 +262,9 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         mark,
         forked: 0,
         ended: Vec::new(),
+        hunt: None,
+        strangers: false,
+        last: 0,
         refill_at: None,
         open_files,
         surroundings,
@@ -230,24 +280,35 @@ fn run(socket: OwnedFd) -> io::Result<()> {
     server.root = root_peer;
     let mut events = Events::with_capacity(64);
     let mut buffer = Vec::new();
-    // Until the root's socket ends or the root does: a copy of the socket may be held elsewhere.
-    while server.peers.contains_key(&root_peer) && !root.is_dead() {
+    // Until the root's socket ends or the root does: a copy of the socket may be held elsewhere. In each turn what everything depends on
+    // comes before what anybody but the root asks for, which is served in small parts.
+    while server.peers.contains_key(&root_peer) {
         match server.poll.poll(&mut events, server.timeout()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => result?,
         }
-        let tokens: Vec<usize> = events.iter().map(|event| event.token().0).collect();
-        for token in tokens {
+        if root.is_dead() {
+            break;
+        }
+        let mut died = Vec::new();
+        for event in events.iter() {
+            let token = event.token().0;
             if token == CHILD_ENDED.0 {
                 signal::drain_child_signals(ended.as_fd());
-                server.reap_strangers();
-            } else if server.peers.contains_key(&token) {
-                server.read(token, &mut buffer);
-            } else if server.children.contains_key(&token) {
-                server.child_died(token);
+                server.strangers = true;
+            } else if let Some(peer) = server.peers.get_mut(&token) {
+                peer.unread = !peer.deaf;
+            } else {
+                died.push(token);
             }
         }
-        server.report_ended();
+        server.reap_strangers();
+        for token in died {
+            server.child_died(token);
+        }
+        server.read_root(&mut buffer);
+        server.read_others(&mut buffer, || root.is_dead());
+        server.hunt();
         server.flush();
         server.refill();
     }
@@ -276,6 +337,9 @@ impl Server {
             owner: Credentials::nobody(),
             grants: Vec::new(),
             allowed: None,
+            unread: false,
+            deaf: false,
+            due: 0,
         };
         self.peers.insert(token, peer);
         Ok(token)
@@ -295,11 +359,22 @@ impl Server {
     fn timeout(&self) -> Option<Duration> {
         // Rarely anything is queued; then a short bound, as the readiness to write is not watched.
         let queued = self.peers.values().any(|peer| !peer.queue.is_empty());
-        let queued = queued.then_some(Duration::from_millis(5));
-        let refill = self
-            .refill_at
-            .map(|at| Duration::from_nanos(at.saturating_sub(clock::now())));
-        [queued, refill].into_iter().flatten().min()
+        let queued = queued.then(|| clock::now() + 5_000_000);
+        let unread = self.peers.iter().filter_map(|(token, peer)| {
+            let at = if *token == self.root {
+                Some(0)
+            } else {
+                peer.next_at()
+            };
+            at.filter(|_| peer.unread)
+        });
+        let at = unread
+            .chain(self.strangers.then_some(0))
+            .chain(self.hunt.as_ref().map(|hunt| hunt.at))
+            .chain(self.refill_at)
+            .chain(queued)
+            .min()?;
+        Some(Duration::from_nanos(at.saturating_sub(clock::now())))
     }
 
     fn hand_is_short(&self) -> bool {
@@ -370,7 +445,7 @@ impl Server {
                 Some(child) => child.claim = Some(claim),
                 None => {
                     if let Some((_, status)) = gone {
-                        self.ended.push((claim, status));
+                        self.ended.push((claim, status, None));
                     }
                 }
             }
@@ -378,40 +453,101 @@ impl Server {
         self.plan_refill(REFILL_AFTER);
     }
 
-    /// Reads all that a peer has asked.
-    fn read(&mut self, token: usize, buffer: &mut Vec<u8>) {
-        while let Some(peer) = self.peers.get(&token) {
-            match protocol::receive::<Request>(&peer.socket, buffer) {
-                Ok(Some((request, fds))) => self.handle(token, request, fds),
-                Ok(None) => {
-                    // A child's connection also ends with the child, whose own end is waited for;
-                    // the root's is its end.
-                    if peer.child.is_none() {
-                        self.remove_peer(token);
-                    }
-                    return;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    // Costs its sender the connection, hence its processes; nobody else anything.
-                    offshoot_sys::note!("the forkserver got a wrong packet: {error}");
-                    match peer.child {
-                        Some(child) => self.kill(child),
-                        None => drop(self.remove_peer(token)),
-                    }
-                    return;
-                }
-                Err(_) => {
-                    if peer.child.is_none() {
-                        self.remove_peer(token);
-                    }
-                    return;
-                }
+    /// Serves what the root has asked, or the first part of that.
+    fn read_root(&mut self, buffer: &mut Vec<u8>) {
+        for _ in 0..ROOT_TURN {
+            if !self.peers.get(&self.root).is_some_and(|root| root.unread) {
+                return;
             }
+            self.read(self.root, buffer);
+        }
+    }
+
+    /// Serves the others, one request of each in turn, from where the last turn ended, until its time is up. Who has asked for more than its
+    /// share is passed over: its socket stays unread, and fills.
+    fn read_others(&mut self, buffer: &mut Vec<u8>, root_is_dead: impl Fn() -> bool) {
+        let until = clock::now() + OTHERS_TURN;
+        loop {
+            let now = clock::now();
+            let is_next = |(token, peer): &(&usize, &Peer)| {
+                **token != self.root && peer.unread && peer.next_at().is_some_and(|at| at <= now)
+            };
+            let mut behind = self.peers.range(self.last + 1..);
+            let next = behind.find(is_next);
+            let next = next.or_else(|| self.peers.range(..=self.last).find(is_next));
+            let Some(token) = next.map(|(token, _)| *token) else {
+                return;
+            };
+            // Whatever they ask for, it is not to be done for a tree that is no more.
+            if now >= until || root_is_dead() {
+                return;
+            }
+            self.last = token;
+            if let Some(peer) = self.peers.get_mut(&token) {
+                peer.due = peer.due.max(now) + PEER_PERIOD;
+            }
+            self.read(token, buffer);
+        }
+    }
+
+    /// Serves the next request of a peer, if there is one.
+    fn read(&mut self, token: usize, buffer: &mut Vec<u8>) {
+        let Some(peer) = self.peers.get_mut(&token) else {
+            return;
+        };
+        match protocol::receive::<Request>(&peer.socket, buffer) {
+            Ok(Some((request, fds))) => self.handle(token, request, fds),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => peer.unread = false,
+            // Costs its sender the connection, hence its processes; nobody else anything.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.refuse(token, &error.to_string());
+            }
+            // A child's connection also ends with the child, whose own end is waited for; the root's is its end.
+            Ok(None) | Err(_) => match peer.child {
+                Some(_) => (peer.unread, peer.deaf) = (false, true),
+                None => drop(self.remove_peer(token)),
+            },
+        }
+    }
+
+    /// Ends the connection of a peer that has said what is not its to say.
+    fn refuse(&mut self, token: usize, why: &str) {
+        offshoot_sys::note!("the forkserver got a wrong packet: {why}");
+        let Some(peer) = self.peers.get_mut(&token) else {
+            return;
+        };
+        (peer.unread, peer.deaf) = (false, true);
+        let Some(token) = peer.child else {
+            drop(self.remove_peer(token));
+            return;
+        };
+        if let Some(child) = self.children.get_mut(&token) {
+            let why = format!("it broke the protocol with the forkserver: {why}");
+            child.killed.get_or_insert(why);
+        }
+        self.kill(token);
+    }
+
+    /// Who a peer is to the table of who may ask for what.
+    fn asker(&self, token: usize) -> Asker {
+        let child = self.peers.get(&token).and_then(|peer| peer.child);
+        match child {
+            None if self.greeted => Asker::Root,
+            None => Asker::NewRoot,
+            Some(child) if self.blanks.contains(&child) => Asker::Reserve,
+            Some(_) => Asker::Isolate,
         }
     }
 
     fn handle(&mut self, token: usize, request: Request, mut fds: Vec<OwnedFd>) {
+        let asker = self.asker(token);
+        if request.ask().verdict(asker) == Verdict::Ends {
+            let ask = request.ask();
+            return self.refuse(
+                token,
+                &format!("{ask:?} is not to be asked for by {asker:?}"),
+            );
+        }
         match request {
             Request::Hello {
                 build_id,
@@ -421,11 +557,8 @@ impl Server {
                 caller,
                 faults,
             } => {
-                let is_root = self
-                    .peers
-                    .get(&token)
-                    .is_some_and(|peer| peer.child.is_none());
-                if !is_root || build_id != image::build_id() {
+                self.greeted = true;
+                if build_id != image::build_id() {
                     // Another executable; the requester sees the end of the connection.
                     self.remove_peer(token);
                     return;
@@ -465,9 +598,7 @@ impl Server {
                 self.plan_refill(REFILL_AFTER);
             }
             Request::Reserve { processes } => {
-                if token == self.root {
-                    self.keep_reserve(usize::try_from(processes).unwrap_or(0));
-                }
+                self.keep_reserve(usize::try_from(processes).unwrap_or(0));
             }
             Request::Spawn { request, outfit } => {
                 // Of one that has died since: what it owned was killed then, and nobody would kill
@@ -511,10 +642,8 @@ impl Server {
             }
             Request::Claim { blank, request } => {
                 let owner = token;
-                if owner == self.root {
-                    let blank = usize::try_from(blank).unwrap_or(0);
-                    self.claim(blank, Claim { owner, request });
-                }
+                let blank = usize::try_from(blank).unwrap_or(0);
+                self.claim(blank, Claim { owner, request });
             }
             Request::Enroll { grant } => {
                 let granted = match (grant, fds.into_iter().next()) {
@@ -784,6 +913,7 @@ impl Server {
                         cgroup: cgroup.keep(),
                         claim,
                         ended: None,
+                        killed: None,
                         peer,
                     },
                 );
@@ -958,41 +1088,57 @@ impl Server {
                 tree.sweep_with(key, &peer.owner, &peer.grants).print();
             }
             self.remove_peer(peer);
-            self.children.remove(&token);
+            let killed = self.children.remove(&token).and_then(|child| child.killed);
             let Some(claim) = claim else {
                 return;
             };
-            self.ended.push((claim, status));
+            self.ended.push((claim, status, killed));
             // The owner may have waited only for this one.
             next = self.peers.get(&claim.owner).and_then(|peer| peer.child);
         }
     }
 
-    /// Ends what those have started that have ended in this turn, all of it in one go, and then tells their owners.
-    fn report_ended(&mut self) {
-        if self.ended.is_empty() {
+    /// Ends what those have started that have ended, all of it in one go, and then tells their owners. What takes long of that is gone on
+    /// with in later turns.
+    fn hunt(&mut self) {
+        loop {
+            let hunt = self.hunt.take().or_else(|| {
+                let ended = std::mem::take(&mut self.ended);
+                (!ended.is_empty()).then(|| Hunt::new(ended))
+            });
+            let Some(mut hunt) = hunt else { return };
+            if hunt.at <= clock::now() {
+                hunt.at = match self.kill_strays(&mut hunt) {
+                    Some(at) => at,
+                    None => {
+                        for ended in hunt.ended {
+                            self.report(ended);
+                        }
+                        continue;
+                    }
+                };
+            }
+            self.hunt = Some(hunt);
             return;
-        }
-        self.kill_strays();
-        for (claim, status) in std::mem::take(&mut self.ended) {
-            self.report(claim, status);
         }
     }
 
     /// Tells an owner how one of its own has ended.
-    fn report(&mut self, Claim { owner, request }: Claim, status: Status) {
+    fn report(&mut self, (Claim { owner, request }, status, why): Ended) {
         let event = match status {
             Status::Exited(code) => Event::Exited {
                 request,
                 signal: false,
                 code,
                 core: false,
+                why,
             },
             Status::Signaled { signal, core } => Event::Exited {
                 request,
                 signal: true,
                 code: signal,
                 core,
+                why,
             },
         };
         self.send(owner, &event, Vec::new());
@@ -1014,21 +1160,35 @@ impl Server {
         }
     }
 
-    /// Kills what was started by an isolate that is no more, and has become a child of ours.
+    /// Kills what was started by an isolate that is no more, and has become a child of ours. When it is to be gone on with (ns); `None` once
+    /// nothing is left.
     ///
     /// What is in `execve` meanwhile bears no mark, and is looked at again until it does, for [`CHANGE_MAX`] at most. What ends by itself meanwhile
     /// leaves its children to us, which are in no list that was taken before: it goes on until a list has nothing new.
-    fn kill_strays(&self) {
+    fn kill_strays(&self, hunt: &mut Hunt) -> Option<u64> {
         // The number of one that is reaped may be somebody else's by now.
         let living = self.children.values().filter(|child| child.ended.is_none());
         let mut known: BTreeSet<i32> = living.map(|child| child.pid).collect();
-        let unknown_until = clock::now() + CHANGE_MAX;
+        let again = || Some(clock::now() + u64::try_from(LOOK_AGAIN.as_nanos()).unwrap_or(0));
         let mut quiet = 0;
         // What comes to us with the end of one that is killed is looked at in turn.
-        let mut rounds = 0;
-        while rounds < STRAYS_ROUNDS {
+        while hunt.rounds < STRAYS_ROUNDS {
+            if !hunt.have_ended() {
+                let now = clock::now();
+                if now < hunt.deadline {
+                    return again();
+                }
+                if !hunt.kill_janitors() {
+                    // One that does not die in time is looked at again, and holds up no other.
+                    if now >= hunt.unknown_until + STRAYS_BOUND {
+                        offshoot_sys::note!("a process that an isolate has started does not die");
+                        return None;
+                    }
+                    hunt.strays.clear();
+                }
+                continue;
+            }
             let mut unknown = 0;
-            let mut strays: Vec<(Pidfd, bool)> = Vec::new();
             let mut is_new = false;
             for pid in process::children_of(process::id()) {
                 if known.contains(&pid) {
@@ -1037,7 +1197,8 @@ impl Server {
                 is_new = true;
                 match self.stray(pid) {
                     Kinship::Stray { janitor } => {
-                        strays.extend(Pidfd::open(pid).ok().map(|pidfd| (pidfd, janitor)));
+                        let stray = Pidfd::open(pid).ok();
+                        hunt.strays.extend(stray.map(|pidfd| (pidfd, janitor)));
                     }
                     Kinship::Unknown => unknown += 1,
                     Kinship::Spared => {
@@ -1048,42 +1209,22 @@ impl Server {
             // The kernel's list of children may lack some while others of them end.
             quiet = if is_new { 0 } else { quiet + 1 };
             if quiet == 2 {
-                return;
+                return None;
             }
-            if strays.is_empty() {
-                if clock::now() >= unknown_until {
-                    if unknown > 0 {
-                        offshoot_sys::note!(
-                            "{unknown} processes that an isolate may have started are still in execve or ending, and live on until the tree ends"
-                        );
-                    }
-                    return;
+            if !hunt.strays.is_empty() {
+                hunt.rounds += 1;
+                hunt.kill();
+            } else if unknown > 0 {
+                if clock::now() < hunt.unknown_until {
+                    return again();
                 }
-                if unknown > 0 {
-                    std::thread::sleep(LOOK_AGAIN);
-                }
-                continue;
-            }
-            rounds += 1;
-            let bound = u64::try_from(STRAYS_BOUND.as_nanos()).unwrap_or(0);
-            let until = |deadline: u64| Duration::from_nanos(deadline.saturating_sub(clock::now()));
-            let deadline = clock::now() + bound;
-            for (stray, janitor) in &strays {
-                if !janitor || !stray.wait_dead(until(deadline)).unwrap_or(false) {
-                    let _ = stray.kill();
-                }
-            }
-            let deadline = clock::now() + bound;
-            for (stray, _) in &strays {
-                // One that does not die in time is looked at again, and holds up no other.
-                if stray.wait_dead(until(deadline)).unwrap_or(false) {
-                    let _ = stray.reap();
-                } else if clock::now() >= unknown_until + bound {
-                    offshoot_sys::note!("a process that an isolate has started does not die");
-                    return;
-                }
+                offshoot_sys::note!(
+                    "{unknown} processes that an isolate may have started are still in execve or ending, and live on until the tree ends"
+                );
+                return None;
             }
         }
+        None
     }
 
     /// Whose this child of ours is, which we have not forked.
@@ -1114,9 +1255,19 @@ impl Server {
         !self.children.iter().any(is_somebodys)
     }
 
-    /// Reaps what has ended of the strangers among our children. Our own are told of by their pidfds.
+    /// Reaps what has ended of the strangers among our children, or some of it. Our own are told of by their pidfds.
     fn reap_strangers(&mut self) {
-        while let Some(pid) = process::ended_child() {
+        if !self.strangers {
+            return;
+        }
+        if let Some(hunt) = &mut self.hunt {
+            hunt.at = 0;
+        }
+        for _ in 0..STRANGERS_TURN {
+            let Some(pid) = process::ended_child() else {
+                self.strangers = false;
+                return;
+            };
             let own = self.children.iter().find(|(_, child)| child.pid == pid);
             match own.map(|(token, _)| *token) {
                 // It would be told again and again, and hide the others.
@@ -1128,6 +1279,7 @@ impl Server {
                 .values()
                 .any(|child| child.pid == pid && child.ended.is_none())
             {
+                self.strangers = false;
                 return;
             }
         }
@@ -1175,7 +1327,10 @@ impl Server {
             if process::children_of(process::id()).is_empty() {
                 break;
             }
-            self.kill_strays();
+            let mut hunt = Hunt::new(Vec::new());
+            while let Some(at) = self.kill_strays(&mut hunt) {
+                std::thread::sleep(Duration::from_nanos(at.saturating_sub(clock::now())));
+            }
         }
         if let Some(tree) = &self.tree {
             tree.remove().print();
@@ -1264,7 +1419,65 @@ impl Child {
     }
 }
 
+impl Hunt {
+    fn new(ended: Vec<Ended>) -> Hunt {
+        Hunt {
+            ended,
+            strays: Vec::new(),
+            deadline: 0,
+            unknown_until: clock::now() + CHANGE_MAX,
+            rounds: 0,
+            at: 0,
+        }
+    }
+
+    /// Kills those that were found, but for janitors, which get their time.
+    fn kill(&mut self) {
+        self.deadline = clock::now() + STRAYS_BOUND;
+        for (stray, janitor) in &self.strays {
+            if !janitor {
+                let _ = stray.kill();
+            }
+        }
+        let wait = clock::now() + u64::try_from(STRAYS_WAIT.as_nanos()).unwrap_or(0);
+        for (stray, _) in &self.strays {
+            let left = Duration::from_nanos(wait.saturating_sub(clock::now()));
+            let _ = stray.wait_dead(left);
+        }
+    }
+
+    /// Kills the janitors among those that have not ended. False if there is none.
+    fn kill_janitors(&mut self) -> bool {
+        let mut any = false;
+        for (_, janitor) in &mut self.strays {
+            any |= std::mem::replace(janitor, false);
+        }
+        if any {
+            self.kill();
+        }
+        any
+    }
+
+    /// Reaps those that have ended. True if none is left.
+    fn have_ended(&mut self) -> bool {
+        self.strays.retain(|(stray, _)| {
+            let is_dead = stray.is_dead();
+            if is_dead {
+                let _ = stray.reap();
+            }
+            !is_dead
+        });
+        self.strays.is_empty()
+    }
+}
+
 impl Peer {
+    /// When its next request may be served (ns); `None` while it does not read its answers.
+    fn next_at(&self) -> Option<u64> {
+        let at = self.due.saturating_sub(PEER_BURST * PEER_PERIOD);
+        (self.queue.is_empty() && !self.deaf).then_some(at)
+    }
+
     fn flush(&mut self) {
         while let Some((bytes, fds)) = self.queue.front() {
             let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -1301,6 +1514,9 @@ mod tests {
             owner: Credentials::nobody(),
             grants: Vec::new(),
             allowed: None,
+            unread: false,
+            deaf: false,
+            due: 0,
         };
         peer.queue.push_back((b"first".to_vec(), Vec::new()));
         // Longer than any packet may be.

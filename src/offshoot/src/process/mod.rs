@@ -315,6 +315,11 @@ impl Process {
         news.tell();
     }
 
+    /// The forkserver has killed it, for this reason.
+    pub(crate) fn was_killed(&self, why: String) {
+        self.state.lock().killed.get_or_insert(why);
+    }
+
     /// As [`kill`](Process::kill), for under a lock. Also how long its memory may take to be freed, in
     /// ns.
     pub(crate) fn kill_quietly(&self, why: &str) -> (u64, News) {

@@ -40,6 +40,115 @@ pub(crate) enum Request {
     Grant { request: u64 },
 }
 
+/// A request without what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Hello,
+    Reserve,
+    Spawn,
+    Claim,
+    Enroll,
+    Grant,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// The root, of which nothing has come yet.
+    NewRoot,
+    Root,
+    /// A process that is an isolate, or may be one of which the root has not said so yet.
+    Isolate,
+    /// One that waits in reserve here, and runs nothing of a user.
+    Reserve,
+}
+
+/// What comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Served,
+    /// The connection ends, and its process with it.
+    Ends,
+}
+
+impl Ask {
+    /// Who may ask for what, in the order of [`Asker`]: the one place where that is decided. Its like for frames is `offshoot_wire::order`.
+    fn verdicts(self) -> [Verdict; 4] {
+        use Verdict::{Ends, Served};
+        match self {
+            // Says who is the root of what tree, once.
+            Ask::Hello => [Served, Ends, Ends, Ends],
+            Ask::Reserve => [Ends, Served, Ends, Ends],
+            Ask::Spawn => [Ends, Served, Served, Ends],
+            // The reserve that is claimed is in the root's hand alone.
+            Ask::Claim => [Ends, Served, Ends, Ends],
+            Ask::Enroll => [Ends, Served, Served, Ends],
+            Ask::Grant => [Ends, Served, Served, Ends],
+        }
+    }
+
+    /// What comes of it from this one.
+    pub(crate) fn verdict(self, asker: Asker) -> Verdict {
+        self.verdicts()[asker as usize]
+    }
+}
+
+impl Request {
+    pub(crate) fn ask(&self) -> Ask {
+        match self {
+            Request::Hello { .. } => Ask::Hello,
+            Request::Reserve { .. } => Ask::Reserve,
+            Request::Spawn { .. } => Ask::Spawn,
+            Request::Claim { .. } => Ask::Claim,
+            Request::Enroll { .. } => Ask::Enroll,
+            Request::Grant { .. } => Ask::Grant,
+        }
+    }
+
+    /// One of each, as whoever wants to try them would make it.
+    #[cfg(any(test, feature = "fault-points"))]
+    pub(crate) fn samples() -> [Request; 6] {
+        let all = [
+            Ask::Hello,
+            Ask::Reserve,
+            Ask::Spawn,
+            Ask::Claim,
+            Ask::Enroll,
+            Ask::Grant,
+        ];
+        all.map(|ask| match ask {
+            Ask::Hello => Request::Hello {
+                build_id: offshoot_sys::image::build_id().to_vec(),
+                reserve: 0,
+                cgroups: false,
+                rights: Vec::new(),
+                caller: Vec::new(),
+                faults: String::new(),
+            },
+            Ask::Reserve => Request::Reserve { processes: 0 },
+            Ask::Spawn => Request::Spawn {
+                request: 1 << 40,
+                outfit: Outfit {
+                    name: "sample".to_owned(),
+                    umask: None,
+                    limits: Vec::new(),
+                    directory: false,
+                    stdio: [false; 3],
+                    grants: None,
+                    attributes: Vec::new(),
+                    variables: Vec::new(),
+                },
+            },
+            Ask::Claim => Request::Claim {
+                blank: 3,
+                request: 1,
+            },
+            Ask::Enroll => Request::Enroll { grant: false },
+            Ask::Grant => Request::Grant { request: 1 },
+        })
+    }
+}
+
 /// What a process is given at its start, as it crosses; its descriptors follow beside it. By itself
 /// it is what a child that waits in reserve is told first, by the forkserver with its link or by its owner on the link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -148,6 +257,8 @@ pub(crate) enum Event {
         signal: bool,
         code: i32,
         core: bool,
+        /// Why it was killed, if the forkserver has done that.
+        why: Option<String>,
     },
     /// The bind table and the private directory follow, if this was the first time.
     /// The answer to a `Grant`, too.
@@ -223,4 +334,23 @@ pub(crate) fn receive<T: DeserializeOwned>(
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     // Where some were lost for want of room there are none: whoever the message is for misses them.
     Ok(Some((value, packet.fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_root_says_hello_and_only_first() {
+        for (at, request) in Request::samples().iter().enumerate() {
+            let ask = request.ask();
+            assert_eq!(ask as usize, at, "a sample of each");
+            let is_served = |asker| ask.verdict(asker) == Verdict::Served;
+            assert_eq!(is_served(Asker::NewRoot), ask == Ask::Hello);
+            assert_eq!(is_served(Asker::Root), ask != Ask::Hello);
+            let of_roots = matches!(ask, Ask::Hello | Ask::Reserve | Ask::Claim);
+            assert_eq!(is_served(Asker::Isolate), !of_roots);
+            assert!(!is_served(Asker::Reserve));
+        }
+    }
 }

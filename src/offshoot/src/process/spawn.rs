@@ -3,7 +3,7 @@
 use super::Process;
 use super::link::Link;
 use super::protocol::{self, Outfit};
-use super::warden::{Blank, SpawnFds, Taken, Warden};
+use super::warden::{ANSWER, Blank, SpawnFds, Taken, Unanswered, Warden};
 use crate::carry::{self, Carried};
 use crate::descriptor::StateEntry;
 use crate::family::{Body, Key, Member, Status};
@@ -106,8 +106,13 @@ const AGAIN_MAX: u32 = 5;
 /// How many that wait in reserve may die as they are handed over, before a process is forked for the spawn.
 const DEAD_MAX: u32 = 3;
 
+/// How many forkservers may leave a spawn without an answer.
+const SILENT_MAX: u32 = 3;
+
 /// One try to spawn.
 struct Try {
+    /// When the first one began (ns).
+    began: u64,
     /// One that waits in reserve may be taken.
     reserve: bool,
     /// One was, and has died before it had taken anything of what it was to become.
@@ -123,9 +128,11 @@ pub(crate) async fn spawn_process(
     let began = clock::now();
     let bounds = isolate.resolve_bounds(core.local.shared.runtime.settings.bounds);
     let mut dead = 0;
+    let mut silent = 0;
     let mut again = 0;
     loop {
         let mut this = Try {
+            began,
             reserve: dead < DEAD_MAX,
             was_dead: false,
         };
@@ -137,6 +144,13 @@ pub(crate) async fn spawn_process(
             crate::log::debug!(isolate = %isolate.name, %error, "another process is taken");
             dead += 1;
             continue;
+        }
+        if error.downcast_ref::<Unanswered>().is_some() {
+            crate::log::debug!(isolate = %isolate.name, %error, "another forkserver is asked");
+            silent += 1;
+            if silent < SILENT_MAX {
+                continue;
+            }
         }
         wait_before(again, began, bounds.start, error).await?;
         again += 1;
@@ -348,7 +362,15 @@ async fn try_spawn(
             let asked = crate::fault::check("request", name)
                 .and_then(|()| warden.spawn(server, &process, outfit, theirs, fds));
             if let Err(error) = asked {
+                let silent = error.kind() == io::ErrorKind::WouldBlock;
                 let error = failed("request", name, error, "");
+                let error = match silent {
+                    true => {
+                        warden.unanswered(&process);
+                        error.with_source(Unanswered)
+                    }
+                    false => error,
+                };
                 warden.never_was(&process, error.clone());
                 return Err(error);
             }
@@ -360,7 +382,14 @@ async fn try_spawn(
     core.local.await_start(&process);
     #[cfg(feature = "fault-points")]
     let asked_at = clock::now();
-    let mut bound = pin!(time::pause(bounds.start));
+    let began = this.began;
+    let left = || {
+        let past = clock::now().saturating_sub(began);
+        bounds.start.saturating_sub(Duration::from_nanos(past))
+    };
+    // Also looked at whether it is forked at all.
+    let next = || time::pause(left().min(Duration::from_nanos(ANSWER)));
+    let mut bound = pin!(next());
     let mut scope = ScopeWatch::default();
     let mut by_itself = false;
     let started = poll_fn(|cx| {
@@ -372,7 +401,15 @@ async fn try_spawn(
             return Poll::Ready(Err(cancelled_error(cancel)));
         }
         // Its own watch of the scope is behind ours, so that it can only be the time.
-        if bound.as_mut().poll(cx).is_ready() {
+        while let Poll::Ready(elapsed) = bound.as_mut().poll(cx) {
+            elapsed?;
+            if !left().is_zero() {
+                if !process.is_spawned() {
+                    warden.unanswered(&process);
+                }
+                bound.set(next());
+                continue;
+            }
             let error = failed(
                 "start",
                 name,

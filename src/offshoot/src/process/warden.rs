@@ -56,10 +56,13 @@ const SERVER_DEAD: Duration = Duration::from_millis(500);
 const SERVER_IDLE: u64 = 500_000_000;
 /// Why a process was killed whose forkserver is no more.
 const SERVER_ENDED: &str = "the tree's forkserver had ended, and every process with it";
-/// How long the forkserver has to answer a request, before it is taken for wedged and replaced.
-/// Counted from the request, however short the bound of the spawn is: all other processes of the
-/// tree end with it.
-const ANSWER: u64 = 1_000_000_000;
+/// How long the forkserver has to answer a request (ns), before another one takes its place. Counted from the request, however short the
+/// bound of the spawn is.
+pub(crate) const ANSWER: u64 = 1_000_000_000;
+/// How soon a forkserver whose socket is full is told again what was claimed.
+const CLAIM_AGAIN: Duration = Duration::from_millis(5);
+/// How long a forkserver that did not answer has to end with the tree.
+const SILENT_END: Duration = Duration::from_secs(1);
 /// How long a bind waits for its table or grant (ns).
 const ENROL: u64 = 5_000_000_000;
 /// How long a process has to die whose link has ended.
@@ -143,6 +146,8 @@ struct Server {
     heard: u64,
     /// Since when it has nothing to do (ns), if another one serves.
     idle_since: Option<u64>,
+    /// When it was found not to answer (ns), and another one was to take its place.
+    silent_since: Option<u64>,
     /// What it has said that somebody else than the thread has read, in its order.
     read: VecDeque<Said>,
     buffer: Vec<u8>,
@@ -162,9 +167,15 @@ impl Server {
             tree: None,
             heard: 0,
             idle_since: None,
+            silent_since: None,
             read: VecDeque::new(),
             buffer: Vec::new(),
         }
+    }
+
+    /// Whether it did not answer, and has not said anything since either.
+    fn is_silent(&self) -> bool {
+        self.silent_since.is_some_and(|since| self.heard < since)
     }
 
     /// What it said next; as of [`protocol::receive`].
@@ -205,7 +216,9 @@ impl Servers {
 
     /// Makes one of the old ones the current one again whose rights are these, if there is one.
     fn exchange(&mut self, rights: &Rights) -> bool {
-        let has = |server: &Server| server.rights.as_ref() == Some(rights);
+        let has = |server: &Server| {
+            server.rights.as_ref() == Some(rights) && server.silent_since.is_none()
+        };
         let Some(at) = self.old.iter().position(has) else {
             return false;
         };
@@ -266,6 +279,8 @@ pub(crate) struct Warden {
     next_request: AtomicU64,
     /// Requests that were given up before an answer came.
     given_up: Mutex<Vec<u64>>,
+    /// Requests that have not been answered for [`ANSWER`], with their forkservers and when they were made (ns).
+    unanswered: Mutex<Vec<(u64, u32, u64)>>,
     stopping: AtomicBool,
     thread: Mutex<Option<Joiner>>,
 }
@@ -314,6 +329,7 @@ impl Warden {
             lent: Mutex::default(),
             next_request: AtomicU64::new(1),
             given_up: Mutex::default(),
+            unanswered: Mutex::default(),
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -555,6 +571,15 @@ impl Warden {
         None
     }
 
+    /// The connection to the forkserver.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn control(&self) -> io::Result<OwnedFd> {
+        let servers = self.servers.lock();
+        let ended = || io::Error::other("the tree's forkserver has ended");
+        let server = servers.current.as_ref().ok_or_else(ended)?;
+        server.control.try_clone()
+    }
+
     /// One of those that waited for us is this process, which the forkserver hears soon, and before anything else that it is asked.
     pub(crate) fn claim(&self, process: &Process, taken: Taken) {
         let first = {
@@ -567,19 +592,34 @@ impl Warden {
         }
     }
 
-    /// Says what has been claimed, as far as that goes.
-    fn send_claims(&self, servers: &Servers) -> io::Result<()> {
-        let mut claims = self.claims.lock();
-        while let Some((taken, request)) = claims.first().copied() {
+    /// Says what has been claimed, as far as that goes, to this forkserver or to all.
+    ///
+    /// # Errors
+    /// One of them does not take it at the moment.
+    fn send_claims(&self, servers: &Servers, to: Option<u32>) -> io::Result<()> {
+        let mut full = Ok(());
+        let mut left = BTreeSet::new();
+        self.claims.lock().retain(|(taken, request)| {
             // Of one that has ended nothing is left that it could be told.
-            if let Some(server) = servers.of(taken.server) {
-                let blank = taken.number;
-                let claim = Request::Claim { blank, request };
-                protocol::send(&server.control, &claim, &[])?;
+            let Some(server) = servers.of(taken.server) else {
+                return false;
+            };
+            // In their order; one that is stopped holds up no other.
+            if to.is_some_and(|to| to != taken.server) || left.contains(&taken.server) {
+                return true;
             }
-            claims.remove(0);
-        }
-        Ok(())
+            let (blank, request) = (taken.number, *request);
+            match protocol::send(&server.control, &Request::Claim { blank, request }, &[]) {
+                Err(error) if socket::may_pass(&error) => {
+                    left.insert(taken.server);
+                    full = Err(error);
+                    true
+                }
+                // If it has gone, that is seen elsewhere.
+                Err(_) | Ok(()) => false,
+            }
+        });
+        full
     }
 
     /// Asks this forkserver for a process that is watched.
@@ -631,7 +671,7 @@ impl Warden {
                 None => Err(io::Error::other("the tree's forkserver has ended")),
                 Some(server) => {
                     before(server);
-                    self.send_claims(&servers)
+                    self.send_claims(&servers, Some(server.number))
                         .and_then(|()| protocol::send(&server.control, request, fds))
                 }
             };
@@ -700,6 +740,13 @@ impl Warden {
         }
     }
 
+    /// The spawn of a process waits, and the forkserver has not answered for [`ANSWER`], or does not even take the request.
+    pub(crate) fn unanswered(&self, process: &Process) {
+        let asked = (process.request, process.server(), process.since);
+        self.unanswered.lock().push(asked);
+        self.wake();
+    }
+
     /// Ends the thread and, in the root, the forkserver. All processes have ended before.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -712,6 +759,18 @@ impl Warden {
         }
     }
 }
+
+/// Why a spawn failed that another forkserver may serve.
+#[derive(Debug)]
+pub(crate) struct Unanswered;
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no answer within {:?}", Duration::from_nanos(ANSWER))
+    }
+}
+
+impl std::error::Error for Unanswered {}
 
 /// Parks this thread until the answer is there or the deadline (ns) has passed.
 pub(crate) fn wait_for<T>(
@@ -929,6 +988,7 @@ impl Loop {
             }
             // Taken first: a request arrives before it is given up.
             let given_up = std::mem::take(&mut *self.warden.given_up.lock());
+            let unanswered = std::mem::take(&mut *self.warden.unanswered.lock());
             self.take_arrived();
             self.say_claims();
             let mut control = BTreeSet::new();
@@ -984,6 +1044,9 @@ impl Loop {
                 {
                     watched.due = Some((watched.process.since + ANSWER, Due::Forked));
                 }
+            }
+            for (request, server, since) in unanswered {
+                self.not_answered(request, server, since);
             }
             self.look_at_clock();
             self.look_after_links();
@@ -1055,10 +1118,9 @@ impl Loop {
             return;
         }
         // Those whose forkserver is no more have ended with it.
-        match self.warden.send_claims(&self.warden.servers.lock()) {
-            Err(error) if socket::may_pass(&error) => self.warden.soon.set(NOT_URGENT),
-            // It has gone, which is seen elsewhere.
-            Err(_) | Ok(()) => {}
+        let servers = self.warden.servers.lock();
+        if self.warden.send_claims(&servers, None).is_err() {
+            self.warden.soon.set(CLAIM_AGAIN);
         }
     }
 
@@ -1230,27 +1292,75 @@ impl Loop {
 
     /// A process whose spawn was given up should at least be forked by now.
     fn not_forked(&mut self, request: u64) {
-        let Some(watched) = self.watched.get_mut(&request) else {
+        let Some(watched) = self.watched.get(&request) else {
             return;
         };
         let (number, since) = (watched.process.server(), watched.process.since);
-        if watched.process.is_spawned() {
-            watched.due = None;
-        } else if self.heard(number).is_some_and(|heard| heard < since) {
-            self.server_ended(number, "it did not answer");
-        } else {
-            // It answers others: this answer was lost, for want of a descriptor. The process sees
-            // the end of its link.
-            let message = "the forkserver's answer was lost";
+        self.not_answered(request, number, since);
+        let Some(watched) = self.watched.get_mut(&request) else {
+            return;
+        };
+        watched.due = None;
+        if !watched.process.is_spawned() {
+            // It answers others: this answer was lost, for want of a descriptor. Or nobody can take its place. The process, should there
+            // be one, sees the end of its link.
+            let message = "the forkserver's answer was lost, or did not come";
             let error = Error::new(ErrorKind::Spawn("fork".to_owned()), message);
             self.finish(request, |process| process.never_was(error));
         }
     }
 
-    /// When this forkserver last said anything (ns).
-    fn heard(&self, number: u32) -> Option<u64> {
-        let servers = self.warden.servers.lock();
-        servers.of(number).map(|server| server.heard)
+    /// A request was not answered in time: if its forkserver has said nothing else meanwhile, it serves no more.
+    fn not_answered(&mut self, request: u64, number: u32, since: u64) {
+        // What it has said, and was not read yet.
+        self.read_control(number);
+        let watched = self.watched.get(&request);
+        if watched.is_some_and(|watched| watched.process.is_spawned()) {
+            return;
+        }
+        let now = clock::now();
+        let is_silent = |server: &mut Server| {
+            // Only the root can start another one.
+            let silent =
+                server.pidfd.is_some() && now.saturating_sub(server.heard.max(since)) >= ANSWER;
+            silent && server.silent_since.replace(now).is_none()
+        };
+        let mut servers = self.warden.servers.lock();
+        if !servers.of_mut(number).is_some_and(is_silent) {
+            return;
+        }
+        let silent = servers.current.take_if(|server| server.number == number);
+        servers.old.extend(silent);
+        drop(servers);
+        crate::log::error!(
+            number,
+            "a forkserver does not answer; another one takes its place, and its isolates live on"
+        );
+        let failed = |message: &str| {
+            let kind = ErrorKind::Spawn("fork".to_owned());
+            Error::new(kind, message).with_source(Unanswered)
+        };
+        // What it would have to be told.
+        let mut hand = self.warden.hand.lock();
+        hand.retain(|blank| blank.server != number);
+        drop(hand);
+        let mut enrolling = self.warden.enrolling.lock();
+        let asked: Vec<Enrolling> = enrolling
+            .extract_if(.., |asked| asked.server == number)
+            .collect();
+        drop(enrolling);
+        for Enrolling { sender, .. } in asked {
+            let _ = sender.send(Err(failed("the tree's forkserver does not answer")));
+        }
+        // Asked for once more, of the next one.
+        let waits = |process: &Process| process.is_of_server(number) && process.pidfd().is_none();
+        let watched = self.watched.values();
+        let waiting = watched.filter(|watched| waits(&watched.process));
+        let waiting: Vec<u64> = waiting.map(|watched| watched.process.request).collect();
+        for request in waiting {
+            let error = failed("the tree's forkserver has not answered within 1 s");
+            self.finish(request, |process| process.never_was(error));
+        }
     }
 
     fn read_control(&mut self, number: u32) {
@@ -1368,6 +1478,7 @@ impl Loop {
                 signal,
                 code,
                 core,
+                why,
             } => {
                 self.take_arrived();
                 // All that it had said is in its link.
@@ -1377,7 +1488,10 @@ impl Loop {
                 } else {
                     Status::Exited(code)
                 };
-                self.finish(request, |process| process.reaped(status));
+                self.finish(request, |process| {
+                    why.into_iter().for_each(|why| process.was_killed(why));
+                    process.reaped(status);
+                });
             }
             Event::Enrolled { key, error } => {
                 let Enrolling { sender, .. } = {
@@ -1426,7 +1540,7 @@ impl Loop {
         };
         let now = clock::now();
         let mut servers = self.warden.servers.lock();
-        let mut gone = Vec::new();
+        let (mut gone, mut is_silent) = (Vec::new(), Vec::new());
         for server in &mut servers.old {
             let mut watched = self.watched.values();
             // What this process itself has bound, it could not remove by itself any more, perhaps.
@@ -1435,6 +1549,7 @@ impl Loop {
                     .tree
                     .as_ref()
                     .is_some_and(|tree| runtime.binds_in(tree));
+            is_silent.extend(server.is_silent().then_some(server.number));
             match (is_busy, server.idle_since) {
                 (true, _) => server.idle_since = None,
                 (false, None) => server.idle_since = Some(now),
@@ -1442,8 +1557,15 @@ impl Loop {
                 (false, Some(_)) => {}
             }
         }
+        // One that says nothing would not see that it is to end.
+        let (silent, gone): (Vec<u32>, Vec<u32>) = gone
+            .into_iter()
+            .partition(|number| is_silent.contains(number));
         let gone: Vec<Server> = gone.into_iter().filter_map(|n| servers.take(n)).collect();
         drop(servers);
+        for number in silent {
+            self.server_ended(number, "it did not answer, and has no process any more");
+        }
         for Server {
             control,
             pidfd,
@@ -1506,7 +1628,7 @@ impl Loop {
         self.take_arrived();
         crate::log::error!(
             why,
-            "the forkserver has ended; every process isolate ends with it"
+            "a forkserver has ended; every process isolate of it ends with it"
         );
         let _ = self
             .warden
@@ -1568,10 +1690,23 @@ impl Loop {
         self.warden.hand.lock().clear();
         // All see the end of their connections before any is waited for.
         let ended = current.into_iter().chain(old);
-        let ended = ended.filter_map(|server| Some((server.number, server.pidfd?)));
-        let ended: Vec<_> = ended.chain(self.leaving.drain(..)).collect();
-        for (number, pidfd) in ended {
-            if !pidfd.wait_dead(SERVER_END).unwrap_or(false) {
+        let ended = ended.filter_map(|server| {
+            let bound = if server.is_silent() {
+                SILENT_END
+            } else {
+                SERVER_END
+            };
+            Some((server.number, server.pidfd?, bound))
+        });
+        let leaving = self.leaving.drain(..);
+        let leaving = leaving.map(|(number, pidfd)| (number, pidfd, SERVER_END));
+        let ended: Vec<_> = ended.chain(leaving).collect();
+        // One that was stopped could not see it.
+        for (_, pidfd, _) in &ended {
+            let _ = pidfd.signal(offshoot_sys::signal::SIGCONT);
+        }
+        for (number, pidfd, bound) in ended {
+            if !pidfd.wait_dead(bound).unwrap_or(false) {
                 crate::log::error!(number, "a forkserver does not end");
                 let _ = pidfd.kill();
                 let _ = pidfd.wait_dead(SERVER_END);

@@ -5,6 +5,7 @@
 use crate::descriptor::{CallEntry, MethodEntry, OpenEntry};
 use crate::isolate::local::Local;
 use crate::isolate::shared::Route;
+use crate::process::protocol::{self, Request};
 use crate::{Dialogue, Endpoint, Error, Method, Payload, Portal, Result};
 use offshoot_sys::socket;
 use offshoot_wire::frame::{Allowed, Entry, Introduce, Key};
@@ -71,6 +72,26 @@ pub fn uplink() -> Result<OwnedFd> {
     let link = local.and_then(|local| local.shared.runtime.uplink.get()?.upgrade());
     let link = link.ok_or_else(|| Error::other("this process has no owner"))?;
     Ok(link.fd().try_clone_to_owned()?)
+}
+
+/// The connection of this process to the forkserver. Its answers are read by nobody else while none of the runtime's is under way.
+///
+/// # Errors
+/// There is none, or no descriptor left.
+pub fn forkserver() -> Result<OwnedFd> {
+    let local = Local::try_current().ok_or_else(|| Error::other("no isolate"))?;
+    Ok(local.shared.runtime.warden()?.control()?)
+}
+
+/// Each request of the forkserver by its name, as a packet.
+///
+/// # Errors
+/// It cannot be encoded.
+pub fn requests() -> Result<Vec<(String, Vec<u8>)>> {
+    let samples = Request::samples().into_iter();
+    samples
+        .map(|request| Ok((format!("{:?}", request.ask()), protocol::encode(&request)?)))
+        .collect()
 }
 
 /// How a function is named in an Open.
