@@ -135,7 +135,7 @@ fn fitting(kind: Kind) -> Result<(Vec<u8>, Option<OwnedFd>)> {
                 key: random_key(),
             })
         }
-        Kind::Inspect => encoded(&1_u64),
+        Kind::Inspect | Kind::Resting => encoded(&1_u64),
         Kind::Ready => encoded(&Ready {
             pid: 1,
             build_id: offshoot_sys::image::build_id().into(),

@@ -25,6 +25,7 @@ mod registry;
 mod regression;
 mod relays;
 mod reserve;
+mod rest;
 mod rings;
 mod scopes;
 mod starting;

@@ -141,6 +141,8 @@ pub(crate) struct Member {
     pub(crate) body: Body,
     /// Its end is no news: its spawn has reported it.
     pub(crate) silent: bool,
+    /// What of the program runs at its end.
+    last_words: LastWords,
     stage: Stage,
     order: Option<CancelOrder>,
     /// What its thread was doing when it was interrupted.
@@ -187,6 +189,16 @@ impl Starved {
         };
         ran.saturating_sub(had) < now.saturating_sub(at) / 4 && self.excuse()
     }
+}
+
+/// What of the program runs at the end of an isolate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LastWords {
+    None,
+    /// Destructors of its state.
+    State,
+    /// What its main function does when nothing comes any more.
+    Main,
 }
 
 /// A child that is no more.
@@ -415,11 +427,39 @@ impl Family {
         member.target.send_order(order);
     }
 
-    /// Lets a child finish what it accepted and end.
-    pub(crate) fn close(&mut self, key: Key) {
-        if let Some(member) = self.members.get(&key) {
-            member.target.send_close();
+    /// Lets a child finish what it accepted and end. Says what of the program runs then, and the child's number at this time, see
+    /// [`Rest`](crate::rest::Rest).
+    pub(crate) fn close(&self, key: Key) -> (LastWords, Option<u64>) {
+        let Some(member) = self.members.get(&key) else {
+            return (LastWords::None, None);
+        };
+        let word = member.target.thread().map(|shared| shared.rest.word());
+        member.target.send_close();
+        (member.last_words, word)
+    }
+
+    /// A child's number in this wave, if it is at rest; see [`Waves`](crate::rest::Waves).
+    pub(crate) fn rest(&self, key: Key, wave: u64) -> Option<u64> {
+        self.members.get(&key)?.target.rest(wave)
+    }
+
+    /// Whether a child that was closed, with this number, waits for others before it ends.
+    pub(crate) fn waits_for_others(&self, key: Key, wave: u64, word: Option<u64>) -> bool {
+        let Some(member) = self.members.get(&key) else {
+            return false;
+        };
+        match &member.body {
+            Body::Thread(_) => member
+                .target
+                .rest(wave)
+                .is_some_and(|now| Some(now) != word),
+            // Asked behind what has closed it.
+            Body::Process(process) => process.ask_rest(wave).is_some(),
         }
+    }
+
+    pub(crate) fn has(&self, key: Key) -> bool {
+        self.members.contains_key(&key)
     }
 
     /// Removes a child that is gone; `None` while it is not.
@@ -624,12 +664,19 @@ impl Member {
             bounds,
             body,
             silent: false,
+            last_words: LastWords::None,
             stage: Stage::Running,
             order: None,
             stack: None,
             starved: Starved::default(),
             since: 0,
         }
+    }
+
+    /// Says what of the program runs at its end.
+    pub(crate) fn with_last_words(mut self, last_words: LastWords) -> Member {
+        self.last_words = last_words;
+        self
     }
 }
 

@@ -82,6 +82,7 @@ mod portal;
 mod process;
 mod reactor;
 pub mod reap;
+mod rest;
 mod runtime;
 mod scope;
 mod spec;

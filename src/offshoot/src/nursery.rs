@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use crate::dialogue::Held;
-use crate::family::{Body, Departed, Key, Member, NurseryKey, Status};
+use crate::family::{Body, Departed, Key, LastWords, Member, NurseryKey, Status};
 use crate::isolate::inbox::serve_all;
 use crate::isolate::job::{Outcome, poll_caught};
 use crate::isolate::local::Local;
@@ -20,6 +20,7 @@ use crate::isolate::thread::{self, Manner, Work};
 use crate::life::Life;
 use crate::portal::{LocalPortal, Portal, through_serde};
 use crate::process::spawn::{Start, spawn_process, wait_before};
+use crate::rest::Waves;
 use crate::scope::{Scope, ScopeWatch, cancelled_error};
 use crate::spec::{Isolate, Isolation};
 use crate::time::{nanos, off_isolate};
@@ -44,8 +45,9 @@ const ROUNDS: usize = 8;
 
 /// Opens a nursery, runs `body` in it, and returns when all that was started in it has ended.
 ///
-/// When the body returns `Ok`, the nursery waits for its tasks, then closes its isolates: each
-/// finishes what it has accepted and ends. When the body returns an error, a child fails, a task
+/// When the body returns `Ok`, the nursery waits for its tasks, then until its isolates are at rest:
+/// each has done what it had accepted, and nothing is under way between them. Then it closes them,
+/// the last that was spawned first. There is no bound to that, see [`timeout`](crate::timeout). When the body returns an error, a child fails, a task
 /// panics or the enclosing scope is cancelled, the rest is cancelled and comes down within its
 /// bounds. Either way no code of any child runs when this returns, but for those that the result
 /// names as abandoned or unkillable.
@@ -98,7 +100,7 @@ where
         grace: Cell::new(None),
         above: RefCell::default(),
         outside: RefCell::new(None),
-        children_closed: Cell::new(false),
+        ending: RefCell::default(),
         held: Rc::default(),
     });
     core.scope.hold(core.held.clone());
@@ -225,7 +227,10 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
         isolate: impl Into<Isolate>,
         state: S,
     ) -> Spawning<'scope, Portal<S>> {
-        let isolate = isolate.into().spawned_at(Location::caller());
+        let isolate = isolate
+            .into()
+            .spawned_at(Location::caller())
+            .started_with::<S>();
         Spawning(Box::pin(async move {
             let target = match self.core.isolation(&isolate) {
                 Isolation::Process => {
@@ -297,7 +302,10 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
         isolate: impl Into<Isolate>,
         state: S,
     ) -> Spawning<'scope, LocalPortal<S>> {
-        let isolate = isolate.into().spawned_at(Location::caller());
+        let isolate = isolate
+            .into()
+            .spawned_at(Location::caller())
+            .started_with::<S>();
         Spawning(Box::pin(async move {
             let target = self
                 .core
@@ -459,6 +467,35 @@ struct Task {
     waker: Arc<TaskWaker>,
 }
 
+/// How far a nursery has come that ends because all is done.
+#[derive(Default)]
+enum Ending {
+    #[default]
+    Open,
+    /// Its children work, and may send each other something.
+    Resting(Waves<Key>),
+    Closing(Closing),
+}
+
+/// The children that are closed, the last that was spawned first, once all of them are at rest.
+struct Closing {
+    /// Those that are not closed yet, in the order of their spawn.
+    open: Vec<Key>,
+    /// The one that is to end before the next is closed.
+    last: Option<Last>,
+    /// Numbers the questions to those that were closed.
+    wave: u64,
+}
+
+struct Last {
+    key: Key,
+    /// Its number when it was closed, if it had one.
+    word: Option<u64>,
+    /// When it is waited for no longer (ns), if that is bounded.
+    until: Option<u64>,
+    timer: Option<(u64, u64)>,
+}
+
 /// When the grace of a cancelled nursery is over, and the timer that is set for it.
 type Grace = (u64, Option<(u64, u64)>);
 
@@ -479,7 +516,7 @@ pub(crate) struct Core {
     /// Sees the enclosing scope, and what it saw.
     above: RefCell<ScopeWatch>,
     outside: RefCell<Option<Cancel>>,
-    children_closed: Cell<bool>,
+    ending: RefCell<Ending>,
     /// The dialogues that were opened in it.
     held: Rc<Held>,
 }
@@ -506,6 +543,9 @@ impl Drop for LeaveChildren<'_> {
         if let Some((_, Some(timer))) = self.0.grace.take() {
             self.0.local.remove_timer(timer);
         }
+        if let Ending::Closing(mut closing) = self.0.ending.take() {
+            closing.forget_last(&self.0.local);
+        }
         self.0.local.close_nursery(self.0.key);
     }
 }
@@ -522,7 +562,7 @@ impl Core {
         if let Some(cancel) = self.scope.cancelled() {
             return Err(cancelled_error(cancel));
         }
-        if self.closed.get() || self.children_closed.get() {
+        if self.closed.get() || !matches!(*self.ending.borrow(), Ending::Open) {
             return Err(Error::new(
                 ErrorKind::Misuse,
                 "nothing can be spawned in a nursery that is ending",
@@ -631,6 +671,7 @@ impl Core {
                 bounds,
                 Body::Thread(None),
             )
+            .with_last_words(isolate.last_words())
         });
         let (Some(key), Some((shared, target))) = (key, made) else {
             return Err(Error::new(
@@ -890,10 +931,7 @@ impl Core {
                     crate::ledger::returned(self.local.shared.life.identity(), self.key);
                     return Poll::Ready(self.result(value.take()));
                 }
-                if !self.children_closed.replace(true) {
-                    let mut family = self.local.shared.family.lock();
-                    children.iter().for_each(|key| family.close(*key));
-                }
+                self.end_children(cx, children);
                 self.local.shared.set_waiting(Wait::Nursery);
             }
             if !any {
@@ -911,6 +949,33 @@ impl Core {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Closes the children, once nothing is left to do for any of them.
+    fn end_children(&self, cx: &mut Context<'_>, children: Vec<Key>) {
+        let mut ending = self.ending.borrow_mut();
+        let family = || self.local.shared.family.lock();
+        if let Ending::Open = &*ending {
+            *ending = Ending::Resting(Waves::default());
+        }
+        if let Ending::Resting(waves) = &mut *ending {
+            // One by itself accepts what it is sent until it has done all. Those of a nursery that was cancelled come down.
+            let rest = children.len() == 1
+                || self.cancelling.get()
+                || waves.are_at_rest(&children, |key, wave| family().rest(key, wave));
+            if !rest {
+                return;
+            }
+            let wave = waves.next();
+            *ending = Ending::Closing(Closing {
+                open: children,
+                last: None,
+                wave,
+            });
+        }
+        if let Ending::Closing(closing) = &mut *ending {
+            closing.go_on(cx, self);
+        }
     }
 
     /// Drops body and tasks when the grace is over.
@@ -961,6 +1026,61 @@ impl Core {
                 let cause = failures.remove(0);
                 Err(Error::several(cause, failures))
             }
+        }
+    }
+}
+
+impl Closing {
+    /// Closes one after the other. Who has something to say at its end is waited for, unless it waits itself: by a dialogue, for one that
+    /// is still open.
+    fn go_on(&mut self, cx: &mut Context<'_>, core: &Core) {
+        let local = &core.local;
+        loop {
+            if let Some(last) = &mut self.last {
+                let family = local.shared.family.lock();
+                let waits = family.has(last.key)
+                    && !core.cancelling.get()
+                    && last.until.is_none_or(|until| clock::now() < until)
+                    && !family.waits_for_others(last.key, self.wave, last.word);
+                drop(family);
+                if waits {
+                    match (last.timer, last.until) {
+                        (Some(timer), _) => local.set_timer(timer, cx.waker()),
+                        (None, Some(until)) => {
+                            last.timer = Some(local.add_timer(until, cx.waker().clone()));
+                        }
+                        (None, None) => {}
+                    }
+                    return;
+                }
+                self.forget_last(local);
+            }
+            let Some(key) = self.open.pop() else { return };
+            self.wave += 1;
+            let (last_words, word) = local.shared.family.lock().close(key);
+            let until = match last_words {
+                LastWords::None => continue,
+                LastWords::State => None,
+                // It may do anything, also wait for one of those.
+                LastWords::Main => Some(clock::now() + nanos(local.shared.bounds.grace)),
+            };
+            if !self.open.is_empty() {
+                self.last = Some(Last {
+                    key,
+                    word,
+                    until,
+                    timer: None,
+                });
+            }
+        }
+    }
+
+    fn forget_last(&mut self, local: &Local) {
+        if let Some(Last {
+            timer: Some(timer), ..
+        }) = self.last.take()
+        {
+            local.remove_timer(timer);
         }
     }
 }

@@ -303,6 +303,11 @@ impl Runtime {
         Ok(slot.insert(Porter::start(self)?).clone())
     }
 
+    /// The porter, if there is one.
+    pub(crate) fn existing_porter(&self) -> Option<Arc<Porter>> {
+        self.porter.lock().clone()
+    }
+
     /// One line per isolate of this process.
     pub(crate) fn dump(&self) -> Vec<String> {
         // Collected first: describing an isolate takes other locks, and never under a map's.

@@ -1,6 +1,7 @@
 //! What an isolate is to be: its name, its isolation, its bounds.
 
 use crate::descriptor::{Descriptor, MainEntry, captures_nothing};
+use crate::family::LastWords;
 use crate::isolate::inbox::Inbox;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,8 @@ pub struct Isolate {
     pub(crate) blocking: bool,
     pub(crate) main: Option<Main>,
     pub(crate) process: ProcessOptions,
+    /// Its state has something to drop.
+    pub(crate) drops: bool,
     /// Where it was given to a nursery.
     pub(crate) spawned_at: Option<&'static Location<'static>>,
 }
@@ -179,7 +182,23 @@ impl Isolate {
             blocking: false,
             main: None,
             process: ProcessOptions::default(),
+            drops: false,
             spawned_at: None,
+        }
+    }
+
+    /// Is started with a state of this type.
+    pub(crate) fn started_with<S>(mut self) -> Isolate {
+        self.drops = std::mem::needs_drop::<S>();
+        self
+    }
+
+    /// What of the program runs at its end.
+    pub(crate) fn last_words(&self) -> LastWords {
+        match (&self.main, self.drops) {
+            (Some(_), _) => LastWords::Main,
+            (None, true) => LastWords::State,
+            (None, false) => LastWords::None,
         }
     }
 

@@ -60,6 +60,8 @@ pub enum Kind {
     Outfit = 10,
     /// Owner to child: say what your tree is doing, until this time (a `u64`, ns of the monotonic clock).
     Inspect = 11,
+    /// Owner to child: say when you are at rest, by this correlation. Empty body.
+    Rest = 12,
     /// Child to owner, first: a [`Ready`].
     Ready = 16,
     /// Child to owner, instead of Ready: an [`Error`].
@@ -80,6 +82,8 @@ pub enum Kind {
     Inspected = 24,
     /// Child to owner: an isolate of its tree blocks.
     Noticed = 25,
+    /// Child to owner: at rest, as it was asked; with a number (a `u64`) that is another one after it has worked again.
+    Resting = 26,
     /// An item of a dialogue's stream, encoded.
     Item = 32,
     /// No item of this side comes any more. Empty body.
@@ -108,10 +112,11 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 32] = [
+        const ALL: [Kind; 34] = [
             Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Ready, Refused,
             Reply, Failure, Credit, CancelAck, Ended, Started, Item, End, Grant, Deaf, Halt,
-            HaltSeen, Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed,
+            HaltSeen, Cut, Enclosed, Offer, Accept, Switch, Inspect, Inspected, Noticed, Rest,
+            Resting,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }

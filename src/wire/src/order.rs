@@ -15,12 +15,13 @@
 //! - Boot, Ready and Refused come once and first, but that an Outfit may come before a Boot, to a child that waited for
 //!   its owner. Nothing follows a Refused.
 //! - Ended comes once. Behind it may come answers and streams that were under way, which nobody waits for any more;
-//!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close, no Accept.
+//!   nothing that needs a living isolate: no Credit, no Started, no CancelAck, no Close, no Accept, no Resting.
 //! - Enclosed stands before the frame that it belongs to, which has its correlation and is one that can carry a value:
 //!   Boot Call Ask Tell Open Reply Started Item. Nothing comes between the two.
-//! - An owner may also send Inspect, which a child answers by Inspected, and a child Noticed, as often as they like.
+//! - An owner may also send Inspect, which a child answers by Inspected, and Rest, which it answers by Resting, and a
+//!   child Noticed, as often as they like.
 //! - Of a ring: an owner may send Offer once, and once after it Switch; a child Accept, once.
-//! - Drop, Close, CancelAck, End, Deaf, HaltSeen, Offer, Accept and Switch have no body.
+//! - Drop, Close, CancelAck, End, Deaf, HaltSeen, Offer, Accept, Switch and Rest have no body.
 //!
 //! What breaks the order costs its sender the connection, and nobody else anything.
 
@@ -173,7 +174,8 @@ impl Order {
                 | Kind::Started
                 | Kind::CancelAck
                 | Kind::Close
-                | Kind::Accept => Err(Disorder::TooLate(kind)),
+                | Kind::Accept
+                | Kind::Resting => Err(Disorder::TooLate(kind)),
                 _ => Ok(Stage::Ended),
             },
         }
@@ -196,8 +198,8 @@ fn may_send(from: From, kind: Kind) -> bool {
     use Kind::*;
     let asks = matches!(from, From::Owner | From::Holder);
     match kind {
-        Outfit | Boot | Offer | Switch | Inspect => from == From::Owner,
-        Ready | Refused | Accept | Inspected | Noticed => from == From::Child,
+        Outfit | Boot | Offer | Switch | Inspect | Rest => from == From::Owner,
+        Ready | Refused | Accept | Inspected | Noticed | Resting => from == From::Child,
         Call | Ask | Tell | Drop | Cancel | Open | Introduce => asks,
         Close => from != From::Child,
         Reply | Failure | Credit | CancelAck | Ended | Started => !asks,
@@ -209,7 +211,7 @@ fn has_body(kind: Kind) -> bool {
     use Kind::*;
     !matches!(
         kind,
-        Drop | Close | CancelAck | End | Deaf | HaltSeen | Offer | Accept | Switch
+        Drop | Close | CancelAck | End | Deaf | HaltSeen | Offer | Accept | Switch | Rest
     )
 }
 

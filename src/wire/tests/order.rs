@@ -132,10 +132,10 @@ fn each_kind_is_for_those_of_the_table() {
         let expected = match kind as u8 {
             // Boot, Outfit.
             1 | 10 => [true, false, false, false],
-            // Inspect, Offer, Switch.
-            11 | 40 | 42 => [true, false, false, false],
-            // Inspected, Noticed, Accept.
-            24 | 25 | 41 => [false, true, false, false],
+            // Inspect, Rest, Offer, Switch.
+            11 | 12 | 40 | 42 => [true, false, false, false],
+            // Inspected, Noticed, Resting, Accept.
+            24..=26 | 41 => [false, true, false, false],
             // Close.
             7 => [true, false, true, true],
             2..=9 => [true, false, true, false],

@@ -79,20 +79,21 @@ fn the_bytes_of_a_header() {
 fn the_numbers_of_the_kinds() {
     use Kind::*;
     let owner = [
-        Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Inspect,
+        Boot, Call, Ask, Tell, Drop, Cancel, Close, Open, Introduce, Outfit, Inspect, Rest,
     ];
     let child = [
         Ready, Refused, Reply, Failure, Credit, CancelAck, Ended, Started, Inspected, Noticed,
+        Resting,
     ];
     let both = [Item, End, Grant, Deaf, Halt, HaltSeen, Cut, Enclosed];
     let ring = [Offer, Accept, Switch];
     assert_eq!(
         owner.map(|kind| kind as u8),
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     );
     assert_eq!(
         child.map(|kind| kind as u8),
-        [16, 17, 18, 19, 20, 21, 22, 23, 24, 25]
+        [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26]
     );
     assert_eq!(
         both.map(|kind| kind as u8),

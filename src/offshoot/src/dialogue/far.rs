@@ -279,7 +279,9 @@ where
             first,
             tie.clone(),
         );
+        let served = local.serve_dialogue();
         local.spawn_at_once(|this| async move {
+            let _served = served;
             let scope = this.root_scope.child();
             if chain.is_some() {
                 scope.set_waits(Waits::until_started(chain, &tie));

@@ -28,6 +28,7 @@ use crate::life::Life;
 use crate::process::Process;
 use crate::process::child::Uplink;
 use crate::process::link::Link;
+use crate::process::porter::Flush;
 use crate::reactor::Reactor;
 use crate::scope::Scope;
 use crate::time::nanos;
@@ -157,6 +158,28 @@ pub(crate) struct Local {
     gate: Cell<usize>,
     /// The number of the last method that had the state.
     last_turn: Cell<u64>,
+    /// It has said that it is at rest, and nothing has begun since.
+    rested: Cell<bool>,
+    /// How many dialogues it serves.
+    dialogues: Cell<usize>,
+    /// The owner of this process wants to know when it is at rest.
+    rest_asked: RefCell<Option<RestAsked>>,
+}
+
+/// What the owner of a process has asked.
+struct RestAsked {
+    correlation: u64,
+    /// Under way, once it is at rest here: whether what was sent to other processes has come there.
+    flush: Option<Arc<Flush>>,
+}
+
+/// A dialogue that an isolate serves: no work of its own, since it ends with its opener's side.
+pub(crate) struct ServedDialogue(Rc<Local>);
+
+impl Drop for ServedDialogue {
+    fn drop(&mut self) {
+        self.0.dialogues.set(self.0.dialogues.get() - 1);
+    }
 }
 
 /// A task of an isolate.
@@ -325,6 +348,9 @@ impl Local {
             settled: Cell::new(false),
             gate: Cell::new(usize::MAX),
             last_turn: Cell::new(0),
+            rested: Cell::new(false),
+            dialogues: Cell::new(0),
+            rest_asked: RefCell::new(None),
         })
     }
 
@@ -681,6 +707,7 @@ impl Local {
 
     fn take_mail(self: &Rc<Local>) -> bool {
         if !self.shared.inbox.is_empty() {
+            self.end_rest();
             let came = self.shared.inbox.take_all().map(Message::Mail);
             self.mail.borrow_mut().extend(came);
         }
@@ -702,6 +729,7 @@ impl Local {
             if self.gate.get() != usize::MAX {
                 self.gate.set(self.gate.get() - 1);
             }
+            self.end_rest();
             self.begin(message);
             if self.phase.get() > Phase::Closing {
                 // It has failed by this one; the rest is refused in the next turn.
@@ -712,6 +740,10 @@ impl Local {
     }
 
     fn next_mail(&self) -> Option<Message> {
+        if self.shared.inbox.is_empty() {
+            return None;
+        }
+        self.end_rest();
         let mut batch = self.shared.inbox.take_all().map(Message::Mail);
         let first = batch.next()?;
         self.mail.borrow_mut().extend(batch);
@@ -973,8 +1005,23 @@ impl Local {
     }
 
     fn child_changed(&self, key: crate::family::Key) {
-        let leaving = self.shared.family.lock().collect(key);
-        let Some(leaving) = leaving else { return };
+        let (leaving, nursery) = {
+            let mut family = self.shared.family.lock();
+            let nursery = family.member(key).map(|member| member.nursery);
+            (family.collect(key), nursery)
+        };
+        let Some(leaving) = leaving else {
+            // It is at rest, which only a nursery that ends wants to know.
+            let nurseries = self.nurseries.borrow();
+            let waker = nursery
+                .and_then(|key| nurseries.get(&key))
+                .and_then(|record| record.waker.clone());
+            drop(nurseries);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return;
+        };
         let departed = leaving.join();
         crate::log::debug!(isolate = %departed.origin, exit = %departed.exit, "isolate ended");
         if self.order.get().is_some() || departed.nursery == ADOPTED {
@@ -1009,6 +1056,87 @@ impl Local {
         if self.phase.get() == Phase::Running {
             crate::fault::point("S7", self.shared.life.identity().name());
             self.phase.set(Phase::Closing);
+            // What is left is to be seen once more: dialogues, by which it waits for others.
+            self.end_rest();
+        }
+    }
+
+    // ---- rest ----
+
+    /// A dialogue is served, until the result is dropped.
+    pub(crate) fn serve_dialogue(self: &Rc<Local>) -> ServedDialogue {
+        self.dialogues.set(self.dialogues.get() + 1);
+        ServedDialogue(self.clone())
+    }
+
+    /// Something begins. Said before it is taken out of the mailbox.
+    fn end_rest(&self) {
+        if self.rested.replace(false) {
+            self.shared.rest.end();
+            if let Some(asked) = &mut *self.rest_asked.borrow_mut() {
+                asked.flush = None;
+            }
+        }
+    }
+
+    /// Whether all that was accepted is done, but for what the mailbox has.
+    fn is_at_rest(&self) -> bool {
+        self.active.get() == self.dialogues.get()
+            && self.mail.borrow().is_empty()
+            && self.state_jobs.borrow().is_empty()
+            // That has been told, and does what it wants to do at its end.
+            && !(self.blocking_main.get() && self.phase.get() == Phase::Closing)
+    }
+
+    /// Says that it is at rest, if it is, before it sleeps.
+    fn note_rest(&self) {
+        if !self.rested.get() {
+            if !self.is_at_rest() {
+                return;
+            }
+            self.rested.set(true);
+            if self.shared.rest.begin()
+                && let Some(upward) = &self.shared.upward
+            {
+                upward.nudge();
+            }
+        }
+        if self.rest_asked.borrow().is_some() {
+            self.answer_rest();
+        }
+    }
+
+    /// The owner of this process wants to know when it is at rest.
+    pub(crate) fn ask_rest(&self, correlation: u64) {
+        *self.rest_asked.borrow_mut() = Some(RestAsked {
+            correlation,
+            flush: None,
+        });
+    }
+
+    /// Answers the owner, once what was sent has come where it is to go.
+    #[cold]
+    fn answer_rest(&self) {
+        let mut asked = self.rest_asked.borrow_mut();
+        let Some(RestAsked { correlation, flush }) = &mut *asked else {
+            return;
+        };
+        if !self.shared.inbox.is_empty() {
+            return;
+        }
+        let porter = self.shared.runtime.existing_porter();
+        let flushed = match (&flush, porter) {
+            (Some(flush), _) => flush.is_over(),
+            (None, None) => true,
+            (None, Some(porter)) => {
+                *flush = Some(porter.flush(&self.shared));
+                return;
+            }
+        };
+        let correlation = *correlation;
+        if flushed && let Some(uplink) = self.uplink.get() {
+            *asked = None;
+            uplink.say_resting(correlation, self.shared.rest.word());
         }
     }
 
@@ -1227,6 +1355,7 @@ impl Local {
         if !self.queue.borrow().is_empty() {
             return;
         }
+        self.note_rest();
         self.shared.set_idle();
         if let Some(process) = self.borrow_link() {
             self.sleep_on(&process, deadline);

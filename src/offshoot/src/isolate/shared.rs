@@ -9,6 +9,7 @@ use crate::life::Life;
 use crate::process::Process;
 use crate::process::link::Link;
 use crate::process::porter::Introduction;
+use crate::rest::Rest;
 use crate::runtime::Runtime;
 use crate::spec::Bounds;
 use crate::time::nanos;
@@ -108,6 +109,8 @@ pub(crate) struct Shared {
     target: Mutex<Weak<Target>>,
     /// The number of the method that has the state, or 0: whoever asks meanwhile waits for it.
     pub(crate) serving: AtomicU64,
+    /// Whether it is at rest, for a nursery that ends.
+    pub(crate) rest: Rest,
 }
 
 impl Shared {
@@ -141,6 +144,7 @@ impl Shared {
             next_nursery: AtomicU64::new(crate::family::ADOPTED + 1),
             target: Mutex::default(),
             serving: AtomicU64::new(0),
+            rest: Rest::default(),
         })
     }
 
@@ -505,6 +509,15 @@ impl Target {
             Route::Thread(shared) => shared.tell(Control::Close),
             Route::Process(process) => process.link.send_close(),
             Route::Introduced(_) | Route::Gone => {}
+        }
+    }
+
+    /// Its number in this wave if it is at rest, see [`Waves`](crate::rest::Waves); else its owner is told once it is.
+    pub(crate) fn rest(&self, wave: u64) -> Option<u64> {
+        match self.route() {
+            Route::Thread(shared) => shared.rest.look(&shared.inbox),
+            Route::Process(process) => process.rest(wave),
+            Route::Introduced(_) | Route::Gone => None,
         }
     }
 

@@ -676,6 +676,10 @@ impl Uplink {
                 local.close();
                 Ok(())
             }
+            Kind::Rest => {
+                local.ask_rest(correlation);
+                Ok(())
+            }
             Kind::Inspect => {
                 let until = decode_body(kind, &body)?;
                 inspect::answer(&local.shared.runtime, &self.link, correlation, until);
@@ -788,6 +792,11 @@ impl Uplink {
 
     pub(crate) fn acknowledge(&self) {
         self.link.send_acknowledgement();
+    }
+
+    /// Answers that this isolate is at rest.
+    pub(crate) fn say_resting(&self, correlation: u64, word: u64) {
+        self.link.send_value(Kind::Resting, correlation, &word);
     }
 
     pub(crate) fn before_sleep(&self) {

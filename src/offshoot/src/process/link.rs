@@ -214,6 +214,10 @@ pub(crate) struct Link {
     closed: AtomicBool,
     /// Nothing was sent but the first frame.
     alone: AtomicBool,
+    /// The other side was given portals, or its portals to others.
+    knows_others: AtomicBool,
+    /// A message was sent since the porter asked last.
+    sent: AtomicBool,
     /// The other side has ended without having taken that.
     untaken: AtomicBool,
     /// What may take the place of the socket.
@@ -251,6 +255,8 @@ impl Link {
             inward: Mutex::default(),
             closed: AtomicBool::new(false),
             alone: AtomicBool::new(false),
+            knows_others: AtomicBool::new(false),
+            sent: AtomicBool::new(false),
             untaken: AtomicBool::new(false),
             ring: Ring::default(),
             table: Table::default(),
@@ -427,6 +433,9 @@ impl Link {
         }
         let mut sockets = Vec::new();
         let mut portals = Vec::with_capacity(carried.len());
+        if !carried.is_empty() {
+            self.knows_others.store(true, Ordering::Relaxed);
+        }
         for carried in carried {
             let (introduced, socket) = introduce::send(self, carried)?;
             portals.push(introduced);
@@ -514,6 +523,8 @@ impl Link {
     pub(crate) fn send_introduce(&self, introduce: &Introduce, socket: OwnedFd) -> Result<()> {
         let mut frame = self.frame(Kind::Introduce, 0, |out| encode(introduce, out))?;
         frame.groups = grouped(vec![socket]);
+        // Those have portals, too, and may send them.
+        self.knows_others.store(true, Ordering::Relaxed);
         self.write(frame);
         Ok(())
     }
@@ -786,6 +797,20 @@ impl Link {
         self.send(kind, correlation, |out| encode(value, out))
     }
 
+    pub(crate) fn send_rest(&self, correlation: u64) {
+        let _ = self.send(Kind::Rest, correlation, |_| Ok(()));
+    }
+
+    /// Whether the other side was given anything by which it could reach others than its own.
+    pub(crate) fn knows_others(&self) -> bool {
+        self.knows_others.load(Ordering::Relaxed)
+    }
+
+    /// Whether something was sent since this was asked last.
+    pub(super) fn take_sent(&self) -> bool {
+        self.sent.swap(false, Ordering::AcqRel)
+    }
+
     pub(crate) fn send_close(&self) {
         let _ = self.send(Kind::Close, 0, |_| Ok(()));
     }
@@ -870,6 +895,7 @@ impl Link {
             _ => chain::current(),
         };
         self.write(self.enclosing(correlation, rope, &carried, &chain)?);
+        self.sent.store(true, Ordering::Release);
         Ok(())
     }
 

@@ -58,7 +58,17 @@ pub(crate) struct Process {
     descendants: OnceLock<Descendants>,
     pub(crate) inspections: Mutex<Inspections>,
     state: Mutex<State>,
+    resting: Mutex<Resting>,
     output: Mutex<Output>,
+}
+
+/// What it was asked and has said of being at rest.
+#[derive(Default)]
+struct Resting {
+    /// The wave for which it was asked.
+    asked: Option<u64>,
+    /// That for which it has answered, and its number then.
+    answered: Option<(u64, u64)>,
 }
 
 /// The number of no forkserver.
@@ -117,6 +127,7 @@ impl Process {
             descendants: OnceLock::new(),
             inspections: Mutex::default(),
             state: Mutex::new(state),
+            resting: Mutex::default(),
             output: Mutex::new(Output {
                 pipes,
                 tail: Vec::new(),
@@ -276,6 +287,46 @@ impl Process {
         if let Some(starting) = starting {
             self.status.silent.store(true, Ordering::Relaxed);
             let _ = starting.send(Err(error));
+        }
+    }
+
+    /// Its number in this wave if it is at rest; else it is asked, and its owner told of the answer.
+    pub(crate) fn rest(&self, wave: u64) -> Option<u64> {
+        if !self.link.knows_others() {
+            // It has no portal but to what it has spawned: nothing comes from it that its siblings could miss.
+            return Some(0);
+        }
+        self.ask_rest(wave)
+    }
+
+    /// As [`rest`](Process::rest), also of one that reaches no others.
+    pub(crate) fn ask_rest(&self, wave: u64) -> Option<u64> {
+        let ask = {
+            let mut resting = self.resting.lock();
+            match resting.answered {
+                Some((answered, word)) if answered == wave => return Some(word),
+                _ => resting.asked.replace(wave) != Some(wave),
+            }
+        };
+        if ask {
+            self.link.send_rest(wave);
+        }
+        None
+    }
+
+    /// It has said that it is at rest. What was not asked, or longer ago, means nothing.
+    pub(crate) fn rests(&self, wave: u64, word: u64) {
+        let news = {
+            let mut resting = self.resting.lock();
+            let news = resting.asked == Some(wave)
+                && resting.answered.is_none_or(|(last, _)| last != wave);
+            if news {
+                resting.answered = Some((wave, word));
+            }
+            news
+        };
+        if news {
+            self.upward.nudge();
         }
     }
 

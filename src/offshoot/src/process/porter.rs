@@ -12,7 +12,7 @@
 use super::keys::{Pin, Place, Table};
 use super::link::{Link, Read, read_frames};
 use super::served::{Served, take_answer};
-use crate::isolate::shared::Shared;
+use crate::isolate::shared::{Control, Shared};
 use crate::life::{Life, Watch};
 use crate::narrow::Allowed;
 use crate::runtime::Runtime;
@@ -188,6 +188,32 @@ enum News {
     Released,
     /// Something about the life of the isolate has changed.
     Life,
+    /// Whether all that was sent by holders has come is to be known.
+    Flush(Arc<Unflushed>),
+}
+
+/// Whether all that the isolates of this process had sent over sockets has come there, since this was asked.
+pub(crate) struct Flush(AtomicBool);
+
+impl Flush {
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Something has not come yet, as long as this is there. Who has asked is told of the end.
+struct Unflushed {
+    flush: Arc<Flush>,
+    shared: Weak<Shared>,
+}
+
+impl Drop for Unflushed {
+    fn drop(&mut self) {
+        self.flush.0.store(true, Ordering::Release);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.tell(Control::Look);
+        }
+    }
 }
 
 enum Arriving {
@@ -324,6 +350,18 @@ impl Porter {
         }
     }
 
+    /// Asks the other ends of all sockets on which something was sent whether it has come, for this isolate. It is looked at again
+    /// when it has, when they have ended, or after [`LAST_WRITE`].
+    pub(crate) fn flush(&self, shared: &Arc<Shared>) -> Arc<Flush> {
+        let flush = Arc::new(Flush(AtomicBool::new(false)));
+        let unflushed = Arc::new(Unflushed {
+            flush: flush.clone(),
+            shared: Arc::downgrade(shared),
+        });
+        self.tell(0, News::Flush(unflushed));
+        flush
+    }
+
     /// Ends the thread. All isolates of this process have ended before.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -397,6 +435,8 @@ struct Connection {
     /// It goes once all is written.
     closing: bool,
     due: Option<(u64, Due)>,
+    /// Who waits for the other end to have seen all that was sent.
+    unflushed: Vec<Arc<Unflushed>>,
 }
 
 /// The thread's own half.
@@ -430,6 +470,7 @@ impl Loop {
                     News::Queued => self.write(key),
                     News::Released => self.released(key),
                     News::Life => self.life_changed(key),
+                    News::Flush(unflushed) => self.flush(&unflushed),
                 }
             }
             for event in events.iter() {
@@ -505,6 +546,7 @@ impl Loop {
             ended: false,
             closing: false,
             due: None,
+            unflushed: Vec::new(),
         };
         self.connections.insert(key, connection);
         if let Err(error) = registered {
@@ -550,7 +592,11 @@ impl Loop {
             return;
         }
         let Connection {
-            link, reader, side, ..
+            link,
+            reader,
+            side,
+            unflushed,
+            ..
         } = connection;
         let read = match side {
             Side::Holder { hold, closes, .. } => {
@@ -560,6 +606,9 @@ impl Loop {
                     take_answer(link, &hold.life, header, body)
                 });
                 *closes = closes.saturating_sub(answered);
+                if answered > 0 && *closes == 0 {
+                    unflushed.clear();
+                }
                 if answered > 0 && *closes == 0 && hold.close() {
                     self.close(key);
                     return;
@@ -621,6 +670,27 @@ impl Loop {
             }
         }
         self.remove(key);
+    }
+
+    /// Asks each other end to say when it has taken what was sent, by saying that nobody uses the connection for now.
+    fn flush(&mut self, asked: &Arc<Unflushed>) {
+        for connection in self.connections.values_mut() {
+            let Side::Holder { closes, .. } = &mut connection.side else {
+                continue;
+            };
+            if connection.ended {
+                continue;
+            }
+            if connection.link.take_sent() {
+                *closes += 1;
+                connection.link.send_close();
+                let due = (clock::now() + LAST_WRITE, Due::Closed);
+                connection.due.get_or_insert(due);
+            }
+            if *closes > 0 {
+                connection.unflushed.push(asked.clone());
+            }
+        }
     }
 
     /// The last portal of a holder is gone, and so is its last dialogue.
@@ -758,6 +828,7 @@ impl Loop {
                         continue;
                     };
                     connection.due = None;
+                    connection.unflushed.clear();
                     if let Side::Holder { hold, .. } = &connection.side
                         && hold.close()
                     {

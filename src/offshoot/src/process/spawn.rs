@@ -266,6 +266,7 @@ async fn try_spawn(
             bounds,
             Body::Process(process),
         )
+        .with_last_words(isolate.last_words())
     });
     let (Some(key), Some((process, target))) = (key, made) else {
         return Err(Error::new(

@@ -1755,6 +1755,7 @@ pub(super) fn take(process: &Process, header: Header, body: Body<'_>) -> Result<
             process.has_seen_cancellation();
         }
         Kind::Inspected => process.inspected(correlation, decode_body(kind, &body)?),
+        Kind::Resting => process.rests(correlation, decode_body(kind, &body)?),
         Kind::Noticed => {
             if let Some(runtime) = process.link.runtime() {
                 runtime.notice(decode_body::<Blocked>(kind, &body)?);
