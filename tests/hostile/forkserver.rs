@@ -1,5 +1,6 @@
 //! Each request to the forkserver, sent by an isolate that speaks to it by hand: docs/hostile.md has the answers.
 
+use crate::wire::pair;
 use offshoot::prelude::*;
 use offshoot::testing::hostile;
 use offshoot::{Error, Result};
@@ -28,10 +29,12 @@ async fn say(path: PathBuf, number: usize, kind: Kind) -> Result<()> {
     std::mem::forget(offshoot::pid_file(path).await?);
     let control = hostile::forkserver()?;
     let (_, mut packet) = hostile::requests()?.swap_remove(number);
+    // Of a connection that nobody serves.
+    let (_ours, theirs) = pair()?;
     let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
     match kind {
         Kind::Fitting => {}
-        Kind::Descriptors => fds = vec![control.as_fd(); 16],
+        Kind::Descriptors => fds = vec![theirs.as_fd(); 16],
         Kind::Cut => packet.truncate(packet.len() - 1),
         Kind::Rubbish => packet = vec![0xff; 3],
     }

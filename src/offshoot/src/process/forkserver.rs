@@ -162,8 +162,8 @@ struct Server {
     reserve: usize,
     /// Those in the root's hand, which makes them somebody's by itself and says so afterwards.
     hand: Vec<usize>,
-    /// How those ended that have died there, the newest last.
-    gone: VecDeque<(usize, Status)>,
+    /// How those ended that have died there, and why, the newest last.
+    gone: VecDeque<(usize, Status, Option<String>)>,
     /// Those that wait for any other process, the newest last.
     blanks: Vec<usize>,
     /// Another process than the root has asked for one.
@@ -438,14 +438,14 @@ impl Server {
         {
             self.hand.remove(at);
             child.claim = Some(claim);
-        } else if let Some(at) = self.gone.iter().position(|(gone, _)| *gone == token) {
+        } else if let Some(at) = self.gone.iter().position(|(gone, ..)| *gone == token) {
             // It has died since, before we knew whose it was.
             let gone = self.gone.remove(at);
             match self.children.get_mut(&token) {
                 Some(child) => child.claim = Some(claim),
                 None => {
-                    if let Some((_, status)) = gone {
-                        self.ended.push((claim, status, None));
+                    if let Some((_, status, killed)) = gone {
+                        self.ended.push((claim, status, killed));
                     }
                 }
             }
@@ -1020,7 +1020,7 @@ impl Server {
             if self.gone.len() == GONE {
                 self.gone.pop_front();
             }
-            self.gone.push_back((token, status));
+            self.gone.push_back((token, status, None));
             let blank = token as u64;
             self.send(self.root, &Event::Gone { blank }, Vec::new());
             self.plan_refill(REFILL_DEAD);
@@ -1090,6 +1090,10 @@ impl Server {
             self.remove_peer(peer);
             let killed = self.children.remove(&token).and_then(|child| child.killed);
             let Some(claim) = claim else {
+                // Whose it was may be said yet.
+                if let Some(gone) = self.gone.iter_mut().find(|(gone, ..)| *gone == token) {
+                    gone.2 = killed;
+                }
                 return;
             };
             self.ended.push((claim, status, killed));
