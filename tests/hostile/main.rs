@@ -5,4 +5,5 @@
 mod capabilities;
 mod forkserver;
 mod frames;
+mod room;
 mod wire;

@@ -22,6 +22,10 @@ use std::time::Duration;
 
 /// How many notices are kept.
 const NOTICES: usize = 64;
+/// How long their texts may be together, in bytes: those of one process are kept by each above it.
+const NOTICES_BYTES: usize = 256 << 10;
+/// How long each text of a notice may be. What is longer is cut: a process says what it likes.
+const TEXT_MAX: usize = 16 << 10;
 
 /// How often is looked: four times in the bound, but not more often than this, nor more seldom than the other.
 const LOOK_MIN: Duration = Duration::from_millis(5);
@@ -118,16 +122,48 @@ impl Runtime {
     }
 
     /// Notes an isolate that blocks, and tells whoever is above.
-    pub(crate) fn notice(&self, blocked: Blocked) {
+    pub(crate) fn notice(&self, mut blocked: Blocked) {
+        blocked.cut();
         crate::log::warn!(isolate = %blocked.isolate, pid = blocked.isolate.pid, since = ?blocked.since, "{blocked}");
         if let Some(link) = self.uplink.get().and_then(Weak::upgrade) {
             link.send_value(Kind::Noticed, 0, &blocked);
         }
-        let mut noticed = self.noticed.lock();
-        if noticed.len() == NOTICES {
-            noticed.pop_front();
+        keep(&mut self.noticed.lock(), blocked);
+    }
+}
+
+/// Keeps the newest, as many as there is room for.
+fn keep(noticed: &mut VecDeque<Blocked>, blocked: Blocked) {
+    noticed.push_back(blocked);
+    let mut bytes: usize = noticed.iter().map(Blocked::bytes).sum();
+    while noticed.len() > NOTICES || bytes > NOTICES_BYTES {
+        let oldest = noticed.pop_front();
+        bytes -= oldest.as_ref().map_or(bytes, Blocked::bytes);
+    }
+}
+
+impl Blocked {
+    fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let Blocked {
+            isolate,
+            spawned_at,
+            doing,
+            ..
+        } = self;
+        [&mut isolate.path, doing].into_iter().chain(spawned_at)
+    }
+
+    fn cut(&mut self) {
+        for text in self.texts().filter(|text| text.len() > TEXT_MAX) {
+            text.truncate(text.floor_char_boundary(TEXT_MAX));
+            text.push('\u{2026}');
+            text.shrink_to_fit();
         }
-        noticed.push_back(blocked);
+    }
+
+    fn bytes(&self) -> usize {
+        let place = self.spawned_at.as_ref().map_or(0, String::len);
+        self.isolate.path.len() + self.doing.len() + place
     }
 }
 
@@ -292,5 +328,45 @@ fn watch((stopped, changed): &(Mutex<bool>, Condvar), runtime: &Weak<Runtime>, b
             }
         }
         told = blocking;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_are_kept_by_number_and_by_bytes() {
+        let blocked = |doing: String| {
+            let id = IsolateId {
+                process: 1,
+                slot: 2,
+                generation: 3,
+            };
+            let path = "root".to_owned();
+            Blocked {
+                isolate: Origin { path, id, pid: 4 },
+                spawned_at: None,
+                since: Duration::ZERO,
+                doing,
+            }
+        };
+        let mut kept = VecDeque::new();
+        for number in 0..2 * NOTICES {
+            keep(&mut kept, blocked(number.to_string()));
+        }
+        assert_eq!(kept.len(), NOTICES);
+        assert_eq!(kept[0].doing, NOTICES.to_string());
+        for _ in 0..NOTICES {
+            let mut long = blocked("\u{e9}".repeat(TEXT_MAX));
+            long.cut();
+            assert!(long.doing.len() <= TEXT_MAX + 3);
+            keep(&mut kept, long);
+        }
+        let bytes: usize = kept.iter().map(Blocked::bytes).sum();
+        assert!(bytes <= NOTICES_BYTES && kept.len() > NOTICES_BYTES / TEXT_MAX / 2);
+        // One that is longer by itself is not kept.
+        keep(&mut kept, blocked("x".repeat(NOTICES_BYTES + 1)));
+        assert!(kept.is_empty());
     }
 }

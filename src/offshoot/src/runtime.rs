@@ -1244,7 +1244,7 @@ impl Handle {
             .dump_tree(clock::now() + nanos(at_most))
     }
 
-    /// The isolates of the tree that were noticed to block, the last 64, oldest first; see [`Builder::notice_blocked`].
+    /// The isolates of the tree that were noticed to block, the last 64, or as many as have 256 KiB of text together, oldest first; see [`Builder::notice_blocked`].
     pub fn noticed(&self) -> Vec<Blocked> {
         self.outside
             .runtime

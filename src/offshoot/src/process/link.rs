@@ -26,6 +26,7 @@ use mio::event::Event;
 use offshoot_mailbox::{WakerCell, oneshot};
 use offshoot_sys::ring::Writer;
 use offshoot_sys::socket::{self, Received};
+use offshoot_sys::{clock, limits};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{
     self, Body, Boot, Credit, Enclosed, Entry, HEADER, Halt, Header, Introduce, Introduced, Invoke,
@@ -41,18 +42,61 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Queued bytes above which senders wait.
 const HIGH: usize = 1 << 20;
 
-/// How many groups of descriptors may have come before the frames that speak of them.
-const GROUPS_MAX: usize = 64;
+/// How many groups of descriptors of one peer may wait for the rest of the frame that speaks of them. A frame has eight at most.
+pub(super) const GROUPS_MAX: usize = 10;
+
+/// How long they may wait (ns). A frame is written in one piece, but for what the socket has no room for.
+const GROUPS_WAIT: u64 = 5_000_000_000;
 
 /// How much credit of a lane is gathered before it is returned without being asked.
 const CREDIT_BATCH: u32 = 256;
 
 /// Descriptors that go along with one byte, and which of a buffer that is.
 type Group = (usize, Vec<OwnedFd>);
+
+/// Descriptors that wait for the rest of the frame that speaks of them.
+struct Waiting(Vec<OwnedFd>);
+
+/// How many such descriptors this process has, of all peers.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+impl Waiting {
+    /// None if those of all peers together would be more than a quarter of what this process may have.
+    fn new(fds: Vec<OwnedFd>) -> Option<Waiting> {
+        let all = WAITING.fetch_add(fds.len(), Ordering::Relaxed) + fds.len();
+        let waiting = Waiting(fds);
+        // So few that the limit need not be asked for.
+        let few = all <= 2 * socket::PACKET_FDS_MAX;
+        (few || all as u64 <= limits::open_files().0 / 4).then_some(waiting)
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn take(mut self) -> Vec<OwnedFd> {
+        WAITING.fetch_sub(self.len(), Ordering::Relaxed);
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(self.len(), Ordering::Relaxed);
+    }
+}
+
+/// Descriptors are held back, or belong to nothing.
+pub(super) fn too_many_wait() -> io::Error {
+    let most = GROUPS_MAX * socket::PACKET_FDS_MAX;
+    let what = format!("more than {most} descriptors came before the frame that speaks of them");
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
 
 /// Whole frames, to be written in one piece.
 pub(crate) struct Frame {
@@ -206,7 +250,9 @@ pub(crate) struct Link {
     /// The runtime of this process, and who is at the other end.
     between: OnceLock<Between>,
     /// Descriptors that have come, of one byte each; none where they were lost.
-    came: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
+    came: Mutex<VecDeque<Option<Waiting>>>,
+    /// Since when the first of them waits (ns); 0 if none does.
+    waits_since: AtomicU64,
     /// What has come of frames, and what belongs to the next.
     inward: Mutex<Inward>,
     /// A poll has reported that the other end is closed. It reports that once, perhaps together with the last bytes, so that from then
@@ -252,6 +298,7 @@ impl Link {
             credit_batch: AtomicU32::new(CREDIT_BATCH),
             between: OnceLock::new(),
             came: Mutex::default(),
+            waits_since: AtomicU64::new(0),
             inward: Mutex::default(),
             closed: AtomicBool::new(false),
             alone: AtomicBool::new(false),
@@ -1111,7 +1158,7 @@ impl Link {
                 })?;
                 let fds = received.fds_lost || !received.fds.is_empty();
                 if fds && self.groups_came() >= GROUPS_MAX {
-                    return Err(io::Error::other("descriptors came that no frame speaks of"));
+                    return Err(too_many_wait());
                 }
                 let len = received.len;
                 (len, self.keep_came(received))
@@ -1131,10 +1178,36 @@ impl Link {
     pub(super) fn keep_came(&self, received: Received) -> bool {
         let any = received.fds_lost || !received.fds.is_empty();
         if any {
-            let group = (!received.fds_lost).then_some(received.fds);
-            self.came.lock().push_back(group);
+            // What there is no room for is lost, as where the kernel had none.
+            let group = match received.fds_lost {
+                true => None,
+                false => Waiting::new(received.fds),
+            };
+            let mut came = self.came.lock();
+            if came.is_empty() {
+                self.waits_since.store(clock::now(), Ordering::Relaxed);
+            }
+            came.push_back(group);
         }
         any
+    }
+
+    /// When descriptors will have waited for too long for the rest of their frame (ns), if any wait.
+    pub(crate) fn late_at(&self) -> Option<u64> {
+        match self.waits_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(since + GROUPS_WAIT),
+        }
+    }
+
+    /// That they have: the connection is to be ended.
+    pub(crate) fn late(&self, now: u64) -> Option<Error> {
+        let is_late = self.late_at().is_some_and(|at| at <= now);
+        is_late.then(|| {
+            let bound = Duration::from_nanos(GROUPS_WAIT);
+            let what = format!("descriptors have waited for {bound:?} for the rest of their frame");
+            Error::new(ErrorKind::Protocol, what)
+        })
     }
 
     /// How many groups of descriptors are there of which no frame has spoken.
@@ -1150,6 +1223,7 @@ impl Link {
         }
         let came = std::mem::take(&mut *self.came.lock());
         if !came.is_empty() {
+            self.waits_since.store(0, Ordering::Relaxed);
             crate::log::debug!("descriptors came that no frame speaks of");
         }
     }
@@ -1164,13 +1238,17 @@ impl Link {
         for start in (0..count).step_by(socket::PACKET_FDS_MAX) {
             let here = (count - start).min(socket::PACKET_FDS_MAX);
             match came.pop_front() {
-                Some(Some(fds)) if fds.len() == here => all.extend(fds),
+                Some(Some(fds)) if fds.len() == here => all.extend(fds.take()),
                 Some(None) => lost = true,
                 _ => {
                     let what = "a frame speaks of descriptors that did not come";
                     return Err(Error::new(ErrorKind::Protocol, what));
                 }
             }
+        }
+        if count > 0 {
+            let since = if came.is_empty() { 0 } else { clock::now() };
+            self.waits_since.store(since, Ordering::Relaxed);
         }
         Ok((!lost).then_some(all))
     }

@@ -502,7 +502,9 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let due = self.connections.values().filter_map(|one| one.due);
-        let next = due.map(|(at, _)| at).min()?;
+        let open = self.connections.values().filter(|one| !one.ended);
+        let late = open.filter_map(|one| one.link.late_at());
+        let next = due.map(|(at, _)| at).chain(late).min()?;
         Some(Duration::from_nanos(next.saturating_sub(clock::now())))
     }
 
@@ -625,23 +627,27 @@ impl Loop {
                 self.more.insert(key);
             }
             Read::Ended => self.ended(key),
-            Read::Wrong(error) => {
-                match side {
-                    Side::Holder { hold, .. } => {
-                        let life = &hold.life;
-                        crate::log::error!(isolate = %life.origin(), %error, "an isolate sent something wrong");
-                        life.announce(Exit::Lost {
-                            why: format!("it broke the protocol: {error}"),
-                        });
-                    }
-                    Side::Isolate { served, .. } => {
-                        crate::log::error!(holder = %served.holder, isolate = %served.shared.life.origin(), %error,
-                            "the holder of a portal sent something wrong");
-                    }
-                }
-                self.ended(key);
+            Read::Wrong(error) => self.is_wrong(key, &error),
+        }
+    }
+
+    /// The other end has sent something wrong, and loses the connection.
+    fn is_wrong(&mut self, key: u64, error: &Error) {
+        match self.connections.get(&key).map(|one| &one.side) {
+            None => return,
+            Some(Side::Holder { hold, .. }) => {
+                let life = &hold.life;
+                crate::log::error!(isolate = %life.origin(), %error, "an isolate sent something wrong");
+                life.announce(Exit::Lost {
+                    why: format!("it broke the protocol: {error}"),
+                });
+            }
+            Some(Side::Isolate { served, .. }) => {
+                crate::log::error!(holder = %served.holder, isolate = %served.shared.life.origin(), %error,
+                    "the holder of a portal sent something wrong");
             }
         }
+        self.ended(key);
     }
 
     /// The other end is closed, or is of no use any more.
@@ -802,6 +808,11 @@ impl Loop {
 
     fn look_at_clock(&mut self) {
         let now = clock::now();
+        let open = self.connections.iter().filter(|(_, one)| !one.ended);
+        let late = open.filter_map(|(key, one)| Some((*key, one.link.late(now)?)));
+        for (key, error) in late.collect::<Vec<_>>() {
+            self.is_wrong(key, &error);
+        }
         let due: Vec<(u64, Due)> = self
             .connections
             .iter()

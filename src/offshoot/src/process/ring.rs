@@ -21,7 +21,7 @@
 //! The other process is not trusted: what it says in the ring is checked at each use, and what is wrong costs it the link, as a wrong frame
 //! does.
 
-use super::link::{Link, Way};
+use super::link::{GROUPS_MAX, Link, Way, too_many_wait};
 use crate::runtime::Runtime;
 use crate::testing::cut::Direction;
 use crate::{Error, ErrorKind, Result};
@@ -35,9 +35,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// How many bells are taken out of the socket at once.
 const BELLS: usize = 64;
-
-/// How many groups of descriptors may be there of which no frame has spoken, before those that come have to wait. A frame has eight.
-const GROUPS_AHEAD: usize = 32;
 
 /// How long a message is that counts as bulk. Below that a ring saves little but where both sides are awake, which is to be asked for.
 const BULK: usize = 64 << 10;
@@ -275,9 +272,8 @@ impl Link {
             if !into.rung.swap(false, Ordering::AcqRel) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            if self.groups_came() >= GROUPS_AHEAD {
-                let what = "descriptors came that no frame speaks of";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            if self.groups_came() >= GROUPS_MAX {
+                return Err(too_many_wait());
             }
             // Then the ring again: what is there now was written before these bells.
             self.take_bells(into);
@@ -290,7 +286,7 @@ impl Link {
                 Ok(received) if received.len == 0 => into.over.store(true, Ordering::Release),
                 Ok(received) => {
                     self.keep_came(received);
-                    if self.groups_came() >= GROUPS_AHEAD {
+                    if self.groups_came() >= GROUPS_MAX {
                         // The frames that speak of them first.
                         into.rung.store(true, Ordering::Release);
                         return;

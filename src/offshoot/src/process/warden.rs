@@ -236,6 +236,27 @@ struct Watched {
     due: Option<(u64, Due)>,
 }
 
+impl Watched {
+    /// It has sent something wrong, and is ended for it.
+    fn is_wrong(&mut self, error: Error) {
+        self.link_ended = true;
+        let process = &self.process;
+        crate::log::error!(isolate = %process.life.origin(), %error, "a process sent something wrong");
+        process.fail_start(error.clone());
+        process.kill(&format!("it broke the protocol: {error}"));
+    }
+
+    /// When something has to be done about it (ns), if nothing happens before.
+    fn next(&self) -> Option<u64> {
+        let due = self.due.map(|(at, _)| at);
+        let late = match self.link_ended {
+            true => None,
+            false => self.process.link.late_at(),
+        };
+        due.into_iter().chain(late).min()
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Due {
     /// Its link has ended and it should be dead.
@@ -1062,10 +1083,7 @@ impl Loop {
         if !self.more.is_empty() {
             return Some(Duration::ZERO);
         }
-        let due = self
-            .watched
-            .values()
-            .filter_map(|watched| watched.due.map(|(at, _)| at));
+        let due = self.watched.values().filter_map(Watched::next);
         let servers = self.warden.servers.lock();
         let idle = servers.old.iter().filter_map(|server| server.idle_since);
         let idle = idle.map(|since| since + SERVER_IDLE);
@@ -1168,12 +1186,7 @@ impl Loop {
                     watched.due = Some((clock::now() + LINK_ENDED, Due::Dead));
                 }
             }
-            Read::Wrong(error) => {
-                watched.link_ended = true;
-                crate::log::error!(isolate = %process.life.origin(), %error, "a process sent something wrong");
-                process.fail_start(error.clone());
-                process.kill(&format!("it broke the protocol: {error}"));
-            }
+            Read::Wrong(error) => watched.is_wrong(error),
         }
         // What came may have been word of room in the ring.
         if process.link.has_ring() && process.link.has_queued() {
@@ -1249,6 +1262,13 @@ impl Loop {
 
     fn look_at_clock(&mut self) {
         let now = clock::now();
+        for watched in self.watched.values_mut() {
+            if !watched.link_ended
+                && let Some(error) = watched.process.link.late(now)
+            {
+                watched.is_wrong(error);
+            }
+        }
         let due: Vec<(u64, Due)> = self
             .watched
             .iter()
