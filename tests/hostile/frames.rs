@@ -121,6 +121,7 @@ fn fitting(kind: Kind) -> Result<(Vec<u8>, Option<OwnedFd>)> {
             cancel,
             grace_at: far,
             hard_at: far,
+            last_at: far,
         }),
         Kind::Halt => encoded(&Halt {
             cancel,

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const GRACE: Duration = Duration::from_millis(100);
-/// Each level has a tenth of it to reap and report before its own end.
+/// The topmost isolate has a tenth of it to reap and report before its own end.
 const HARD: Duration = Duration::from_secs(4);
 /// What a busy machine adds.
 const LATE: Duration = Duration::from_millis(1_500);

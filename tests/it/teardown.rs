@@ -42,6 +42,33 @@ async fn chain(depth: u32) -> Result<()> {
     .await
 }
 
+/// One of a chain of isolates, of which each but the lowest only waits for the one below.
+#[derive(Serialize, Deserialize)]
+struct Level;
+
+impl Level {
+    /// Told, not called: a call's far task is dropped with its caller. The lowest uses some of its grace.
+    async fn grow(&mut self, depth: u32) {
+        if depth == 0 {
+            mark("all are there");
+            offshoot::cancelled().await;
+            std::thread::sleep(Duration::from_millis(100));
+            return append("exits", "cleaned up");
+        }
+        let mut child = None;
+        let result = offshoot::nursery(async |nursery| {
+            let below = child.insert(nursery.start("n", Level).await?);
+            below.tell(Level::grow, depth - 1).await?;
+            offshoot::cancelled().await;
+            Ok(())
+        })
+        .await;
+        let exit = child.and_then(|below| below.exit());
+        let exit = exit.as_ref().map_or("none", Exit::word);
+        append("exits", &format!("{exit} {}", result.is_ok()));
+    }
+}
+
 /// Ignores its cancellation for as long as it is let.
 async fn stubborn() {
     append("wedged", "");
@@ -117,6 +144,42 @@ both! {
         for level in 1..=5 {
             assert!(marked(&format!("level {level} dropped")), "level {level}");
         }
+    }
+
+    /// At a depth at which nine tenths of nine tenths … of the bounds would be nothing.
+    fn a_deep_tree_of_healthy_isolates_comes_down(t: T) {
+        t.within(Duration::from_secs(120));
+        let depth = if t.is_process() { 200 } else { 1_000 };
+        // Beside other tests, one that has 1,000 threads to wake is not served within a short ladder.
+        let hard = Duration::from_secs(15);
+        let (took, top, result) = t
+            .builder()
+            .grace(Duration::from_secs(10))
+            .hard_kill(hard)
+            .run(async move || {
+                let mut began = Stopwatch::start();
+                let mut top = None;
+                let result = offshoot::nursery(async |nursery| {
+                    let p = nursery.start("top", Level).await?;
+                    p.tell(Level::grow, depth).await?;
+                    soon("all are there", || marked("all are there")).await?;
+                    began = Stopwatch::start();
+                    p.cancel().await;
+                    top = Some(p.ended().await);
+                    Ok(())
+                })
+                .await;
+                Ok((began.elapsed(), top, result))
+            })
+            .unwrap();
+        assert!(result.is_ok(), "{result:?}");
+        assert!(matches!(top, Some(Exit::Cancelled(_))), "{top:?}");
+        let exits = lines("exits");
+        assert_eq!(exits[0], "cleaned up");
+        assert_eq!(exits.len(), depth as usize + 1);
+        assert!(exits[1..].iter().all(|exit| exit == "cancelled true"), "{exits:?}");
+        assert!(took < hard, "{took:?}");
+        println!("down after {took:?}");
     }
 
     fn f28_many_that_ignore_everything(t: T) {

@@ -8,12 +8,15 @@
 //!
 //! The ladder, all of it in absolute time (nanoseconds of the monotonic clock):
 //!
-//! 1. [`Family::cancel`] tells the child, with the two deadlines below; a child may have nine
-//!    tenths of what its parent has left, so that the parent always has time to reap and report.
+//! 1. [`Family::cancel`] tells the child, with its deadlines. They shrink from level to level, by a
+//!    tenth below the topmost, then by a fixed [`RESERVE`], so that a parent has time to reap and
+//!    report (`docs/decisions/one-ladder.md`).
 //! 2. At `grace_at` the child itself drops its user futures.
 //! 3. At `hard_at` a process is killed. A thread is interrupted [`INTERRUPT`] before, and if it has
-//!    not ended then, abandoned; its own children are then taken over, and taken down. Whoever wants
-//!    a processor and hardly had one meanwhile, and a thread that sleeps in its loop, is let off up to [`EXCUSES`] times.
+//!    not ended then, abandoned; its own children are then taken over, and taken down. One whose loop
+//!    turns is not stuck: it waits for its own children, whose own ladder ends what is stuck. It is left
+//!    alone until `last_at`, the bound of the topmost isolate of the cancelled subtree. After that, and
+//!    where a child wants a processor and hardly had one, force is put off up to [`EXCUSES`] times.
 //! 4. A killed process that is not gone after [`KILL_BOUND`] and what its memory asks for is
 //!    reported unkillable.
 
@@ -35,8 +38,16 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// How long an interrupted thread has to end.
 const INTERRUPT: u64 = 40_000_000;
-/// How often it is let off when its time is over and it is not to blame, for [`INTERRUPT`] each.
+/// How often force is put off when the time of a child is over and it is not to blame, for [`INTERRUPT`] each.
 const EXCUSES: u32 = 7;
+/// How long a loop may take to turn once it is asked to. It may be busy with the end of a child, which comes at the
+/// same moments as its own, on a machine that is busy with others.
+const PATIENCE: u64 = 160_000_000;
+/// What a level of the tree keeps of the time that the level above it has, so that it sees its children end
+/// before its own time is over. A thousand levels take half a second of the bounds.
+const RESERVE: u64 = 500_000;
+/// As [`RESERVE`], where the child is a process, which has to be reaped and swept as well.
+const RESERVE_PROCESS: u64 = 4_000_000;
 /// How long a killed process has to be gone, whatever its size.
 const KILL_BOUND: u64 = 2_000_000_000;
 /// How long children have that were taken over from an abandoned thread.
@@ -150,9 +161,11 @@ pub(crate) struct Member {
     starved: Starved,
     /// When its cancellation was first asked for.
     since: u64,
+    /// How often its loop had turned when it was last asked to, and when that was (ns).
+    asked: (u64, u64),
 }
 
-/// Whether a thread that does not come down was given the time to do so.
+/// Whether a child that does not come down was given the time to do so.
 #[derive(Default)]
 struct Starved {
     /// When it was looked at (ns), and for how long it had had a processor by then, if it wanted one.
@@ -161,24 +174,24 @@ struct Starved {
 }
 
 impl Starved {
-    /// Looks at a thread. True if it is to be let off this time: it wanted a processor since the last time and hardly had one, or it sleeps in
-    /// its loop. That one is not stuck: what it waits for, its own children most likely, is late.
-    fn look(&mut self, shared: &Shared, now: u64) -> bool {
-        if shared.is_asleep() {
-            return self.excuse();
+    /// Looks at the thread `tid`. True if force is to be put off: it wanted a processor since the last time and hardly
+    /// had one.
+    fn look(&mut self, tid: Option<i32>, now: u64) -> bool {
+        self.seen(tid.and_then(thread::wants_processor), now)
+    }
+
+    /// For how long force is put off, if it is. `unanswered`: for how long its loop has not turned, if it has not
+    /// since it was asked to; `left`: what is left of the topmost bound.
+    fn put_off(&mut self, unanswered: Option<u64>, starved: bool, left: u64) -> Option<u64> {
+        if left > 0 && unanswered.is_none_or(|since| since < PATIENCE) {
+            // At most half of what is left: one that is stuck is forced before those above it.
+            return Some(PATIENCE.min(left / 2).max(INTERRUPT));
         }
-        self.seen(shared.tid().and_then(thread::wants_processor), now)
-    }
-
-    /// As [`look`](Starved::look), at the thread of a process on which its isolate runs. Where that sleeps is not seen from outside.
-    fn look_at_process(&mut self, process: &Process, now: u64) -> bool {
-        let pid = Some(process.life.pid()).filter(|pid| *pid != 0);
-        self.seen(pid.and_then(thread::wants_processor), now)
-    }
-
-    fn excuse(&mut self) -> bool {
+        if unanswered.is_some() && !starved {
+            return None;
+        }
         self.excused += 1;
-        self.excused <= EXCUSES
+        (self.excused <= EXCUSES).then_some(INTERRUPT)
     }
 
     /// As [`look`](Starved::look), at one that has had a processor for `ran` ns, if it wants one.
@@ -187,7 +200,7 @@ impl Starved {
         let (Some((at, had)), Some(ran)) = (before, ran) else {
             return false;
         };
-        ran.saturating_sub(had) < now.saturating_sub(at) / 4 && self.excuse()
+        ran.saturating_sub(had) < now.saturating_sub(at) / 4
     }
 }
 
@@ -287,8 +300,52 @@ impl Leaving {
     }
 }
 
-/// The deadlines of whoever is above, if it is being taken down itself: (grace, hard).
-pub(crate) type Above = Option<(u64, u64)>;
+/// The deadlines of the isolate above, if it is being taken down itself.
+pub(crate) type Above = Option<Deadlines>;
+
+/// The deadlines of a cancelled isolate (ns); see [`CancelOrder`].
+#[derive(Clone, Copy)]
+pub(crate) struct Deadlines {
+    pub(crate) grace: u64,
+    pub(crate) hard: u64,
+    pub(crate) last: u64,
+}
+
+impl Deadlines {
+    pub(crate) fn of(order: &CancelOrder) -> Deadlines {
+        Deadlines {
+            grace: order.grace_at,
+            hard: order.hard_at,
+            last: order.last_at,
+        }
+    }
+
+    /// The earlier of each.
+    pub(crate) fn or_before(self, other: Deadlines) -> Deadlines {
+        Deadlines {
+            grace: self.grace.min(other.grace),
+            hard: self.hard.min(other.hard),
+            last: self.last.min(other.last),
+        }
+    }
+
+    /// Those of a child: what is left here, less what is kept for seeing it end.
+    fn below(self, now: u64, reserve: u64) -> Deadlines {
+        // The topmost keeps more: what is stuck below is to be forced before any bound of it is over, also after
+        // it was let off. At a great depth as little as is left can be kept.
+        let most = if self.hard == self.last {
+            u64::MAX
+        } else {
+            reserve
+        };
+        let kept = |at: u64| at - (at.saturating_sub(now) / 10).min(most);
+        Deadlines {
+            grace: kept(self.grace),
+            hard: kept(self.hard),
+            last: self.last,
+        }
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Family {
@@ -298,11 +355,6 @@ pub(crate) struct Family {
     due: BTreeSet<(u64, Key)>,
     /// Its isolate was abandoned or has ended; nobody would look after a new member.
     closed: bool,
-}
-
-/// Nine tenths of what remains until `deadline`.
-fn tenths(now: u64, deadline: u64) -> u64 {
-    now + deadline.saturating_sub(now) / 10 * 9
 }
 
 impl Family {
@@ -377,37 +429,50 @@ impl Family {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let mut grace_at = now + nanos(member.bounds.grace);
-        let mut hard_at = now + nanos(member.bounds.hard_kill);
-        if let Some((grace, hard)) = above {
-            grace_at = grace_at.min(tenths(now, grace));
-            hard_at = hard_at.min(tenths(now, hard));
+        let hard = now + nanos(member.bounds.hard_kill);
+        let mut deadlines = Deadlines {
+            grace: now + nanos(member.bounds.grace),
+            hard,
+            last: hard,
+        };
+        if let Some(above) = above {
+            let reserve = match member.body {
+                Body::Thread(_) => RESERVE,
+                Body::Process(_) => RESERVE_PROCESS,
+            };
+            deadlines = deadlines.or_before(above.below(now, reserve));
         }
-        self.order(key, cancel, grace_at, hard_at, now);
+        self.order(key, cancel, deadlines, now);
     }
 
-    /// Cancels a child with hardly any time: its owner is wedged, or nobody waits any more.
-    pub(crate) fn cancel_now(&mut self, key: Key, cancel: &Cancel, within: u64) {
+    /// Cancels a child with hardly any time: its owner is wedged, or nobody waits any more. Where it only waits
+    /// for its own children it has until `last`.
+    pub(crate) fn cancel_now(&mut self, key: Key, cancel: &Cancel, within: u64, last: u64) {
         let now = clock::now();
-        self.order(key, cancel, now, now + within, now);
+        let hard = now + within;
+        let deadlines = Deadlines {
+            grace: now,
+            hard,
+            last: hard.max(last),
+        };
+        self.order(key, cancel, deadlines, now);
     }
 
-    fn order(&mut self, key: Key, cancel: &Cancel, grace_at: u64, hard_at: u64, now: u64) {
+    fn order(&mut self, key: Key, cancel: &Cancel, deadlines: Deadlines, now: u64) {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let order = match &member.order {
-            None => CancelOrder {
-                cancel: cancel.clone(),
-                grace_at,
-                hard_at: hard_at.max(grace_at),
-            },
-            // The first author counts; deadlines only ever come closer.
-            Some(old) => CancelOrder {
-                cancel: old.cancel.clone(),
-                grace_at: old.grace_at.min(grace_at),
-                hard_at: old.hard_at.min(hard_at).max(old.grace_at.min(grace_at)),
-            },
+        // The first author counts; deadlines only ever come closer.
+        let (cancel, deadlines) = match &member.order {
+            None => (cancel, deadlines),
+            Some(old) => (&old.cancel, Deadlines::of(old).or_before(deadlines)),
+        };
+        let hard_at = deadlines.hard.max(deadlines.grace);
+        let order = CancelOrder {
+            cancel: cancel.clone(),
+            grace_at: deadlines.grace,
+            hard_at,
+            last_at: deadlines.last.max(hard_at),
         };
         if member.order.as_ref() == Some(&order)
             || !matches!(member.stage, Stage::Running | Stage::Cancelled)
@@ -499,17 +564,19 @@ impl Family {
             match (&member.body, member.stage) {
                 (Body::Process(process), Stage::Running | Stage::Cancelled) => {
                     // To see in the end whether it was given the time.
-                    member.starved.look_at_process(process, now);
+                    let pid = process_tid(process);
+                    member.starved.look(pid, now);
+                    member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
                     let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
                     self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
                 }
-                (Body::Process(process), Stage::Interrupted)
-                    if member.starved.look_at_process(process, now) =>
-                {
-                    self.due.insert((now + INTERRUPT, key));
-                }
                 (Body::Process(process), Stage::Interrupted) => {
+                    let process = process.clone();
+                    if let Some(at) = member.put_off(now) {
+                        self.due.insert((at, key));
+                        continue;
+                    }
                     let after = now.saturating_sub(member.since) / 1_000_000;
                     let why = format!("it had not ended {after} ms after its cancellation");
                     let (bound, told) = process.kill_quietly(&why);
@@ -531,28 +598,26 @@ impl Family {
                             member.stack = shared.capture_stack();
                         }
                         shared.interrupt();
-                        member.starved.look(shared, now);
+                        member.starved.look(shared.tid(), now);
                     }
+                    member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
                     let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
                     self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
                 }
-                (Body::Thread(_), Stage::Interrupted)
-                    if member
-                        .target
-                        .thread()
-                        .is_some_and(|shared| member.starved.look(shared, now)) =>
-                {
-                    self.due.insert((now + INTERRUPT, key));
-                }
                 (Body::Thread(_), Stage::Interrupted) => {
+                    if let Some(at) = member.put_off(now) {
+                        self.due.insert((at, key));
+                        continue;
+                    }
                     let after_ms = now.saturating_sub(member.since) / 1_000_000;
                     let (heirs, messages) = abandon(member, after_ms, &mut news);
                     unserved.extend(messages);
                     member.stage = Stage::Over;
                     let nursery = member.nursery;
+                    let last = member.order.as_ref().map_or(0, |order| order.last_at);
                     gone.push(key);
-                    self.take_over(owner, heirs, nursery);
+                    self.take_over(owner, heirs, nursery, last);
                 }
                 (_, Stage::Over) | (Body::Thread(_), Stage::Killed) => {}
             }
@@ -564,7 +629,13 @@ impl Family {
         }
     }
 
-    fn take_over(&mut self, owner: &Arc<Shared>, heirs: Vec<Member>, nursery: NurseryKey) {
+    fn take_over(
+        &mut self,
+        owner: &Arc<Shared>,
+        heirs: Vec<Member>,
+        nursery: NurseryKey,
+        last: u64,
+    ) {
         for mut heir in heirs {
             self.next += 1;
             let key = self.next;
@@ -578,7 +649,7 @@ impl Family {
             );
             let by = Canceller::Parent(owner.life.origin(), Box::new(Canceller::Deadline));
             self.members.insert(key, heir);
-            self.cancel_now(key, &Cancel { by }, TAKEN_OVER);
+            self.cancel_now(key, &Cancel { by }, TAKEN_OVER, last);
             self.resume(key);
             // It may have ended while its news went to the one that was abandoned.
             owner.nudge(key);
@@ -670,6 +741,7 @@ impl Member {
             stack: None,
             starved: Starved::default(),
             since: 0,
+            asked: (0, 0),
         }
     }
 
@@ -678,6 +750,57 @@ impl Member {
         self.last_words = last_words;
         self
     }
+
+    /// Asks its loop to turn, which shows that it is not stuck. A process says so by acknowledging the order again.
+    fn ask_for_turn(&mut self, now: u64) {
+        self.asked = (self.turns(), now);
+        match &self.body {
+            Body::Thread(_) => {
+                if let Some(shared) = self.target.thread() {
+                    shared.tell(Control::Look);
+                }
+            }
+            Body::Process(process) => {
+                if let Some(order) = &self.order {
+                    process.send_order(order);
+                }
+            }
+        }
+    }
+
+    /// How often its loop has turned, or its process has acknowledged its order.
+    fn turns(&self) -> u64 {
+        match &self.body {
+            Body::Thread(_) => self.target.thread().map_or(0, |shared| shared.turns()),
+            Body::Process(process) => process.acknowledgements(),
+        }
+    }
+
+    /// Until when force is put off although its time is over; `None` if it is stuck.
+    fn put_off(&mut self, now: u64) -> Option<u64> {
+        let thread = self.target.thread();
+        let asleep = thread.is_some_and(|shared| shared.is_asleep());
+        let tid = match &self.body {
+            Body::Thread(_) => thread.and_then(|shared| shared.tid()),
+            Body::Process(process) => process_tid(process),
+        };
+        let starved = self.starved.look(tid, now);
+        let turns = asleep || self.turns() != self.asked.0;
+        let unanswered = (!turns).then(|| now.saturating_sub(self.asked.1));
+        let last = self.order.as_ref().map_or(0, |order| order.last_at);
+        if turns {
+            self.ask_for_turn(now);
+        }
+        let more = self
+            .starved
+            .put_off(unanswered, starved, last.saturating_sub(now))?;
+        Some(now + more)
+    }
+}
+
+/// The thread of a process on which its isolate runs; `None` before it is forked.
+fn process_tid(process: &Process) -> Option<i32> {
+    Some(process.life.pid()).filter(|pid| *pid != 0)
 }
 
 /// When force begins, if it is to be over at `hard_at`.
@@ -757,44 +880,72 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
-    fn who_wants_a_processor_and_has_none_is_let_off_and_not_for_ever() {
+    fn who_wants_a_processor_and_has_none_is_starved() {
         let mut starved = Starved::default();
         assert!(
             !starved.seen(Some(5 * MS), 0),
             "there is nothing to compare with"
         );
-        for n in 1..=u64::from(EXCUSES) {
+        for n in 1..4 {
             assert!(starved.seen(Some(5 * MS + n), n * 40 * MS), "{n}");
         }
-        let n = u64::from(EXCUSES) + 1;
-        assert!(!starved.seen(Some(5 * MS + n), n * 40 * MS));
     }
 
     #[test]
-    fn who_sleeps_in_its_loop_is_let_off_and_not_for_ever() {
-        let looked = crate::run(async || {
-            crate::nursery(async |nursery| {
-                let sleeps = nursery
-                    .spawn(crate::Isolate::named("sleeps").thread())
-                    .await?;
-                let shared = sleeps.carried().target.thread().expect("a thread").clone();
-                while !shared.is_asleep() {
-                    crate::sleep(std::time::Duration::from_millis(1)).await?;
-                }
-                let mut starved = Starved::default();
-                Ok((0..=EXCUSES)
-                    .map(|_| starved.look(&shared, clock::now()))
-                    .collect())
-            })
-            .await
-        });
-        let looked: Vec<bool> = looked.expect("no failure");
-        let (last, before) = looked.split_last().expect("several");
-        assert!(before.iter().all(|excused| *excused) && !last);
+    fn force_is_put_off_for_who_turns_until_the_topmost_bound() {
+        let mut it = Starved::default();
+        for _ in 0..1_000 {
+            assert_eq!(it.put_off(None, false, 1_000 * MS), Some(PATIENCE));
+        }
+        assert_eq!(it.put_off(None, false, 200 * MS), Some(100 * MS));
+        assert_eq!(it.put_off(None, false, 1), Some(INTERRUPT));
+        // And a little longer, but not for ever.
+        for _ in 0..EXCUSES {
+            assert_eq!(it.put_off(None, false, 0), Some(INTERRUPT));
+        }
+        assert_eq!(it.put_off(None, false, 0), None);
     }
 
     #[test]
-    fn who_computes_or_waits_elsewhere_is_not() {
+    fn force_is_put_off_for_who_does_not_turn_until_it_had_time_to() {
+        let mut it = Starved::default();
+        let asked = Some(INTERRUPT);
+        assert_eq!(it.put_off(asked, false, 300 * MS), Some(150 * MS));
+        assert_eq!(it.put_off(Some(PATIENCE), false, 300 * MS), None);
+        // The topmost itself, and one that the topmost bound has overtaken.
+        assert_eq!(it.put_off(asked, false, 0), None);
+        for _ in 0..EXCUSES {
+            assert_eq!(it.put_off(Some(PATIENCE), true, 300 * MS), Some(INTERRUPT));
+        }
+        assert_eq!(it.put_off(Some(PATIENCE), true, 300 * MS), None);
+    }
+
+    #[test]
+    fn a_level_takes_a_fixed_reserve_and_the_topmost_a_tenth() {
+        let (now, s) = (5, 1_000 * MS);
+        let topmost = Deadlines {
+            grace: now + s,
+            hard: now + 3 * s,
+            last: now + 3 * s,
+        };
+        let mut deadlines = topmost.below(now, RESERVE);
+        assert_eq!(deadlines.grace, now + 900 * MS);
+        assert_eq!(deadlines.hard, now + 2_700 * MS);
+        for _ in 0..1_000 {
+            deadlines = deadlines.below(now, RESERVE);
+        }
+        assert_eq!(deadlines.grace, now + 400 * MS);
+        assert_eq!(deadlines.hard, now + 2_200 * MS);
+        // Where nothing is left for it, it is as little as there is, and the topmost bound is what it was.
+        for _ in 0..100_000 {
+            deadlines = deadlines.below(now, RESERVE);
+        }
+        assert!(deadlines.grace >= now && deadlines.hard >= deadlines.grace);
+        assert_eq!(deadlines.last, topmost.last);
+    }
+
+    #[test]
+    fn who_computes_or_waits_is_not_starved() {
         let mut computes = Starved::default();
         let mut waits = Starved::default();
         for n in 0..4 {

@@ -21,7 +21,7 @@ use crate::life::Life;
 use crate::portal::{LocalPortal, Portal, through_serde};
 use crate::process::spawn::{Start, spawn_process, wait_before};
 use crate::rest::Waves;
-use crate::scope::{Scope, ScopeWatch, cancelled_error};
+use crate::scope::{Scope, ScopeWatch, cancelled_error, passed_on};
 use crate::spec::{Isolate, Isolation};
 use crate::time::{nanos, off_isolate};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Origin, Payload, Result};
@@ -845,7 +845,7 @@ impl Core {
         self.scope.cancel(cancel.clone());
         let now = clock::now();
         let own = now + nanos(self.local.shared.bounds.grace);
-        let at = self.local.above().map_or(own, |(grace, _)| own.min(grace));
+        let at = self.local.above().map_or(own, |above| own.min(above.grace));
         self.grace.set(Some((at, None)));
         self.cancel_children(cancel);
     }
@@ -889,10 +889,9 @@ impl Core {
             if let Poll::Ready(cancel) = self.above.borrow_mut().poll(cx)
                 && !self.cancelling.get()
             {
-                let by =
-                    Canceller::Parent(self.local.shared.life.origin(), Box::new(cancel.by.clone()));
+                let below = passed_on(self.local.shared.life.origin(), &cancel);
                 *self.outside.borrow_mut() = Some(cancel);
-                self.cancel(&Cancel { by });
+                self.cancel(&below);
                 any = true;
             }
             self.check_grace(cx, body.as_mut());

@@ -1303,7 +1303,7 @@ impl<T> Tree<T> {
                     };
                     self.family(|family| match first_signal {
                         None => family.cancel(self.key, &cancel, None),
-                        Some(_) => family.cancel_now(self.key, &cancel, 0),
+                        Some(_) => family.cancel_now(self.key, &cancel, 0, 0),
                     });
                     first_signal.get_or_insert(number);
                 }

@@ -8,7 +8,7 @@
 
 use crate::chain::{Chain, Waits};
 use crate::dialogue::Held;
-use crate::{Cancel, Error, ErrorKind};
+use crate::{Cancel, Canceller, Error, ErrorKind, Origin};
 use parking_lot::Mutex;
 use slab::Slab;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -212,6 +212,20 @@ impl Drop for Scope {
         if let Some(parent) = &self.parent {
             parent.children.borrow_mut().try_remove(self.place.get());
         }
+    }
+}
+
+/// The cancellation of what is below an isolate that is cancelled itself.
+///
+/// It names that isolate and the first author. Those between them are on the isolate's path, and a
+/// list of them would make each level of a tree dearer to cancel than the one above it.
+pub(crate) fn passed_on(by: Origin, cancel: &Cancel) -> Cancel {
+    let first = match &cancel.by {
+        Canceller::Parent(_, first) => first.clone(),
+        first => Box::new(first.clone()),
+    };
+    Cancel {
+        by: Canceller::Parent(by, first),
     }
 }
 

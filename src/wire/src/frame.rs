@@ -644,6 +644,8 @@ pub struct CancelOrder {
     pub grace_at: u64,
     /// When the one above takes it down by force.
     pub hard_at: u64,
+    /// Until when it is left alone while it only waits for its own children.
+    pub last_at: u64,
 }
 
 /// The cancellation of one dialogue.

@@ -185,25 +185,29 @@ fn the_bytes_of_a_cancel_order() {
         cancel: Cancel { by },
         grace_at: 250,
         hard_at: 251,
+        last_at: 252,
     };
-    golden(cancel(Canceller::Deadline), "03  fa  fbfb00");
+    golden(cancel(Canceller::Deadline), "03  fa  fbfb00  fbfc00");
     golden(
         cancel(Canceller::Nursery(origin())),
-        &format!("00 {ORIGIN}  fa  fbfb00"),
+        &format!("00 {ORIGIN}  fa  fbfb00  fbfc00"),
     );
     golden(
         cancel(Canceller::Isolate(origin())),
-        &format!("01 {ORIGIN}  fa  fbfb00"),
+        &format!("01 {ORIGIN}  fa  fbfb00  fbfc00"),
     );
     let parent = Canceller::Parent(origin(), Box::new(Canceller::Runtime));
-    golden(cancel(parent), &format!("02 {ORIGIN} 06  fa  fbfb00"));
+    golden(
+        cancel(parent),
+        &format!("02 {ORIGIN} 06  fa  fbfb00  fbfc00"),
+    );
     golden(
         cancel(Canceller::Dropped(origin())),
-        &format!("04 {ORIGIN}  fa  fbfb00"),
+        &format!("04 {ORIGIN}  fa  fbfb00  fbfc00"),
     );
     golden(
         cancel(Canceller::Signal("INT".to_owned())),
-        "05 03 494e54  fa  fbfb00",
+        "05 03 494e54  fa  fbfb00  fbfc00",
     );
 }
 
@@ -677,10 +681,10 @@ proptest! {
     }
 
     #[test]
-    fn cancels_and_panics_survive(cancel in cancels(), panic in panics(), at in any::<(u64, u64)>()) {
+    fn cancels_and_panics_survive(cancel in cancels(), panic in panics(), at in any::<(u64, u64, u64)>()) {
         prop_assert_eq!(survives(&panic), panic);
         prop_assert_eq!(survives(&cancel), cancel.clone());
-        let order = CancelOrder { cancel, grace_at: at.0, hard_at: at.1 };
+        let order = CancelOrder { cancel, grace_at: at.0, hard_at: at.1, last_at: at.2 };
         prop_assert_eq!(survives(&order), order);
     }
 

@@ -23,14 +23,14 @@ use super::panics;
 use super::shared::{Control, Message, PollWaker, Shared, Target, Wait};
 use crate::chain::Waits;
 use crate::credit::{Awaited, Lane, Owed, TOGETHER, Taken};
-use crate::family::{ADOPTED, Above, Departed, NurseryKey};
+use crate::family::{ADOPTED, Above, Deadlines, Departed, NurseryKey};
 use crate::life::Life;
 use crate::process::Process;
 use crate::process::child::Uplink;
 use crate::process::link::Link;
 use crate::process::porter::Flush;
 use crate::reactor::Reactor;
-use crate::scope::Scope;
+use crate::scope::{Scope, passed_on};
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit};
 use async_task::Runnable;
@@ -1154,10 +1154,12 @@ impl Local {
         let bounds = self.shared.bounds;
         let now = clock::now();
         if self.order.get().is_none() {
-            self.order.set(Some((
-                now + nanos(bounds.grace),
-                now + nanos(bounds.hard_kill),
-            )));
+            let hard = now + nanos(bounds.hard_kill);
+            self.order.set(Some(Deadlines {
+                grace: now + nanos(bounds.grace),
+                hard,
+                last: hard,
+            }));
         }
         let by = Canceller::Nursery(self.shared.life.origin());
         self.come_down(Cancel { by }, Phase::Dropping);
@@ -1166,14 +1168,12 @@ impl Local {
 
     /// Begins or hastens its own cancellation.
     pub(crate) fn cancel(&self, order: CancelOrder) {
-        let CancelOrder {
-            cancel,
-            grace_at,
-            hard_at,
-        } = order;
-        let (grace, hard) = self.order.get().unwrap_or((u64::MAX, u64::MAX));
-        self.order
-            .set(Some((grace.min(grace_at), hard.min(hard_at))));
+        let deadlines = Deadlines::of(&order);
+        let cancel = order.cancel;
+        self.order.set(Some(match self.order.get() {
+            Some(old) => old.or_before(deadlines),
+            None => deadlines,
+        }));
         self.shared.life.cancel(cancel.clone());
         self.shared.life.acknowledge();
         if let Some(uplink) = self.uplink.get() {
@@ -1193,9 +1193,7 @@ impl Local {
         }
         self.phase.set(phase);
         self.shared.set_waiting(Wait::Cancellation);
-        let below = Cancel {
-            by: Canceller::Parent(self.shared.life.origin(), Box::new(cancel.by.clone())),
-        };
+        let below = passed_on(self.shared.life.origin(), &cancel);
         {
             let mut family = self.shared.family.lock();
             for key in family.keys() {
@@ -1283,9 +1281,9 @@ impl Local {
     fn turn(self: &Rc<Local>, now: u64) -> bool {
         let mut any = self.take_control();
         self.look_after_family(now);
-        if let Some((grace_at, _)) = self.order.get()
+        if let Some(deadlines) = self.order.get()
             && self.phase.get() == Phase::Cancelling
-            && now >= grace_at
+            && now >= deadlines.grace
         {
             self.phase.set(Phase::Dropping);
             self.drop_wanted.set(true);
@@ -1324,7 +1322,7 @@ impl Local {
             .map(|(&(at, _), _)| at);
         let family = self.shared.family.lock().next_due();
         let grace = match (self.phase.get(), self.order.get()) {
-            (Phase::Cancelling, Some((grace_at, _))) => Some(grace_at),
+            (Phase::Cancelling, Some(deadlines)) => Some(deadlines.grace),
             _ => None,
         };
         [timer, family, grace].into_iter().flatten().min()

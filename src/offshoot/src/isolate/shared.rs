@@ -285,6 +285,7 @@ impl Shared {
                     cancel: cancel.clone(),
                     grace_at: now + nanos(self.bounds.grace),
                     hard_at: now + nanos(self.bounds.hard_kill),
+                    last_at: now + nanos(self.bounds.hard_kill),
                 }));
             }
         }
@@ -318,6 +319,11 @@ impl Shared {
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns + 1, Ordering::Relaxed);
         self.busy_since.store(now, Ordering::Relaxed);
+    }
+
+    /// How many turns its loop has had.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Its thread is about to wait.
@@ -532,6 +538,7 @@ impl Target {
                     cancel: cancel.clone(),
                     grace_at: u64::MAX,
                     hard_at: u64::MAX,
+                    last_at: u64::MAX,
                 };
                 by.link.send_value(Kind::Cancel, 0, &order);
             }

@@ -552,6 +552,7 @@ impl Uplink {
                 cancel,
                 grace_at: now + grace,
                 hard_at,
+                last_at: hard_at,
             });
         }
     }
@@ -635,6 +636,7 @@ impl Uplink {
             cancel: Cancel { by },
             grace_at: now,
             hard_at: now + ORPHANED,
+            last_at: now + ORPHANED,
         });
     }
 

@@ -36,7 +36,7 @@ use parking_lot::Mutex;
 use spawn::Outputs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use warden::Warden;
@@ -57,6 +57,8 @@ pub(crate) struct Process {
     pidfd: OnceLock<Pidfd>,
     descendants: OnceLock<Descendants>,
     pub(crate) inspections: Mutex<Inspections>,
+    /// How often it has acknowledged a cancellation.
+    acknowledgements: AtomicU64,
     state: Mutex<State>,
     resting: Mutex<Resting>,
     output: Mutex<Output>,
@@ -126,6 +128,7 @@ impl Process {
             pidfd: OnceLock::new(),
             descendants: OnceLock::new(),
             inspections: Mutex::default(),
+            acknowledgements: AtomicU64::new(0),
             state: Mutex::new(state),
             resting: Mutex::default(),
             output: Mutex::new(Output {
@@ -337,6 +340,7 @@ impl Process {
     /// It is cancelled. If that did not come from here, it has cancelled itself, and comes down by
     /// the same ladder.
     pub(crate) fn has_seen_cancellation(&self) {
+        self.acknowledgements.fetch_add(1, Ordering::Relaxed);
         let (Some(owner), key) = self.upward.owner() else {
             return;
         };
@@ -345,6 +349,11 @@ impl Process {
             owner.family.lock().cancel(key, &Cancel { by }, None);
             owner.tell(Control::Look);
         }
+    }
+
+    /// How often it has acknowledged a cancellation: once for each order.
+    pub(crate) fn acknowledgements(&self) -> u64 {
+        self.acknowledgements.load(Ordering::Relaxed)
     }
 
     fn signal_kill(&self) -> News {
