@@ -156,6 +156,8 @@ pub(crate) struct Member {
     last_words: LastWords,
     stage: Stage,
     order: Option<CancelOrder>,
+    /// When something is due to it, as `Family::due` has it.
+    due: Option<u64>,
     /// What its thread was doing when it was interrupted.
     stack: Option<thread::PendingStack>,
     starved: Starved,
@@ -350,6 +352,11 @@ impl Deadlines {
 #[derive(Default)]
 pub(crate) struct Family {
     members: BTreeMap<Key, Member>,
+    /// How many members each nursery has that has any, by its number. With this and the next one, the end of each of
+    /// many children costs no look at all of the others. A vector keeps its room: no spawn allocates for this.
+    counts: Vec<(NurseryKey, usize)>,
+    /// How many members are not cancelled.
+    at_liberty: usize,
     next: Key,
     /// When something has to be done to a member, soonest first.
     due: BTreeSet<(u64, Key)>,
@@ -377,8 +384,54 @@ impl Family {
             owner.life.identity().id,
             member.nursery,
         );
-        self.members.insert(key, member);
+        self.insert(key, member);
         Some(key)
+    }
+
+    fn insert(&mut self, key: Key, member: Member) {
+        match self.place_of(member.nursery) {
+            Ok(place) => self.counts[place].1 += 1,
+            Err(place) => self.counts.insert(place, (member.nursery, 1)),
+        }
+        self.at_liberty += usize::from(member.order.is_none());
+        if let Some(at) = member.due {
+            self.due.insert((at, key));
+        }
+        self.members.insert(key, member);
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Member> {
+        let member = self.members.remove(&key)?;
+        if let Ok(place) = self.place_of(member.nursery) {
+            self.counts[place].1 -= 1;
+            if self.counts[place].1 == 0 {
+                self.counts.remove(place);
+            }
+        }
+        self.at_liberty -= usize::from(member.order.is_none());
+        if let Some(at) = member.due {
+            self.due.remove(&(at, key));
+        }
+        Some(member)
+    }
+
+    fn place_of(&self, nursery: NurseryKey) -> Result<usize, usize> {
+        self.counts.binary_search_by_key(&nursery, |(key, _)| *key)
+    }
+
+    fn count(&self, nursery: NurseryKey) -> usize {
+        self.place_of(nursery)
+            .map_or(0, |place| self.counts[place].1)
+    }
+
+    /// Says when something is to be done to a member; not when it was due before.
+    fn set_due(&mut self, key: Key, at: u64) {
+        if let Some(member) = self.members.get_mut(&key) {
+            if let Some(old) = member.due.replace(at) {
+                self.due.remove(&(old, key));
+            }
+            self.due.insert((at, key));
+        }
     }
 
     pub(crate) fn member(&mut self, key: Key) -> Option<&mut Member> {
@@ -390,11 +443,27 @@ impl Family {
     }
 
     pub(crate) fn keys_of(&self, nursery: NurseryKey) -> Vec<Key> {
-        self.members
-            .iter()
-            .filter(|(_, member)| member.nursery == nursery)
-            .map(|(key, _)| *key)
-            .collect()
+        let members = self.members.iter();
+        let own = members.filter(|(_, member)| member.nursery == nursery);
+        // No further than the last one.
+        own.map(|(key, _)| *key).take(self.count(nursery)).collect()
+    }
+
+    /// Whether this nursery has no member.
+    pub(crate) fn is_empty_of(&self, nursery: NurseryKey) -> bool {
+        self.count(nursery) == 0
+    }
+
+    /// How many members there are.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The members that are not cancelled.
+    pub(crate) fn keys_at_liberty(&self) -> Vec<Key> {
+        let members = self.members.iter();
+        let free = members.filter(|(_, member)| member.order.is_none());
+        free.map(|(key, _)| *key).take(self.at_liberty).collect()
     }
 
     pub(crate) fn keys(&self) -> Vec<Key> {
@@ -403,8 +472,7 @@ impl Family {
 
     /// Removes a member that never came to life.
     pub(crate) fn forget(&mut self, key: Key) {
-        self.due.retain(|(_, due)| *due != key);
-        let forgotten = self.members.remove(&key);
+        let forgotten = self.remove(key);
         #[cfg(feature = "fault-points")]
         if let Some(member) = &forgotten {
             crate::ledger::forgotten(member.target.life.identity().id);
@@ -414,12 +482,11 @@ impl Family {
 
     /// Hands the members of a nursery that is gone to the isolate itself.
     pub(crate) fn adopt_nursery(&mut self, nursery: NurseryKey) {
-        for member in self
-            .members
-            .values_mut()
-            .filter(|member| member.nursery == nursery)
-        {
-            member.nursery = ADOPTED;
+        for key in self.keys_of(nursery) {
+            if let Some(mut member) = self.remove(key) {
+                member.nursery = ADOPTED;
+                self.insert(key, member);
+            }
         }
     }
 
@@ -481,15 +548,14 @@ impl Family {
         }
         if member.order.is_none() {
             member.since = now;
-        } else {
-            let old = member.order.as_ref().map_or(0, |old| old.hard_at);
-            self.due.remove(&(force_at(old), key));
+            self.at_liberty -= 1;
         }
-        self.due.insert((force_at(order.hard_at), key));
         member.stage = Stage::Cancelled;
         member.target.life.cancel(order.cancel.clone());
         member.order = Some(order.clone());
+        let at = force_at(order.hard_at);
         member.target.send_order(order);
+        self.set_due(key, at);
     }
 
     /// Lets a child finish what it accepted and end. Says what of the program runs then, and the child's number at this time, see
@@ -533,9 +599,7 @@ impl Family {
         if !member.status.gone.load(Ordering::Acquire) {
             return None;
         }
-        let member = self.members.remove(&key)?;
-        self.due.retain(|(_, due)| *due != key);
-        Some(Leaving(member))
+        self.remove(key).map(Leaving)
     }
 
     /// When [`Family::advance`] has something to do.
@@ -557,6 +621,7 @@ impl Family {
             let Some(member) = self.members.get_mut(&key) else {
                 continue;
             };
+            member.due = None;
             if member.status.gone.load(Ordering::Acquire) {
                 gone.push(key);
                 continue;
@@ -569,12 +634,12 @@ impl Family {
                     member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
                     let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
-                    self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
+                    self.set_due(key, hard_at.max(now + INTERRUPT / 2));
                 }
                 (Body::Process(process), Stage::Interrupted) => {
                     let process = process.clone();
                     if let Some(at) = member.put_off(now) {
-                        self.due.insert((at, key));
+                        self.set_due(key, at);
                         continue;
                     }
                     let after = now.saturating_sub(member.since) / 1_000_000;
@@ -582,7 +647,7 @@ impl Family {
                     let (bound, told) = process.kill_quietly(&why);
                     news.append(told);
                     member.stage = Stage::Killed;
-                    self.due.insert((now + KILL_BOUND + bound, key));
+                    self.set_due(key, now + KILL_BOUND + bound);
                 }
                 (Body::Process(process), Stage::Killed) => {
                     member.stage = Stage::Over;
@@ -603,11 +668,11 @@ impl Family {
                     member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
                     let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
-                    self.due.insert((hard_at.max(now + INTERRUPT / 2), key));
+                    self.set_due(key, hard_at.max(now + INTERRUPT / 2));
                 }
                 (Body::Thread(_), Stage::Interrupted) => {
                     if let Some(at) = member.put_off(now) {
-                        self.due.insert((at, key));
+                        self.set_due(key, at);
                         continue;
                     }
                     let after_ms = now.saturating_sub(member.since) / 1_000_000;
@@ -648,7 +713,7 @@ impl Family {
                 nursery,
             );
             let by = Canceller::Parent(owner.life.origin(), Box::new(Canceller::Deadline));
-            self.members.insert(key, heir);
+            self.insert(key, heir);
             self.cancel_now(key, &Cancel { by }, TAKEN_OVER, last);
             self.resume(key);
             // It may have ended while its news went to the one that was abandoned.
@@ -670,8 +735,8 @@ impl Family {
                 .as_ref()
                 .map_or(0, |order| force_at(order.hard_at)),
         };
-        if !self.due.iter().any(|(_, due)| *due == key) {
-            self.due.insert((at, key));
+        if member.due.is_none() {
+            self.set_due(key, at);
         }
     }
 
@@ -709,7 +774,16 @@ impl Family {
     fn surrender(&mut self) -> Vec<Member> {
         self.closed = true;
         self.due.clear();
-        std::mem::take(&mut self.members).into_values().collect()
+        self.counts.clear();
+        self.at_liberty = 0;
+        let members = std::mem::take(&mut self.members).into_values();
+        members
+            .map(|mut member| {
+                // Whoever takes it over looks after it from the beginning.
+                member.due = None;
+                member
+            })
+            .collect()
     }
 
     /// Refuses members from now on: the isolate has ended.
@@ -738,6 +812,7 @@ impl Member {
             last_words: LastWords::None,
             stage: Stage::Running,
             order: None,
+            due: None,
             stack: None,
             starved: Starved::default(),
             since: 0,
@@ -942,6 +1017,102 @@ mod tests {
         }
         assert!(deadlines.grace >= now && deadlines.hard >= deadlines.grace);
         assert_eq!(deadlines.last, topmost.last);
+    }
+
+    /// A member that is nowhere.
+    fn member(owner: &Arc<Shared>, nursery: NurseryKey, upward: &Arc<Upward>) -> Member {
+        let id = owner.runtime.next_id();
+        let (path, pid) = ("root/one".to_owned(), 0);
+        let life = Arc::new(crate::life::Life::new(Origin { path, id, pid }));
+        let target = Target::new(life, owner.runtime.clone(), Route::Gone, (1, 1), false);
+        Member::new(
+            nursery,
+            target,
+            Arc::default(),
+            upward.clone(),
+            owner.bounds,
+            Body::Thread(None),
+        )
+    }
+
+    #[test]
+    fn the_end_of_each_of_many_costs_no_look_at_all_others() {
+        const MANY: u32 = 30_000;
+        let took = crate::run(async || {
+            let local = crate::isolate::local::Local::try_current().expect("an isolate");
+            let owner = local.shared.clone();
+            let mut family = Family::default();
+            for n in 0..MANY {
+                let nursery = u64::from(1 + n % 3);
+                family.add(&owner, |upward| member(&owner, nursery, upward));
+            }
+            let began = std::time::Instant::now();
+            let by = Canceller::Runtime;
+            for key in family.keys() {
+                family.cancel(key, &Cancel { by: by.clone() }, None);
+            }
+            family.adopt_nursery(2);
+            assert!(family.is_empty_of(2) && !family.is_empty_of(ADOPTED));
+            for (left, key) in family.keys().into_iter().enumerate() {
+                assert_eq!(family.len(), MANY as usize - left);
+                // What the loop and the nursery ask after each.
+                assert!(family.keys_at_liberty().is_empty() && !family.is_empty());
+                let _ = family.is_empty_of(1);
+                let member = family.member(key).expect("a member");
+                member.status.gone.store(true, Ordering::Release);
+                assert!(family.collect(key).is_some());
+            }
+            assert!(family.counts.is_empty() && family.due.is_empty());
+            assert_eq!(family.at_liberty, 0);
+            Ok(began.elapsed())
+        });
+        // 0.2 s where each is for itself, and minutes where each looks at all.
+        let took = took.expect("no failure");
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+    }
+
+    #[test]
+    fn members_are_found_by_nursery_however_they_come_and_go() {
+        let done = crate::run(async || {
+            let local = crate::isolate::local::Local::try_current().expect("an isolate");
+            let owner = local.shared.clone();
+            let mut family = Family::default();
+            let add = |family: &mut Family, nursery| {
+                let key = family.add(&owner, |upward| member(&owner, nursery, upward));
+                key.expect("it is open")
+            };
+            let (a, b, c) = (
+                add(&mut family, 3),
+                add(&mut family, 7),
+                add(&mut family, 3),
+            );
+            assert_eq!(family.keys_of(3), [a, c]);
+            assert_eq!(family.keys_of(7), [b]);
+            assert!(family.is_empty_of(5) && family.keys_of(5).is_empty());
+            family.cancel(
+                b,
+                &Cancel {
+                    by: Canceller::Runtime,
+                },
+                None,
+            );
+            assert_eq!(family.keys_at_liberty(), [a, c]);
+            family.adopt_nursery(3);
+            assert_eq!(family.keys_of(ADOPTED), [a, c]);
+            family.forget(b);
+            assert!(family.is_empty_of(7) && family.due.is_empty());
+            family.cancel(
+                a,
+                &Cancel {
+                    by: Canceller::Runtime,
+                },
+                None,
+            );
+            assert_eq!(family.keys_at_liberty(), [c]);
+            assert_eq!(family.due.len(), 1);
+            Ok(())
+        });
+        done.expect("no failure");
     }
 
     #[test]

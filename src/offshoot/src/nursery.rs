@@ -857,10 +857,6 @@ impl Core {
         }
     }
 
-    fn children(&self) -> Vec<Key> {
-        self.local.shared.family.lock().keys_of(self.key)
-    }
-
     fn read_news(&self, cx: &mut Context<'_>) -> bool {
         let news: Vec<Departed> = self.local.nursery_news(self.key, cx.waker());
         let any = !news.is_empty();
@@ -920,8 +916,7 @@ impl Core {
                         break;
                     }
                 }
-                let children = self.children();
-                if children.is_empty() {
+                if self.local.shared.family.lock().is_empty_of(self.key) {
                     // News that came with the last child.
                     if self.read_news(cx) {
                         continue;
@@ -930,7 +925,7 @@ impl Core {
                     crate::ledger::returned(self.local.shared.life.identity(), self.key);
                     return Poll::Ready(self.result(value.take()));
                 }
-                self.end_children(cx, children);
+                self.end_children(cx);
                 self.local.shared.set_waiting(Wait::Nursery);
             }
             if !any {
@@ -951,7 +946,7 @@ impl Core {
     }
 
     /// Closes the children, once nothing is left to do for any of them.
-    fn end_children(&self, cx: &mut Context<'_>, children: Vec<Key>) {
+    fn end_children(&self, cx: &mut Context<'_>) {
         let mut ending = self.ending.borrow_mut();
         let family = || self.local.shared.family.lock();
         if let Ending::Open = &*ending {
@@ -959,6 +954,7 @@ impl Core {
         }
         if let Ending::Resting(waves) = &mut *ending {
             // One by itself accepts what it is sent until it has done all. Those of a nursery that was cancelled come down.
+            let children = family().keys_of(self.key);
             let rest = children.len() == 1
                 || self.cancelling.get()
                 || waves.are_at_rest(&children, |key, wave| family().rest(key, wave));

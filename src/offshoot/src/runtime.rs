@@ -1318,7 +1318,7 @@ impl<T> Tree<T> {
             }
             // The root last: what it left must have ended before.
             let departed = self.family(|family| {
-                if family.keys().len() > 1 {
+                if family.len() > 1 {
                     None
                 } else {
                     family.collect(self.key)

@@ -1259,7 +1259,7 @@ impl Local {
         if !family.is_empty() {
             // Those of a nursery that was leaked are not cancelled yet, and nobody else will do it.
             let by = Canceller::Dropped(self.shared.life.origin());
-            for key in family.keys() {
+            for key in family.keys_at_liberty() {
                 family.cancel(key, &Cancel { by: by.clone() }, self.order.get());
             }
             self.shared.set_waiting(Wait::Children);
