@@ -119,6 +119,13 @@ impl Inlet {
 }
 
 impl Process {
+    /// Tells the warden that its end is told, and nothing more to be done.
+    pub(super) fn release(&self) {
+        if let Some(warden) = self.inlet.warden.upgrade() {
+            warden.release(self.request);
+        }
+    }
+
     /// The warden begins to watch its link.
     pub(crate) fn watch_link(&self, registry: &mio::Registry, token: Token) -> io::Result<()> {
         let mut lease = self.inlet.lease.lock();

@@ -703,6 +703,10 @@ impl Link {
                     self.note_unread();
                     let waiting = Link::close_out(out, &error);
                     drop(guard);
+                    // A caller may hold a lock, of a dialogue or of a family, under which no waker may run. None
+                    // does: nobody waits for room while nothing is queued, since `poll_room` has them wait at
+                    // `HIGH` only, and the flush that comes below it has woken all.
+                    debug_assert!(waiting.is_empty(), "a sender waits for room that there is");
                     waiting.into_iter().for_each(Waker::wake);
                     return;
                 }

@@ -435,6 +435,7 @@ impl Process {
             move || crate::log::error!(isolate = %life.origin(), exit = text, "process does not end"),
         );
         news.append(self.finish_quietly(exit, Vec::new()));
+        self.release();
         news
     }
 

@@ -246,14 +246,12 @@ impl Watched {
         process.kill(&format!("it broke the protocol: {error}"));
     }
 
-    /// When something has to be done about it (ns), if nothing happens before.
-    fn next(&self) -> Option<u64> {
-        let due = self.due.map(|(at, _)| at);
-        let late = match self.link_ended {
+    /// When descriptors that have come will have waited for too long (ns), if any wait.
+    fn late_at(&self) -> Option<u64> {
+        match self.link_ended {
             true => None,
             false => self.process.link.late_at(),
-        };
-        due.into_iter().chain(late).min()
+        }
     }
 }
 
@@ -302,6 +300,8 @@ pub(crate) struct Warden {
     given_up: Mutex<Vec<u64>>,
     /// Requests that have not been answered for [`ANSWER`], with their forkservers and when they were made (ns).
     unanswered: Mutex<Vec<(u64, u32, u64)>>,
+    /// Processes whose end was told by another thread, so that nothing more is done to them.
+    over: Mutex<Vec<u64>>,
     stopping: AtomicBool,
     thread: Mutex<Option<Joiner>>,
 }
@@ -351,6 +351,7 @@ impl Warden {
             next_request: AtomicU64::new(1),
             given_up: Mutex::default(),
             unanswered: Mutex::default(),
+            over: Mutex::default(),
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -364,6 +365,7 @@ impl Warden {
                     warden: this,
                     poll,
                     watched: BTreeMap::new(),
+                    dues: BTreeSet::new(),
                     more: BTreeSet::new(),
                     leaving: Vec::new(),
                     next_tick: None,
@@ -670,6 +672,12 @@ impl Warden {
     /// A process that is watched never was: the thread is to forget it.
     pub(crate) fn never_was(&self, process: &Process, error: Error) {
         process.never_was(error);
+        self.release(process.request);
+    }
+
+    /// The end of a process was told by another thread: this one is to forget it.
+    pub(super) fn release(&self, request: u64) {
+        self.over.lock().push(request);
         self.wake();
     }
 
@@ -965,6 +973,9 @@ struct Loop {
     warden: Arc<Warden>,
     poll: mio::Poll,
     watched: BTreeMap<u64, Watched>,
+    /// When something is due to which of them, soonest first, as `Watched::due` has it: a wake-up is to cost no look
+    /// at all of them.
+    dues: BTreeSet<(u64, u64)>,
     /// Those whose links have more to read.
     more: BTreeSet<u64>,
     /// Forkservers that were told to end.
@@ -1060,10 +1071,11 @@ impl Loop {
                 self.link_ready(request);
             }
             for request in given_up {
-                if let Some(watched) = self.watched.get_mut(&request)
+                if let Some(watched) = self.watched.get(&request)
                     && !watched.process.is_spawned()
                 {
-                    watched.due = Some((watched.process.since + ANSWER, Due::Forked));
+                    let at = watched.process.since + ANSWER;
+                    self.set_due(request, Some((at, Due::Forked)));
                 }
             }
             for (request, server, since) in unanswered {
@@ -1083,11 +1095,12 @@ impl Loop {
         if !self.more.is_empty() {
             return Some(Duration::ZERO);
         }
-        let due = self.watched.values().filter_map(Watched::next);
+        let due = self.dues.first().map(|(at, _)| *at);
+        let late = self.watched.values().filter_map(Watched::late_at);
         let servers = self.warden.servers.lock();
         let idle = servers.old.iter().filter_map(|server| server.idle_since);
         let idle = idle.map(|since| since + SERVER_IDLE);
-        let next = due.chain(self.next_tick).chain(idle).min()?;
+        let next = idle.chain(due).chain(late).chain(self.next_tick).min()?;
         Some(Duration::from_nanos(next.saturating_sub(clock::now())))
     }
 
@@ -1151,6 +1164,28 @@ impl Loop {
         watched.process.watch_for_room(left);
     }
 
+    /// Says when something is due to a process, in place of what was.
+    fn set_due(&mut self, request: u64, due: Option<(u64, Due)>) {
+        let Some(watched) = self.watched.get_mut(&request) else {
+            return;
+        };
+        if let Some((at, _)) = std::mem::replace(&mut watched.due, due) {
+            self.dues.remove(&(at, request));
+        }
+        if let Some((at, _)) = due {
+            self.dues.insert((at, request));
+        }
+    }
+
+    /// As [`set_due`](Loop::set_due), unless something is.
+    fn set_first_due(&mut self, request: u64, due: (u64, Due)) {
+        if let Some(watched) = self.watched.get(&request)
+            && watched.due.is_none()
+        {
+            self.set_due(request, Some(due));
+        }
+    }
+
     /// Reads what has come.
     fn link_ready(&mut self, request: u64) {
         let Some(watched) = self.watched.get_mut(&request) else {
@@ -1172,21 +1207,21 @@ impl Loop {
                 }),
             }
         };
-        if process.has_ended() && watched.due.is_none() {
-            watched.due = Some((clock::now() + SAID_ITS_END, Due::Dead));
+        watched.link_ended = matches!(read, Read::Ended);
+        if process.has_ended() {
+            self.set_first_due(request, (clock::now() + SAID_ITS_END, Due::Dead));
         }
         match read {
             Read::Drained if process.link.may_sleep() => {}
             Read::Drained | Read::More => {
                 self.more.insert(request);
             }
-            Read::Ended => {
-                watched.link_ended = true;
-                if watched.due.is_none() {
-                    watched.due = Some((clock::now() + LINK_ENDED, Due::Dead));
+            Read::Ended => self.set_first_due(request, (clock::now() + LINK_ENDED, Due::Dead)),
+            Read::Wrong(error) => {
+                if let Some(watched) = self.watched.get_mut(&request) {
+                    watched.is_wrong(error);
                 }
             }
-            Read::Wrong(error) => watched.is_wrong(error),
         }
         // What came may have been word of room in the ring.
         if process.link.has_ring() && process.link.has_queued() {
@@ -1209,7 +1244,7 @@ impl Loop {
     fn died(&mut self, request: u64) {
         // What it had said before counts.
         self.read_last_words(request);
-        let Some(watched) = self.watched.get_mut(&request) else {
+        let Some(watched) = self.watched.get(&request) else {
             return;
         };
         let Some(pidfd) = watched.process.pidfd() else {
@@ -1226,7 +1261,7 @@ impl Loop {
             .warden
             .registry
             .deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
-        watched.due = Some((clock::now() + REPORT, Due::Reported));
+        self.set_due(request, Some((clock::now() + REPORT, Due::Reported)));
         // Then nobody will report it, also not one who was about to.
         if !served {
             self.finish(request, |process| process.lost(SERVER_ENDED));
@@ -1240,6 +1275,7 @@ impl Loop {
     }
 
     fn finish(&mut self, request: u64, how: impl FnOnce(&Process)) {
+        self.set_due(request, None);
         let Some(watched) = self.watched.remove(&request) else {
             return;
         };
@@ -1269,24 +1305,23 @@ impl Loop {
                 watched.is_wrong(error);
             }
         }
-        let due: Vec<(u64, Due)> = self
-            .watched
-            .iter()
-            .filter_map(|(request, watched)| {
-                watched
-                    .due
-                    .filter(|(at, _)| *at <= now)
-                    .map(|(_, due)| (*request, due))
-            })
-            .collect();
-        for (request, due) in due {
+        let past = self.dues.range(..=(now, u64::MAX));
+        let past: Vec<u64> = past.map(|(_, request)| *request).collect();
+        for request in past {
+            // What is done to one may be the end of another.
+            let watched = self.watched.get(&request);
+            let Some((at, due)) = watched.and_then(|watched| watched.due) else {
+                continue;
+            };
+            if at > now {
+                continue;
+            }
             match due {
                 Due::Dead => {
-                    if let Some(watched) = self.watched.get_mut(&request) {
-                        watched.due = None;
-                        watched
-                            .process
-                            .kill("it was done with its owner, and did not go");
+                    self.set_due(request, None);
+                    if let Some(watched) = self.watched.get(&request) {
+                        let process = &watched.process;
+                        process.kill("it was done with its owner, and did not go");
                     }
                 }
                 Due::Forked => self.not_forked(request),
@@ -1300,12 +1335,11 @@ impl Loop {
             }
         }
         // Those that were given up as unkillable, or never forked.
-        let over: Vec<u64> = self
-            .watched
-            .iter()
-            .filter(|(_, watched)| watched.process.is_over())
-            .map(|(request, _)| *request)
-            .collect();
+        let over = std::mem::take(&mut *self.warden.over.lock());
+        if !over.is_empty() {
+            // After these: each arrives before it is over.
+            self.take_arrived();
+        }
         over.into_iter()
             .for_each(|request| self.finish(request, |_| {}));
     }
@@ -1317,11 +1351,9 @@ impl Loop {
         };
         let (number, since) = (watched.process.server(), watched.process.since);
         self.not_answered(request, number, since);
-        let Some(watched) = self.watched.get_mut(&request) else {
-            return;
-        };
-        watched.due = None;
-        if !watched.process.is_spawned() {
+        self.set_due(request, None);
+        let watched = self.watched.get(&request);
+        if watched.is_some_and(|watched| !watched.process.is_spawned()) {
             // It answers others: this answer was lost, for want of a descriptor. Or nobody can take its place. The process, should there
             // be one, sees the end of its link.
             let message = "the forkserver's answer was lost, or did not come";
@@ -1463,10 +1495,8 @@ impl Loop {
                     crate::log::error!(%error, "cannot watch a process");
                 }
                 let process = watched.process.clone();
-                if let Some(watched) = self.watched.get_mut(&request)
-                    && matches!(watched.due, Some((_, Due::Forked)))
-                {
-                    watched.due = None;
+                if matches!(watched.due, Some((_, Due::Forked))) {
+                    self.set_due(request, None);
                 }
                 process.set_spawned(pid, pidfd, descendants(cgroup));
                 // It may have died before it was watched.
