@@ -4,6 +4,8 @@
 use offshoot::prelude::*;
 use offshoot::{Error, Isolation};
 use offshoot_tests::{Guard, Stopwatch, append, both, held, lines, mark, marked, soon};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -67,6 +69,28 @@ impl Level {
         let exit = exit.as_ref().map_or("none", Exit::word);
         append("exits", &format!("{exit} {}", result.is_ok()));
     }
+}
+
+/// Computes for ever, once it has said which thread it is.
+fn computes() {
+    let link = std::fs::read_link("/proc/thread-self").expect("this thread in /proc");
+    let tid = link
+        .file_name()
+        .expect("its number")
+        .to_string_lossy()
+        .into_owned();
+    append("computes", &tid);
+    let mut n = 0_u64;
+    loop {
+        n = std::hint::black_box(n.wrapping_add(1));
+    }
+}
+
+/// The nice value of a thread, while it is there.
+fn niceness(tid: &str) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(16)?.parse().ok()
 }
 
 /// Ignores its cancellation for as long as it is let.
@@ -180,6 +204,51 @@ both! {
         assert!(exits[1..].iter().all(|exit| exit == "cancelled true"), "{exits:?}");
         assert!(took < hard, "{took:?}");
         println!("down after {took:?}");
+    }
+
+    /// They would keep the ladder, and each other, from the processors. Not all of them are seen to: a child that
+    /// computes alone keeps its share to the last.
+    fn more_that_compute_than_there_are_processors_give_way(t: T) {
+        t.within(Duration::from_secs(60));
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let many = cores + 3;
+        if !t.is_process() {
+            t.abandons(many);
+        }
+        let (stopped, nice) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let sampler = std::thread::spawn({
+            let (stopped, nice) = (stopped.clone(), nice.clone());
+            move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    let all = lines("computes");
+                    let now = all.iter().filter(|tid| niceness(tid) == Some(19)).count();
+                    nice.fetch_max(now, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        let error = t
+            .builder()
+            .grace(GRACE)
+            .hard_kill(HARD)
+            .run(async move || {
+                offshoot::nursery(async |nursery| {
+                    for n in 0..many {
+                        let p = nursery.spawn(format!("p{n}")).await?;
+                        drop(nursery.task(p.call(computes, ())));
+                    }
+                    soon("all compute", || lines("computes").len() == many).await?;
+                    nursery.cancel();
+                    Ok(())
+                })
+                .await
+            })
+            .unwrap_err();
+        stopped.store(true, Ordering::Relaxed);
+        sampler.join().unwrap();
+        assert_eq!(words(&error).len(), many, "{error:?}");
+        let nice = nice.load(Ordering::Relaxed);
+        assert!((1..=many - cores).contains(&nice), "{nice} of {many} with {cores} cores");
     }
 
     fn f28_many_that_ignore_everything(t: T) {

@@ -29,7 +29,7 @@ use crate::spec::Bounds;
 use crate::time::nanos;
 use crate::{Cancel, Canceller, Error, Exit, IsolateId, Origin};
 use offshoot_mailbox::Letter;
-use offshoot_sys::{clock, thread};
+use offshoot_sys::{clock, limits, thread};
 use offshoot_wire::frame::CancelOrder;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,6 +216,28 @@ pub(crate) enum LastWords {
     Main,
 }
 
+/// Those that compute though their time is over. Where there are more of them than processors, they are what keeps
+/// the ladder from its work and each other from coming down: those beyond get a smaller share from there on.
+#[derive(Default)]
+struct Computing {
+    seen: usize,
+    cores: usize,
+    /// When the last one was seen (ns).
+    at: u64,
+}
+
+impl Computing {
+    fn is_one_too_many(&mut self, now: u64) -> bool {
+        // Those of one cancellation come by at moments that differ by little; after that all of them are gone.
+        if now.saturating_sub(self.at) > INTERRUPT * u64::from(EXCUSES) {
+            (self.seen, self.cores) = (0, limits::usable_cores());
+        }
+        self.at = now;
+        self.seen += 1;
+        self.seen > self.cores
+    }
+}
+
 /// A child that is no more.
 pub(crate) struct Departed {
     pub(crate) nursery: NurseryKey,
@@ -357,6 +379,7 @@ pub(crate) struct Family {
     counts: Vec<(NurseryKey, usize)>,
     /// How many members are not cancelled.
     at_liberty: usize,
+    computing: Computing,
     next: Key,
     /// When something has to be done to a member, soonest first.
     due: BTreeSet<(u64, Key)>,
@@ -631,6 +654,7 @@ impl Family {
                     // To see in the end whether it was given the time.
                     let pid = process_tid(process);
                     member.starved.look(pid, now);
+                    member.give_way(pid, &mut self.computing, now);
                     member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
                     let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
@@ -663,7 +687,9 @@ impl Family {
                             member.stack = shared.capture_stack();
                         }
                         shared.interrupt();
-                        member.starved.look(shared.tid(), now);
+                        let tid = shared.tid();
+                        member.starved.look(tid, now);
+                        member.give_way(tid, &mut self.computing, now);
                     }
                     member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
@@ -824,6 +850,17 @@ impl Member {
     pub(crate) fn with_last_words(mut self, last_words: LastWords) -> Member {
         self.last_words = last_words;
         self
+    }
+
+    /// Gives way to the others, if it computes and is one too many.
+    fn give_way(&self, tid: Option<i32>, computing: &mut Computing, now: u64) {
+        if let Some(tid) = tid
+            && self.starved.last.is_some()
+            && computing.is_one_too_many(now)
+            && let Err(error) = thread::make_nice(tid)
+        {
+            crate::log::debug!(isolate = %self.target.life.origin(), %error, "cannot lower its priority");
+        }
     }
 
     /// Asks its loop to turn, which shows that it is not stuck. A process says so by acknowledging the order again.

@@ -173,6 +173,14 @@ pub fn demote(tid: i32) -> io::Result<()> {
     checked(unsafe { libc::sched_setscheduler(tid, libc::SCHED_IDLE, &priority) }).map(drop)
 }
 
+/// Gives the thread `tid`, of whatever process, the smallest share of a processor that others want as well (nice 19). Unlike [`demote`] it still
+/// has one, so that it can end where the machine is busy with others. It is not undone.
+pub fn make_nice(tid: i32) -> io::Result<()> {
+    let id = libc::id_t::try_from(tid).map_err(io::Error::other)?;
+    // SAFETY: takes no pointer.
+    checked(unsafe { libc::setpriority(libc::PRIO_PROCESS, id, 19) }).map(drop)
+}
+
 /// For how long the thread `tid`, of whatever process, has had a processor, in nanoseconds, if it wants one now; `None` if it waits for something
 /// else, has ended, or the kernel does not say.
 pub fn wants_processor(tid: i32) -> Option<u64> {
