@@ -43,6 +43,9 @@ const EXCUSES: u32 = 7;
 /// How long a loop may take to turn once it is asked to. It may be busy with the end of a child, which comes at the
 /// same moments as its own, on a machine that is busy with others.
 const PATIENCE: u64 = 160_000_000;
+/// How long before the bound of a child its loop is first asked to turn; more than [`PATIENCE`], so that one that is
+/// stuck is known by then.
+const ASKED_BEFORE: u64 = PATIENCE + INTERRUPT;
 /// What a level of the tree keeps of the time that the level above it has, so that it sees its children end
 /// before its own time is over. A thousand levels take half a second of the bounds.
 const RESERVE: u64 = 500_000;
@@ -185,11 +188,12 @@ impl Starved {
     /// For how long force is put off, if it is. `unanswered`: for how long its loop has not turned, if it has not
     /// since it was asked to; `left`: what is left of the topmost bound.
     fn put_off(&mut self, unanswered: Option<u64>, starved: bool, left: u64) -> Option<u64> {
-        if left > 0 && unanswered.is_none_or(|since| since < PATIENCE) {
+        let answers = unanswered.is_none_or(|since| since < PATIENCE);
+        if answers && left > 0 {
             // At most half of what is left: one that is stuck is forced before those above it.
             return Some(PATIENCE.min(left / 2).max(INTERRUPT));
         }
-        if unanswered.is_some() && !starved {
+        if !answers && !starved {
             return None;
         }
         self.excused += 1;
@@ -571,12 +575,14 @@ impl Family {
         }
         if member.order.is_none() {
             member.since = now;
+            // The order itself has its loop turn.
+            member.asked = (member.turns(), now);
             self.at_liberty -= 1;
         }
         member.stage = Stage::Cancelled;
         member.target.life.cancel(order.cancel.clone());
         member.order = Some(order.clone());
-        let at = force_at(order.hard_at);
+        let at = order.hard_at.saturating_sub(ASKED_BEFORE);
         member.target.send_order(order);
         self.set_due(key, at);
     }
@@ -649,15 +655,18 @@ impl Family {
                 gone.push(key);
                 continue;
             }
+            let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
             match (&member.body, member.stage) {
+                (_, Stage::Running | Stage::Cancelled) if now < force_at(hard_at) => {
+                    member.ask_for_turn(now);
+                    self.set_due(key, force_at(hard_at));
+                }
                 (Body::Process(process), Stage::Running | Stage::Cancelled) => {
                     // To see in the end whether it was given the time.
                     let pid = process_tid(process);
                     member.starved.look(pid, now);
                     member.give_way(pid, &mut self.computing, now);
-                    member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
-                    let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
                     self.set_due(key, hard_at.max(now + INTERRUPT / 2));
                 }
                 (Body::Process(process), Stage::Interrupted) => {
@@ -691,9 +700,7 @@ impl Family {
                         member.starved.look(tid, now);
                         member.give_way(tid, &mut self.computing, now);
                     }
-                    member.ask_for_turn(now);
                     member.stage = Stage::Interrupted;
-                    let hard_at = member.order.as_ref().map_or(0, |order| order.hard_at);
                     self.set_due(key, hard_at.max(now + INTERRUPT / 2));
                 }
                 (Body::Thread(_), Stage::Interrupted) => {
@@ -1024,9 +1031,10 @@ mod tests {
         let asked = Some(INTERRUPT);
         assert_eq!(it.put_off(asked, false, 300 * MS), Some(150 * MS));
         assert_eq!(it.put_off(Some(PATIENCE), false, 300 * MS), None);
-        // The topmost itself, and one that the topmost bound has overtaken.
-        assert_eq!(it.put_off(asked, false, 0), None);
-        for _ in 0..EXCUSES {
+        assert_eq!(it.put_off(Some(PATIENCE), false, 0), None);
+        // Past the topmost bound it counts.
+        assert_eq!(it.put_off(asked, false, 0), Some(INTERRUPT));
+        for _ in 1..EXCUSES {
             assert_eq!(it.put_off(Some(PATIENCE), true, 300 * MS), Some(INTERRUPT));
         }
         assert_eq!(it.put_off(Some(PATIENCE), true, 300 * MS), None);
