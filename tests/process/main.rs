@@ -107,6 +107,10 @@ const CASES: &[Case] = &[
         root_death::killed_with_the_forkserver,
     ),
     case(
+        "root_death::killed_with_the_forkserver_and_turncoats",
+        root_death::killed_with_the_forkserver_and_turncoats,
+    ),
+    case(
         "root_death::killed_with_the_forkserver_stopped",
         root_death::killed_with_the_forkserver_stopped,
     ),

@@ -272,6 +272,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "c-output" => finish(offshoot::run(crate::surroundings::c_output)),
         "secure" => finish(offshoot::run(crate::rights::secure)),
         "rights" => finish(offshoot::run(crate::rights::program)),
+        "turncoats" => offshoot::main(turncoats),
         "stubborn" => offshoot::main(stubborn),
         "handlers" => finish(handlers()),
         other => panic!("no program is named {other}"),
@@ -531,6 +532,47 @@ async fn stayer() -> Result<()> {
         let started = pin!(offshoot::sleep(Duration::from_millis(20)));
         let _ = futures_util::future::select(blocked.as_mut(), started).await;
         say("@ready");
+        stopped().await
+    })
+    .await
+}
+
+/// Which rights a process gives up.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum GivesUp {
+    User,
+    Group,
+    /// In a user namespace of its own, where it has others.
+    Namespace,
+}
+
+/// Changes the rights of this process, and then computes, deaf to everything. Says before how that went.
+async fn turn(gives_up: GivesUp) {
+    // SAFETY: these take integers and an optional pointer that is null.
+    let changed = unsafe {
+        match gives_up {
+            GivesUp::User => libc::setresuid(65_534, 65_534, 65_534),
+            GivesUp::Group => libc::setresgid(65_534, 65_534, 65_534),
+            GivesUp::Namespace => libc::unshare(libc::CLONE_NEWUSER),
+        }
+    };
+    let mut signal = 0;
+    // SAFETY: the pointer is to a live, writable integer.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+    say(&format!("@turned {gives_up:?} {changed} {signal}"));
+    block_for_ever().await
+}
+
+/// A tree of processes whose parent-death signal the kernel has cleared, since their rights have changed.
+async fn turncoats() -> Result<()> {
+    offshoot::nursery(async |nursery| {
+        for gives_up in [GivesUp::User, GivesUp::Group, GivesUp::Namespace] {
+            let name = format!("{gives_up:?}");
+            let isolate = nursery.spawn(Isolate::named(&name).process()).await?;
+            nursery.task(async move {
+                let _ = isolate.call(turn, gives_up).await;
+            });
+        }
         stopped().await
     })
     .await

@@ -102,6 +102,33 @@ pub(crate) fn killed_with_the_forkserver() {
     assert!(left_to_sweep > 0, "nothing was bound in any round");
 }
 
+/// With processes that have lost their parent-death signal, as their rights have changed, and that see nothing, as they compute. (F53)
+pub(crate) fn killed_with_the_forkserver_and_turncoats() {
+    let running = Running::start("turncoats", &[]);
+    let mut tried = 0;
+    for _ in 0..3 {
+        let turned = running.line("@turned", PATIENCE);
+        let said: Vec<&str> = turned.split(' ').collect();
+        match said[1..] {
+            ["0", "0"] => tried += 1,
+            ["0", _] => println!("the kernel has kept the signal: {turned}"),
+            _ => println!("may not be changed here, and was not tried: {turned}"),
+        }
+    }
+    println!("{tried} of 3 tried");
+    let forkserver = oracle::forkserver_of(running.process.pid).expect("a forkserver");
+    let forkserver = forkserver.pidfd().expect("it lives");
+    // So that neither has time to kill what the other one's death leaves.
+    assert!(forkserver.signal(libc::SIGSTOP).expect("our own"));
+    let at = clock::now();
+    assert!(running.signal(libc::SIGKILL));
+    assert!(forkserver.kill().expect("our own"));
+    running.wait(PATIENCE);
+    assert_gone(&running, at, "root and forkserver");
+    sweep_by_next_start();
+    assert_eq!(oracle::own_tree_files(), Vec::<std::path::PathBuf>::new());
+}
+
 /// With a process that it has taken out of its hand, and that has not been told, or whose taking the forkserver has not been told. (F53)
 pub(crate) fn killed_at_the_hand_over() {
     oracle::watch_stalls();

@@ -102,6 +102,15 @@ async fn share() -> Result<()> {
 async fn stay() {
     // SAFETY: PR_SET_PDEATHSIG takes an integer and changes a flag of this thread only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) }, 0);
+    for fd in 3..256 {
+        // SAFETY: these take integers, and no descriptor is closed.
+        unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            if flags >= 0 && flags & libc::O_ASYNC != 0 {
+                libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_ASYNC);
+            }
+        }
+    }
     say(&format!("stray {}", std::process::id()));
     say("ready");
     loop {

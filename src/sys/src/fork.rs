@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -30,6 +30,8 @@ pub struct Prelude {
     pub expected_parent: i32,
     /// Descriptors that stay open, besides 0, 1 and 2.
     pub keep: Vec<RawFd>,
+    /// The [end](crate::lifeline::Lifeline::end) of the lifeline to which the child is tied.
+    pub lifeline: Option<RawFd>,
     /// The [door](crate::cgroup::Cgroup::door) of the control group that the child enters.
     pub cgroup: Option<OwnedFd>,
     /// What the child is given of its own.
@@ -66,6 +68,7 @@ impl Default for Prelude {
         Self {
             expected_parent: process::id(),
             keep: Vec::new(),
+            lifeline: None,
             cgroup: None,
             outfit: Outfit::default(),
             reset_signals: true,
@@ -164,7 +167,8 @@ pub enum Limit {
 /// object of the caller's, will come to mean something else there.
 ///
 /// # What the child does first
-/// 1. It asks for SIGKILL at the end of its parent, and checks that the parent is still `expected_parent`.
+/// 1. It asks for SIGKILL at the end of its parent, and checks that the parent is still `expected_parent`. If there is a `lifeline`, it ties
+///    itself to that, too, as far as that can be had: by then a change of credentials does not undo it.
 /// 2. It enters `cgroup`, and becomes the leader of its own process group, if `new_session_group`.
 /// 3. It [resets the actions of all signals](reset_signal_actions), if `reset_signals`. (All signals are blocked from
 ///    before the fork, so that no handler of the parent's runs in the child.) Then it unblocks all.
@@ -311,6 +315,9 @@ impl Prepared {
             ..
         } = prelude.outfit;
         process::die_with_parent(prelude.expected_parent).map_err(at("parent"))?; // 1
+        // Without it there is the parent's death signal.
+        let tie = prelude.lifeline.map(crate::lifeline::tie); // 1
+        let tie = tie.and_then(Result::ok).map(OwnedFd::into_raw_fd);
         if let Some(door) = &prelude.cgroup {
             crate::cgroup::enter(door).map_err(at("control group"))?; // 2
         }
@@ -328,7 +335,7 @@ impl Prepared {
         // Not closed here: one of them may be a standard descriptor that stays as it is. The others go with step 6.
         std::mem::forget(stdio);
         change_directory(cwd).map_err(at("working directory"))?; // 5
-        let keep: Vec<RawFd> = prelude.keep.iter().copied().chain(0..=2).collect();
+        let keep: Vec<RawFd> = prelude.keep.into_iter().chain(tie).chain(0..=2).collect();
         // SAFETY: the objects of the caller's that own other descriptors are never used or dropped in this process; that `child` has none of
         // them is the documented contract. Those of `stdio` were forgotten, that of `cwd` was closed.
         unsafe { process::close_all_but(&keep) }.map_err(at("descriptors"))?; // 6

@@ -39,6 +39,7 @@ pub mod futex;
 #[cfg(target_os = "linux")]
 pub mod image;
 #[cfg(target_os = "linux")]
+pub mod lifeline;
 pub mod limits;
 #[cfg(target_os = "linux")]
 pub mod map;

@@ -16,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use offshoot_sys::acting::Credentials;
 use offshoot_sys::cgroup::Cgroup;
 use offshoot_sys::fork::{self, FailedStep, Prelude};
+use offshoot_sys::lifeline::Lifeline;
 use offshoot_sys::pidfd::{Pidfd, Status};
 use offshoot_sys::rights::{Rights, Seen};
 use offshoot_sys::surroundings::{OfThread, Surroundings};
@@ -180,6 +181,8 @@ struct Server {
     last: usize,
     /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
     refill_at: Option<u64>,
+    /// What its children are tied to; without it, to its death alone.
+    lifeline: Option<Lifeline>,
     /// The limits of open descriptors that it was started with.
     open_files: (u64, u64),
     /// What it was started with, until the root has said hello.
@@ -266,6 +269,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         strangers: false,
         last: 0,
         refill_at: None,
+        lifeline: Lifeline::new().ok(),
         open_files,
         surroundings,
     };
@@ -878,6 +882,7 @@ impl Server {
         let cgroup = cgroup.map(|all| all.make(&self.forked.to_string()));
         let cgroup = Abandoned(cgroup.transpose()?);
         let prelude = Prelude {
+            lifeline: self.lifeline.as_ref().map(|all| all.end().as_raw_fd()),
             cgroup: cgroup.0.as_ref().map(Cgroup::door).transpose()?,
             expected_parent: process::id(),
             keep: keep.iter().copied().chain([theirs.as_raw_fd()]).collect(),
