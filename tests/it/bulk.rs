@@ -117,7 +117,7 @@ processes! {
                 nursery.task({
                     let p = p.clone();
                     async move { p.call(holds, n).await }
-                });
+                }).detach();
                 soon("it blocks", || offshoot_tests::marked(&format!("holding {n}"))).await?;
                 all.push(p);
             }

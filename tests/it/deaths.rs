@@ -147,7 +147,7 @@ processes! {
         async fn call_and_die(served: Portal, after: Duration) -> Result<()> {
             offshoot::nursery(async |nursery| {
                 let portal = served.clone();
-                nursery.task(async move { portal.call(runs, ()).await });
+                nursery.task(async move { portal.call(runs, ()).await }).detach();
                 served.call(echo, 0).await?;
                 dies(after);
                 loop {

@@ -160,7 +160,7 @@ both! {
                     nursery.task(async {
                         let _ruthless = Ruthless;
                         std::future::pending::<()>().await;
-                    });
+                    }).detach();
                 }
                 offshoot::sleep(Duration::from_millis(1)).await?;
                 nursery.cancel();

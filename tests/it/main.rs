@@ -33,4 +33,5 @@ mod teardown;
 mod testing;
 mod together;
 mod topics;
+mod unheard;
 mod watching;

@@ -168,7 +168,7 @@ processes! {
             let isolate = Isolate::named("own").process().sigint(Sigint::Own);
             let portal = nursery.spawn(isolate).await?;
             let called = portal.clone();
-            nursery.task(async move { called.call(waits_for_its_end, ()).await });
+            nursery.task(async move { called.call(waits_for_its_end, ()).await }).detach();
             held("waits").await?;
             Pidfd::open(portal.origin().pid)?.signal(signal::SIGINT)?;
             let exit = portal.ended().await;
@@ -187,7 +187,7 @@ processes! {
             let isolate = isolate.grace(Duration::from_secs(600)).hard_kill(Duration::from_secs(900));
             let portal = nursery.spawn(isolate).await?;
             let called = portal.clone();
-            nursery.task(async move { called.call(ignores_its_end, ()).await });
+            nursery.task(async move { called.call(ignores_its_end, ()).await }).detach();
             held("waits").await?;
             let process = Pidfd::open(portal.origin().pid)?;
             // Until it has ended, since two signals of one number may arrive as one.
@@ -207,7 +207,7 @@ processes! {
         let result = offshoot::nursery(async |nursery| {
             let portal = nursery.spawn(Isolate::named("plain").process()).await?;
             let called = portal.clone();
-            nursery.task(async move { called.call(ignores_its_end, ()).await });
+            nursery.task(async move { called.call(ignores_its_end, ()).await }).detach();
             held("waits").await?;
             Pidfd::open(portal.origin().pid)?.signal(signal::SIGTERM)?;
             portal.ended().await;
@@ -239,7 +239,7 @@ threads! {
             .run(async move || {
                 offshoot::nursery(async |nursery| {
                     let portal = nursery.spawn("hangs").await?;
-                    nursery.task(async move { portal.call(connects_and_hangs, port).await });
+                    nursery.task(async move { portal.call(connects_and_hangs, port).await }).detach();
                     held("connected").await?;
                     Err::<(), _>(Error::other("enough"))
                 })

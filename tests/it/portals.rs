@@ -710,7 +710,7 @@ processes! {
                     let holder = inner.spawn("holder").await?;
                     holder.call(add_to, (counter.clone(), 1)).await??;
                     let pid = holder.origin().pid;
-                    let _open = nursery.task(holder.call(leaves_open, served.clone()));
+                    nursery.task(holder.call(leaves_open, served.clone())).detach();
                     held("open").await?;
                     kill(pid);
                     holder.ended().await;

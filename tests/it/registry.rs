@@ -150,7 +150,7 @@ both! {
     async fn an_isolate_that_is_cancelled_leaves_nothing(_t: T) {
         let _ = offshoot::nursery(async |nursery| {
             let one = nursery.spawn("one").await?;
-            nursery.task(async move { one.call(register_and_hold, ()).await? });
+            nursery.task(async move { one.call(register_and_hold, ()).await? }).detach();
             while lines("held").is_empty() {
                 offshoot::sleep(std::time::Duration::from_millis(1)).await?;
             }
@@ -201,7 +201,7 @@ processes! {
         let ended = offshoot::nursery(async |nursery| {
             let one = nursery.spawn("one").await?;
             let pid = one.origin().pid;
-            nursery.task(async move { one.call(register_and_hold, ()).await? });
+            nursery.task(async move { one.call(register_and_hold, ()).await? }).detach();
             while lines("held").is_empty() {
                 offshoot::sleep(std::time::Duration::from_millis(1)).await?;
             }

@@ -28,10 +28,12 @@ fn double(n: u64) -> u64 {
 
 async fn yields_for_ever() -> Result<()> {
     offshoot::nursery(async |nursery| {
-        nursery.task(async {
-            append("yielding", "");
-            while checkpoint().await.is_ok() {}
-        });
+        nursery
+            .task(async {
+                append("yielding", "");
+                while checkpoint().await.is_ok() {}
+            })
+            .detach();
         Ok(())
     })
     .await
@@ -41,7 +43,7 @@ async fn yields_for_ever() -> Result<()> {
 async fn wedges_when_cancelled() -> Result<()> {
     offshoot::nursery(async |nursery| {
         let child = nursery.spawn("child").await?;
-        nursery.task(child.call(wedge, ()));
+        nursery.task(child.call(wedge, ())).detach();
         soon("the child is wedged", || marked("wedged")).await?;
         mark("ready");
         // Its isolate has seen its own cancellation and passed it on by then.
@@ -106,7 +108,7 @@ async fn loses_a_leaf() -> Result<()> {
             .grace(Duration::ZERO)
             .hard_kill(Duration::from_millis(50));
         let leaf = nursery.spawn(leaf).await?;
-        nursery.task(leaf.call(wedge, ()));
+        nursery.task(leaf.call(wedge, ())).detach();
         soon("the leaf is wedged", || marked("wedged")).await?;
         mark("ready");
         offshoot::cancelled().await;
@@ -125,7 +127,7 @@ async fn loses_many_leaves() -> Result<()> {
             let leaf = nursery
                 .spawn(leaf.hard_kill(Duration::from_millis(50)))
                 .await?;
-            nursery.task(leaf.call(wedge, ()));
+            nursery.task(leaf.call(wedge, ())).detach();
         }
         soon("all leaves are wedged", || lines("wedged").len() == 20).await?;
         mark("ready");
@@ -216,7 +218,7 @@ both! {
                 let mut began = Stopwatch::start();
                 let result = offshoot::nursery(async |nursery| {
                     let parent = nursery.spawn("parent").await?;
-                    nursery.task(parent.call(wedges_when_cancelled, ()));
+                    nursery.task(parent.call(wedges_when_cancelled, ())).detach();
                     held("ready").await?;
                     began = Stopwatch::start();
                     parent.cancel().await;
@@ -237,7 +239,7 @@ both! {
             .run(async || {
                 Ok(offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("bomber").await?;
-                    nursery.task(p.call(carries_a_bomb, ()));
+                    nursery.task(p.call(carries_a_bomb, ())).detach();
                     held("carried").await?;
                     p.cancel().await;
                     assert!(matches!(p.ended().await, Exit::Panicked(_)));
@@ -261,7 +263,7 @@ both! {
                     let p = nursery
                         .spawn(Isolate::named("content").blocking_main(always_content))
                         .await?;
-                    nursery.task(p.call(pends, ()));
+                    nursery.task(p.call(pends, ())).detach();
                     held("pends").await?;
                     began = Stopwatch::start();
                     p.cancel().await;
@@ -335,7 +337,7 @@ processes! {
             .run(async || {
                 let error = offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("p").await?;
-                    nursery.task(p.call(loses_many_leaves, ()));
+                    nursery.task(p.call(loses_many_leaves, ())).detach();
                     held("ready").await?;
                     p.cancel().await;
                     assert!(matches!(p.ended().await, Exit::Cancelled(_)), "{:?}", p.exit());
@@ -412,10 +414,10 @@ threads! {
                         let sibling = nursery.spawn("sibling").await?;
                         let p = nursery.spawn_local("p").await?;
                         let wedged = lines("wedged").len();
-                        nursery.task(p.call(wedge, ()));
+                        nursery.task(p.call(wedge, ())).detach();
                         soon("it is wedged", || lines("wedged").len() > wedged).await?;
                         let meddler = Meddler(sibling.clone(), panics);
-                        nursery.task(p.run(async move || drop(meddler)));
+                        nursery.task(p.run(async move || drop(meddler))).detach();
                         offshoot::sleep(Duration::from_millis(1)).await?;
                         p.cancel().await;
                         Ok(())
@@ -496,7 +498,7 @@ both! {
                 Ok(offshoot::nursery(async |nursery| {
                     let sibling = nursery.spawn("sibling").await?;
                     let p = nursery.spawn("p").await?;
-                    nursery.task(p.call(wedge, ()));
+                    nursery.task(p.call(wedge, ())).detach();
                     soon("it is wedged", || marked("wedged")).await?;
                     let waker = Waker::from(Arc::new(Cancels(sibling.clone())));
                     let mut ended = p.ended();

@@ -268,14 +268,14 @@ threads! {
                     // A thread in every mode, since it is given the portal.
                     let stuck = nursery.spawn_local("stuck").await?;
                     let target = p.clone();
-                    drop(nursery.task(stuck.run(async move || {
+                    nursery.task(stuck.run(async move || {
                         let opened = target.open(waits, ()).await;
                         mark("opened");
                         loop {
                             std::thread::sleep(Duration::from_secs(3_600));
                             std::hint::black_box(&opened);
                         }
-                    })));
+                    })).detach();
                     held("opened").await?;
                     drop(stuck.cancel());
                     stuck.ended().await;

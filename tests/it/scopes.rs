@@ -74,7 +74,7 @@ async fn deadlines() -> Result<()> {
     // Through a nursery, whose tasks it reaches.
     let nursed = offshoot::move_on_after(SHORT, async || {
         offshoot::nursery(async |nursery| {
-            drop(nursery.task(sleeps()));
+            nursery.task(sleeps()).detach();
             sleeps().await
         })
         .await
@@ -234,16 +234,20 @@ async fn row(
                 "third party" => {
                     let other = outer.spawn_local("other").await?;
                     let (target, there) = (p.clone(), there.clone());
-                    drop(nursery.task(other.run(async move || {
-                        held(&there).await?;
-                        target.cancel().await;
-                        Ok::<_, offshoot::Error>(())
-                    })));
+                    nursery
+                        .task(other.run(async move || {
+                            held(&there).await?;
+                            target.cancel().await;
+                            Ok::<_, offshoot::Error>(())
+                        }))
+                        .detach();
                 }
-                "parent" => drop(nursery.task(async {
-                    held(&there).await.expect("it gets there");
-                    nursery.cancel();
-                })),
+                "parent" => nursery
+                    .task(async {
+                        held(&there).await.expect("it gets there");
+                        nursery.cancel();
+                    })
+                    .detach(),
                 _ => {}
             }
             told = Some(match author {
@@ -322,11 +326,13 @@ async fn interrupted(stage: &str) -> Result<()> {
     let there = format!("{name} there");
     offshoot::nursery(async |nursery| {
         let p = nursery.spawn("p").await?;
-        drop(nursery.task(async {
-            held(&there).await.expect("it gets there");
-            let own = Pidfd::open(offshoot_sys::process::id()).expect("it lives");
-            assert!(own.signal(libc::SIGINT).expect("it may"));
-        }));
+        nursery
+            .task(async {
+                held(&there).await.expect("it gets there");
+                let own = Pidfd::open(offshoot_sys::process::id()).expect("it lives");
+                assert!(own.signal(libc::SIGINT).expect("it may"));
+            })
+            .detach();
         let told = near(&p, &name, stage, "the keyboard").await;
         let error = told.as_ref().unwrap_err().to_string();
         append(&format!("{name} near"), &error);
@@ -379,7 +385,7 @@ both! {
     async fn a_cancellation_from_outside_is_not_absorbed(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            drop(nursery.task(p.call(is_cancelled_from_outside, ())));
+            nursery.task(p.call(is_cancelled_from_outside, ())).detach();
             held("begun").await?;
             p.cancel().await;
             p.ended().await;
@@ -392,7 +398,7 @@ both! {
     async fn a_shield_lets_a_goodbye_wait(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            drop(nursery.task(p.call(says_goodbye, (1_000, 50))));
+            nursery.task(p.call(says_goodbye, (1_000, 50))).detach();
             held("begun").await?;
             p.cancel().await;
             p.ended().await;
@@ -405,7 +411,7 @@ both! {
     async fn a_shield_is_bounded(_t: T) {
         offshoot::nursery(async |nursery| {
             let p = nursery.spawn("p").await?;
-            drop(nursery.task(p.call(says_goodbye, (50, 3_600_000))));
+            nursery.task(p.call(says_goodbye, (50, 3_600_000))).detach();
             held("begun").await?;
             p.cancel().await;
             p.ended().await;
@@ -456,7 +462,7 @@ both! {
             // Fails for a reason of its own, and is cancelled by its own failure's consequences.
             offshoot::nursery(async |nursery| {
                 let q = nursery.spawn("q").await?;
-                drop(nursery.task(async { offshoot::sleep(LONG).await }));
+                nursery.task(async { offshoot::sleep(LONG).await }).detach();
                 let (_link, ()) = q.open(waits, ()).await?;
                 "x".parse::<u64>()?;
                 Ok(1)

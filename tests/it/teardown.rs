@@ -149,7 +149,7 @@ both! {
                 let mut top = None;
                 let result = offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("level5").await?;
-                    drop(nursery.task(p.call(chain, 5)));
+                    nursery.task(p.call(chain, 5)).detach();
                     soon("the leaf is wedged", || marked("wedged")).await?;
                     began = Stopwatch::start();
                     p.cancel().await;
@@ -267,7 +267,7 @@ both! {
                 let result = offshoot::nursery(async |nursery| {
                     for n in 0..many {
                         let p = nursery.spawn(format!("p{n}")).await?;
-                        drop(nursery.task(p.call(wedge, ())));
+                        nursery.task(p.call(wedge, ())).detach();
                     }
                     soon("all are wedged", || lines("wedged").len() == many).await?;
                     began = Stopwatch::start();
@@ -329,7 +329,7 @@ both! {
                 offshoot::nursery(async |nursery| {
                     for n in 0..8 {
                         let p = nursery.spawn(format!("p{n}")).await?;
-                        drop(nursery.task(p.call(stubborn, ())));
+                        nursery.task(p.call(stubborn, ())).detach();
                     }
                     soon("all wait", || lines("wedged").len() == 8).await?;
                     began = Stopwatch::start();
@@ -354,7 +354,7 @@ both! {
             .run(async || {
                 offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("sleeper").await?;
-                    drop(nursery.task(p.call(sleep_once, ())));
+                    nursery.task(p.call(sleep_once, ())).detach();
                     held("asleep").await?;
                     p.cancel().await;
                     Ok(())
@@ -378,7 +378,7 @@ both! {
                 let began = Stopwatch::start();
                 let error = offshoot::nursery(async |nursery| {
                     let bad = nursery.spawn("bad").await?;
-                    drop(nursery.task(bad.call(|| -> () { panic!("bad") }, ())));
+                    nursery.task(bad.call(|| -> () { panic!("bad") }, ())).detach();
                     let _guard = Guard("body dropped".to_owned());
                     // Sees no cancellation.
                     std::future::pending::<Result<()>>().await
@@ -414,7 +414,7 @@ both! {
             let isolate = Isolate::named("deaf").grace(Duration::from_millis(200)).hard_kill(Duration::from_secs(8));
             let isolate = nursery.spawn(isolate).await?;
             let portal = isolate.clone();
-            nursery.task(async move { portal.call(deaf, ()).await });
+            nursery.task(async move { portal.call(deaf, ()).await }).detach();
             soon("it goes round", || marked("wedged")).await?;
             isolate.cancel().await;
             let exit = isolate.ended().await;

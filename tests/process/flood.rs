@@ -59,9 +59,11 @@ pub(crate) async fn deaf() -> Result<()> {
     offshoot::nursery(async |nursery| {
         let evil = nursery.spawn(Isolate::named("evil").process()).await?;
         let call = evil.call(only_flood, ());
-        nursery.task(async move {
-            let _ = call.await;
-        });
+        nursery
+            .task(async move {
+                let _ = call.await;
+            })
+            .detach();
         offshoot::sleep(Duration::from_millis(50)).await?;
         say("@flooding");
         stopped().await

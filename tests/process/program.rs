@@ -569,9 +569,11 @@ async fn turncoats() -> Result<()> {
         for gives_up in [GivesUp::User, GivesUp::Group, GivesUp::Namespace] {
             let name = format!("{gives_up:?}");
             let isolate = nursery.spawn(Isolate::named(&name).process()).await?;
-            nursery.task(async move {
-                let _ = isolate.call(turn, gives_up).await;
-            });
+            nursery
+                .task(async move {
+                    let _ = isolate.call(turn, gives_up).await;
+                })
+                .detach();
         }
         stopped().await
     })

@@ -173,7 +173,9 @@ fn wedged() -> Subject {
                 };
                 let isolates = (0..WEDGED).map(|n| nursery.spawn(spec(n)));
                 for isolate in try_join_all(isolates).await? {
-                    nursery.task(async move { isolate.call(wedge, ()).await });
+                    nursery
+                        .task(async move { isolate.call(wedge, ()).await })
+                        .detach();
                 }
                 offshoot::sleep(Duration::from_millis(20)).await?;
                 start = Instant::now();

@@ -128,7 +128,9 @@ fn grow(levels: u32) -> LocalBoxFuture<'static, Result<()>> {
             if levels > 0 {
                 kids = try_join_all((0..WIDTH).map(|_| nursery.spawn("node"))).await?;
                 for kid in kids.clone() {
-                    nursery.task(async move { kid.call(grow, levels - 1).await });
+                    nursery
+                        .task(async move { kid.call(grow, levels - 1).await })
+                        .detach();
                 }
                 try_join_all(kids.iter().map(|kid| kid.call(grown, ()))).await?;
             }
@@ -193,7 +195,9 @@ async fn one(levels: u32) -> Result<(Duration, Vec<(Duration, u64)>, Duration)> 
     let ended = offshoot::nursery(async |nursery| {
         let top = nursery.spawn("top").await?;
         let growing = top.clone();
-        nursery.task(async move { growing.call(grow, levels).await });
+        nursery
+            .task(async move { growing.call(grow, levels).await })
+            .detach();
         top.call(grown, ()).await?;
         built = start.elapsed();
         for _ in 0..ROUNDS {

@@ -4,8 +4,10 @@
 //! silently forgotten.
 
 use crate::chain::{self, Chain};
+use crate::isolate::local::Local;
 use crate::life::Life;
 use crate::process::link::Link;
+use crate::sniff;
 use crate::{Error, Payload, Result};
 use offshoot_mailbox::oneshot::{Holds, Sender};
 use std::sync::Arc;
@@ -24,6 +26,19 @@ pub(crate) trait Answer<T>: Send + 'static {
 
     /// Those who wait for it.
     fn chain(&self) -> Chain;
+
+    /// The failure that a result is for the isolate where nobody can receive it: the message was told.
+    fn unheard(value: &T, what: &str) -> Option<Error> {
+        let _ = (value, what);
+        None
+    }
+}
+
+/// An error of a call or method for which nobody waits any more. The isolate lives on: its caller has left it alone.
+fn warn_unheard(error: &Error) {
+    let isolate = Local::try_current().map(|local| local.shared.life.origin());
+    let isolate = isolate.map_or_else(|| "none".to_owned(), |origin| origin.to_string());
+    crate::log::warn!(isolate, %error, "a call failed for which nobody waits any more");
 }
 
 /// What a caller in this process waits in: an envelope.
@@ -59,7 +74,14 @@ impl<T, H: Holding<T>> LocalAnswer<T, H> {
 impl<T: Send + 'static, H: Holding<T>> Answer<T> for LocalAnswer<T, H> {
     fn send(self, result: Result<T>) {
         // The caller may have gone meanwhile; then the result is dropped here.
-        let _ = self.sender.send(result);
+        if let Err(result) = self.sender.send(result)
+            && let Some(error) = match &result {
+                Ok(value) => sniff::failure_of(value, "a call"),
+                Err(error) => Some(error.clone()),
+            }
+        {
+            warn_unheard(&error);
+        }
     }
 
     fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -118,6 +140,12 @@ impl RemoteAnswer {
 impl<T: Payload> Answer<T> for RemoteAnswer {
     fn send(mut self, result: Result<T>) {
         self.sent = true;
+        if self.is_given_up()
+            && let Ok(value) = &result
+            && let Some(error) = sniff::failure_in(value, "a call")
+        {
+            warn_unheard(&error);
+        }
         match result {
             Ok(value) => self.link.send_reply(self.correlation, &value),
             Err(error) => self.link.send_failure(self.correlation, &error),
@@ -135,6 +163,10 @@ impl<T: Payload> Answer<T> for RemoteAnswer {
     fn chain(&self) -> Chain {
         self.chain.clone()
     }
+
+    fn unheard(value: &T, what: &str) -> Option<Error> {
+        sniff::failure_in(value, what)
+    }
 }
 
 impl Drop for RemoteAnswer {
@@ -149,7 +181,7 @@ impl Drop for RemoteAnswer {
 /// No answer: the other side of a `tell`. There is none, so that it takes no room in a message.
 pub(crate) enum NoAnswer {}
 
-impl<T> Answer<T> for NoAnswer {
+impl<T: Payload> Answer<T> for NoAnswer {
     fn send(self, _: Result<T>) {
         match self {}
     }
@@ -164,5 +196,9 @@ impl<T> Answer<T> for NoAnswer {
 
     fn chain(&self) -> Chain {
         match *self {}
+    }
+
+    fn unheard(value: &T, what: &str) -> Option<Error> {
+        sniff::failure_in(value, what)
     }
 }

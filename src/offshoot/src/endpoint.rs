@@ -9,6 +9,8 @@
 //! The two implementations for plain functions ask for a result that is a [`Payload`]: without
 //! that bound an async closure would match them too and its result fall back to `!`.
 
+use crate::isolate::local::Local;
+use crate::sniff;
 use serde::{Serialize, de::DeserializeOwned};
 use std::marker::PhantomData;
 
@@ -94,6 +96,46 @@ pub struct SyncMut<T>(PhantomData<T>);
 /// `fn(&S, ..)`.
 #[doc(hidden)]
 pub struct SyncRef<T>(PhantomData<T>);
+
+/// A method whose error is logged where it is told, instead of failing the isolate.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MayFail<F>(pub(crate) F);
+
+/// Keeps its implementation apart from those for functions.
+pub(crate) struct Lossy<M>(PhantomData<M>);
+
+impl<F> MayFail<F> {
+    fn let_go<T: Payload>(value: &T) {
+        let method = std::any::type_name::<F>();
+        if let Some(error) = sniff::failure_in(value, method) {
+            let isolate = Local::try_current().map(|local| local.shared.life.origin());
+            let isolate = isolate.map_or_else(String::new, |origin| origin.to_string());
+            crate::log::warn!(isolate, method, %error, "a method failed that may fail");
+        }
+    }
+}
+
+impl<S: 'static, M: 'static, F: Method<S, M>> Method<S, Lossy<M>> for MayFail<F>
+where
+    F::Args: 'static,
+    F::Out: Payload,
+{
+    type Args = F::Args;
+    type Out = ();
+
+    async fn apply(self, state: &mut S, args: Self::Args) {
+        Self::let_go(&self.0.apply(state, args).await);
+    }
+
+    const PLAIN: bool = F::PLAIN;
+
+    fn apply_plain(self, state: &mut S, args: Self::Args) -> Result<(), Self::Args> {
+        self.0
+            .apply_plain(state, args)
+            .map(|value| Self::let_go(&value))
+    }
+}
 
 macro_rules! endpoints {
     ($args:ty, $pattern:pat, [$($T:ident $t:ident),*]) => {

@@ -85,6 +85,7 @@ pub mod reap;
 mod rest;
 mod runtime;
 mod scope;
+mod sniff;
 mod spec;
 mod spin;
 pub mod testing;

@@ -5,6 +5,7 @@
 //! does not matter what runs there; a holder of the same process is only told what it may not.
 
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, OpenEntry, Run, captures_nothing};
+use crate::endpoint::{Lossy, MayFail};
 use crate::{Dialogue, Endpoint, Error, ErrorKind, Method, Payload, Portal, Result};
 use offshoot_wire::frame;
 use std::sync::Arc;
@@ -202,6 +203,8 @@ impl<S: 'static> Narrow<S> {
     {
         captures_nothing!(F);
         let _ = method;
+        let lossy = MethodEntry::<S, MayFail<F>, Lossy<M>, false>::DESCRIPTOR;
+        self.only.endpoints.push(lossy);
         let descriptor = MethodEntry::<S, F, M, false>::DESCRIPTOR;
         self.only.endpoints.push(descriptor);
         self

@@ -22,6 +22,7 @@ use crate::portal::{LocalPortal, Portal, through_serde};
 use crate::process::spawn::{Start, spawn_process, wait_before};
 use crate::rest::Waves;
 use crate::scope::{Scope, ScopeWatch, cancelled_error, passed_on};
+use crate::sniff;
 use crate::spec::{Isolate, Isolation};
 use crate::time::{nanos, off_isolate};
 use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Origin, Payload, Result};
@@ -35,7 +36,7 @@ use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -318,8 +319,9 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     /// Starts a task on this isolate. It may borrow from outside of the nursery's body, and runs
     /// only while the nursery is awaited.
     ///
-    /// The nursery waits for it. Dropping the handle changes nothing. A panic in it is a failure of
-    /// the nursery.
+    /// The nursery waits for it. A panic in it is a failure of the nursery, and so is an `Err` that it
+    /// returns when its handle was dropped, or is dropped without having been awaited.
+    /// [`TaskHandle::detach`] says that it may fail.
     ///
     /// # Examples
     /// ```
@@ -337,6 +339,7 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
     /// # })?;
     /// # Ok::<(), offshoot::Error>(())
     /// ```
+    #[track_caller]
     pub fn task<Fut>(&'scope self, future: Fut) -> TaskHandle<'scope, Fut::Output>
     where
         Fut: Future + 'scope,
@@ -345,11 +348,14 @@ impl<'scope, 'env> Nursery<'scope, 'env> {
             value: RefCell::new(None),
             waker: RefCell::new(None),
             over: Cell::new(false),
+            heard: Cell::new(Heard::Handle),
+            core: Rc::downgrade(&self.core),
+            place: Location::caller(),
         });
         let filled = SlotGuard(slot.clone());
         let future: Pin<Box<dyn Future<Output = ()> + 'scope>> = Box::pin(async move {
             let value = future.await;
-            *filled.0.value.borrow_mut() = Some(value);
+            filled.0.put(value);
         });
         // SAFETY: Only the lifetime bound of the trait object changes. The future is put into
         // `core.tasks`, polled only by `Core::poll`, which only the nursery's own future calls, and
@@ -385,6 +391,54 @@ struct Slot<T> {
     value: RefCell<Option<T>>,
     waker: RefCell<Option<Waker>>,
     over: Cell<bool>,
+    heard: Cell<Heard>,
+    core: Weak<Core>,
+    /// Where the task was started.
+    place: &'static Location<'static>,
+}
+
+/// Who gets the value of a task.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Its handle.
+    Handle,
+    /// Nobody. An error is a failure of the nursery.
+    Nursery,
+    /// Nobody; it may fail.
+    Detached,
+}
+
+impl<T> Slot<T> {
+    fn put(&self, value: T) {
+        match self.heard.get() {
+            Heard::Handle => *self.value.borrow_mut() = Some(value),
+            _ => self.let_go(&value),
+        }
+    }
+
+    /// Nobody receives this value.
+    fn let_go(&self, value: &T) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let what = format!("the task of {}", self.place);
+        let Some(error) = sniff::failure_of(value, &what) else {
+            return;
+        };
+        let isolate = core.local.shared.life.origin();
+        let detached = self.heard.get() == Heard::Detached;
+        // What the nursery itself did to it is no failure of it.
+        if error.is_cancelled() && core.scope.cancelled().is_some() {
+            return;
+        }
+        if detached || core.closed.get() || error.is_cancelled() {
+            crate::log::warn!(%isolate, task = %self.place, %error, "a task failed, and nobody waits for it");
+            return;
+        }
+        crate::log::error!(%isolate, task = %self.place, %error, "a task failed, and nobody waits for it");
+        core.fail(error.leaving(&isolate));
+        core.ready.parent.wake();
+    }
 }
 
 struct SlotGuard<T>(Rc<Slot<T>>);
@@ -401,12 +455,48 @@ impl<T> Drop for SlotGuard<T> {
 
 /// A task of a nursery. It runs whether this is kept or not; awaiting it gives its value.
 ///
+/// Dropped before it was awaited, an `Err` of the task is a failure of the nursery, since nobody else
+/// can receive it: as if the body had returned it.
+///
 /// # Errors
 /// Awaiting it fails with a cancelled error if the task was dropped or panicked; the panic itself
 /// is reported by the nursery.
+#[must_use = "an error of the task that nobody takes fails the nursery; `.detach()` says that it may fail"]
 pub struct TaskHandle<'scope, T> {
     slot: Rc<Slot<T>>,
     scope: PhantomData<&'scope ()>,
+}
+
+impl<T> TaskHandle<'_, T> {
+    /// Leaves the task alone: the nursery still waits for it, its value is dropped, and an `Err` is a warning in the log.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     nursery.task(async { Err::<(), _>(Error::other("nobody minds")) }).detach();
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
+    pub fn detach(self) {
+        self.slot.heard.set(Heard::Detached);
+    }
+}
+
+impl<T> Drop for TaskHandle<'_, T> {
+    fn drop(&mut self) {
+        if self.slot.heard.get() == Heard::Handle {
+            self.slot.heard.set(Heard::Nursery);
+        }
+        let value = self.slot.value.borrow_mut().take();
+        if let Some(value) = value {
+            self.slot.let_go(&value);
+        }
+    }
 }
 
 impl<T> Future for TaskHandle<'_, T> {

@@ -5,6 +5,7 @@ use crate::carry::{self, Carried};
 use crate::chain::{self, Chain, Waits};
 use crate::credit::{Awaited, Kind, Lane, Permit, Place, Taken};
 use crate::descriptor::{CallEntry, Descriptor, MethodEntry, captures_nothing};
+use crate::endpoint::MayFail;
 use crate::isolate::job::{self, CallJob, Mail, MethodJob, RunJob, Sent, TellJob, Told, WithJob};
 use crate::isolate::local::Local;
 use crate::isolate::shared::{Message, Route, Shared, Target};
@@ -298,7 +299,8 @@ impl<S: 'static> Portal<S> {
     /// Has `method` run on the isolate's state and does not wait for it.
     ///
     /// Ready when the isolate has accepted it. A method that panics ends the isolate, which its
-    /// nursery reports.
+    /// nursery reports; so does one that returns an `Err`, since nobody can receive it. See
+    /// [`tell_lossy`](Portal::tell_lossy) for one that may fail.
     ///
     /// # Cancellation
     /// A checkpoint. Dropped while it waits, it is not sent; once accepted it is.
@@ -341,6 +343,46 @@ impl<S: 'static> Portal<S> {
             sending: self.sending(MethodEntry::<S, F, M, false>::DESCRIPTOR),
             out: Some(told::<S, F, M>(method, args)),
         }
+    }
+
+    /// As [`tell`](Portal::tell), of a method that may fail: an error that it returns is logged, as a warning, instead of ending
+    /// the isolate as a failure.
+    ///
+    /// # Examples
+    /// ```
+    /// # use offshoot::prelude::*;
+    /// # #[derive(Default, Serialize, Deserialize)]
+    /// struct Cache {
+    ///     misses: u64,
+    /// }
+    ///
+    /// impl Cache {
+    ///     fn refresh(&mut self, key: String) -> Result<()> {
+    ///         self.misses += 1;
+    ///         Err(Error::other(format!("{key} is not there")))
+    ///     }
+    ///     fn misses(&mut self) -> u64 {
+    ///         self.misses
+    ///     }
+    /// }
+    ///
+    /// # offshoot::run(async || {
+    /// offshoot::nursery(async |nursery| {
+    ///     let cache = nursery.start("cache", Cache { misses: 0 }).await?;
+    ///     cache.tell_lossy(Cache::refresh, "key".to_owned()).await?;
+    ///     assert_eq!(cache.ask(Cache::misses, ()).await?, 1);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # })?;
+    /// # Ok::<(), offshoot::Error>(())
+    /// ```
+    pub fn tell_lossy<M: 'static, F: Method<S, M>>(&self, method: F, args: F::Args) -> Tell
+    where
+        F::Args: Payload,
+        F::Out: Payload,
+    {
+        self.tell(MayFail(method), args)
     }
 
     /// As [`tell`](Portal::tell), but never waits.

@@ -17,6 +17,8 @@ mod exit;
 mod guard;
 mod ids;
 mod plain;
+#[doc(hidden)]
+pub use plain::as_plain_result;
 mod probe;
 mod rope;
 mod ser;

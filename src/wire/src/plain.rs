@@ -5,6 +5,7 @@
 //! borrows, as if it did so for ever). So what is done here depends on the type alone, never on its name or size.
 #![allow(unsafe_code)]
 
+use crate::Error;
 use serde::Deserialize;
 use serde::de::DeserializeSeed;
 use std::any::TypeId;
@@ -54,6 +55,13 @@ where
     // one implementation of `DeserializeSeed<'de>`, serde's, in which `Value` is `V`. So a `V` is read as a `V`, once:
     // the original is never dropped nor used again.
     unsafe { std::mem::transmute_copy::<V, S::Value>(&value) }
+}
+
+/// The value as what it is, if it is a `Result<(), Error>`.
+pub fn as_plain_result<T>(value: &T) -> Option<&Result<(), Error>> {
+    let same = typeid::of::<T>() == TypeId::of::<Result<(), Error>>();
+    // SAFETY: a type without lifetimes has its own type id, so that `T` is this type.
+    same.then(|| unsafe { &*std::ptr::from_ref(value).cast::<Result<(), Error>>() })
 }
 
 #[cfg(test)]

@@ -199,7 +199,7 @@ processes! {
                 let mut began = Instant::now();
                 let error = offshoot::nursery(async |nursery| {
                     let p = nursery.spawn(Isolate::named("p").sigint(Sigint::Own)).await?;
-                    nursery.task(p.call(is_deaf, ()));
+                    nursery.task(p.call(is_deaf, ())).detach();
                     held("deaf").await?;
                     let process = Pidfd::open(p.origin().pid)?;
                     process.signal(libc::SIGTERM)?;
@@ -262,7 +262,7 @@ processes! {
             .run(async || {
                 let error = offshoot::nursery(async |nursery| {
                     let p = nursery.spawn("p").await?;
-                    nursery.task(p.call(registers_at_exit_and_exits, ()));
+                    nursery.task(p.call(registers_at_exit_and_exits, ())).detach();
                     held("at exit").await?;
                     nursery.cancel();
                     Ok(())

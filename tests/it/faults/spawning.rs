@@ -167,7 +167,7 @@ processes! {
                     nursery.task(async move {
                         offshoot::sleep(Duration::from_millis(60)).await.ok();
                         nursery.cancel();
-                    });
+                    }).detach();
                     // One that says that it is ready may have been faster than the cancellation.
                     let p = nursery.spawn(faulty().env("OFFSHOOT_FAULT", format!("{stage}:delay=400"))).await?;
                     p.call(pends, ()).await

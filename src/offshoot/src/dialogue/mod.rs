@@ -24,7 +24,6 @@ mod held;
 mod open;
 mod peer;
 pub(crate) mod remote;
-mod sniff;
 pub(crate) mod tie;
 
 pub(crate) use channel::register;

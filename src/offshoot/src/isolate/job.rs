@@ -6,6 +6,7 @@
 use super::local::{Local, Turn};
 use super::panics;
 use super::shared::Message;
+use crate::Payload;
 use crate::answer::{Answer, Asker, Holding, LocalAnswer, NoAnswer};
 use crate::chain::{Chain, Waits};
 use crate::credit::{Permit, Taken};
@@ -459,7 +460,7 @@ where
         let waits = Waits::new(turn.number, chain);
         let outcome = run_caught(local, Some(waits), || method.apply_plain(state, args).ok());
         drop(turn);
-        end_method(local, outcome, answer);
+        end_method(local, std::any::type_name::<F>(), outcome, answer);
     }
 
     fn start_here(self, mut state: Box<dyn Any>, local: &Rc<Local>) {
@@ -474,7 +475,9 @@ where
             spend(permit, &this);
             match state.downcast_mut::<S>() {
                 Some(state) => {
-                    run_method::<CANCELLABLE, _, _>(&this, method.apply(state, args), answer).await;
+                    let what = std::any::type_name::<F>();
+                    let future = method.apply(state, args);
+                    run_method::<CANCELLABLE, _, _>(&this, what, future, answer).await;
                 }
                 None => wrong_state::<S, F::Out, R>(&this, answer),
             }
@@ -583,7 +586,7 @@ impl<S: 'static, F, M: 'static> Contents<()> for TellJob<S, F, M>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
-    F::Out: 'static,
+    F::Out: Payload,
 {
     type Face = dyn Mail;
 
@@ -596,7 +599,7 @@ impl<S: 'static, F, M: 'static> Mail for Told<TellJob<S, F, M>>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
-    F::Out: 'static,
+    F::Out: Payload,
 {
     fn begin(self: Arc<Self>, local: &Rc<Local>) {
         local.begin_on_state(self);
@@ -611,7 +614,7 @@ impl<S: 'static, F, M: 'static> StateMail for Told<TellJob<S, F, M>>
 where
     F: Method<S, M>,
     F::Args: Send + 'static,
-    F::Out: 'static,
+    F::Out: Payload,
 {
     fn is_unwanted(&self) -> bool {
         false
@@ -709,7 +712,7 @@ where
                 Some(state) => {
                     // Called inside: a closure that is no async one runs the program's code at the call.
                     let future = async { function(state).await };
-                    run_method::<false, _, _>(&this, future, answer).await;
+                    run_method::<false, _, _>(&this, "a closure", future, answer).await;
                 }
                 None => wrong_state::<S, T, _>(&this, answer),
             }
@@ -741,6 +744,21 @@ impl Mail for Told<Arrival> {
     }
 }
 
+/// A method that was told has failed, and nobody else can be told: its isolate has failed, as by a panic. One that comes down anyway has not.
+#[cold]
+fn fail_unheard(local: &Local, what: &str, error: Error) {
+    let isolate = local.shared.life.origin();
+    if local.above().is_some() && error.is_cancelled() {
+        return;
+    }
+    if local.above().is_some() || error.is_cancelled() {
+        crate::log::warn!(%isolate, method = what, %error, "a method that was told failed");
+        return;
+    }
+    crate::log::error!(%isolate, method = what, %error, "a method that was told failed");
+    local.fail(Exit::Failed(error.leaving(&isolate)));
+}
+
 /// The types of portals rule this out; a forged frame must still not take the isolate down.
 fn wrong_state<S, T, R: Answer<T>>(local: &Local, answer: Option<R>) {
     let message = format!(
@@ -756,6 +774,7 @@ fn wrong_state<S, T, R: Answer<T>>(local: &Local, answer: Option<R>) {
 
 async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
     local: &Rc<Local>,
+    what: &str,
     future: impl Future<Output = T>,
     mut answer: Option<R>,
 ) {
@@ -780,16 +799,24 @@ async fn run_method<const CANCELLABLE: bool, T, R: Answer<T>>(
     // Before the answer: whoever has it may ask.
     drop(turn);
     local.give_scope(scope);
-    end_method(local, outcome.map(Some), answer);
+    end_method(local, what, outcome.map(Some), answer);
 }
 
-fn end_method<T, R: Answer<T>>(local: &Local, outcome: Outcome<Option<T>>, answer: Option<R>) {
+fn end_method<T, R: Answer<T>>(
+    local: &Local,
+    what: &str,
+    outcome: Outcome<Option<T>>,
+    answer: Option<R>,
+) {
     match outcome {
-        Outcome::Done(Some(value)) => {
-            if let Some(answer) = answer {
-                answer.send(Ok(value));
+        Outcome::Done(Some(value)) => match answer {
+            Some(answer) => answer.send(Ok(value)),
+            None => {
+                if let Some(error) = R::unheard(&value, what) {
+                    fail_unheard(local, what, error);
+                }
             }
-        }
+        },
         Outcome::Done(None) => debug_assert!(false, "a plain method was none"),
         Outcome::Panicked(panic) => {
             local.fail(Exit::Panicked(panic.clone()));

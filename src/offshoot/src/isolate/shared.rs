@@ -199,10 +199,11 @@ impl Shared {
         Ok(())
     }
 
-    /// As [`post`](Shared::post), of what has come from elsewhere. One that is refused is dropped, and its answer then says why.
-    pub(crate) fn deliver(&self, message: Message) {
+    /// As [`post`](Shared::post), of what has come from elsewhere. One that is refused is dropped, and its answer then says why. False
+    /// if it was refused.
+    pub(crate) fn deliver(&self, message: Message) -> bool {
         let letter = Letter::seal(Envelope::without_reply(Arrival(message)), |_| {});
-        drop(self.post(letter));
+        self.post(letter).is_ok()
     }
 
     /// Sends the thread a signal that breaks an interruptible system call.

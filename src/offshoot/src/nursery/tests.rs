@@ -131,7 +131,7 @@ fn an_inner_nursery_may_borrow_from_the_outer_body() {
             task.await
         })
         .await?;
-        outer.task(yield_once());
+        outer.task(yield_once()).detach();
         Ok(length)
     })));
     assert_eq!(result.unwrap(), 17);
@@ -146,15 +146,17 @@ fn leaked_after_a_partial_poll_nothing_of_it_runs_again() {
     let mut outside = vec![1, 2, 3];
     {
         let mut future = Box::pin(nursery(async |nursery| {
-            nursery.task(async {
-                let _said = Said(&log, "task");
-                loop {
-                    polls.set(polls.get() + 1);
-                    // A use of the borrow at each poll: after its end, Miri would object.
-                    outside.push(4);
-                    park_once(&wakers).await;
-                }
-            });
+            nursery
+                .task(async {
+                    let _said = Said(&log, "task");
+                    loop {
+                        polls.set(polls.get() + 1);
+                        // A use of the borrow at each poll: after its end, Miri would object.
+                        outside.push(4);
+                        park_once(&wakers).await;
+                    }
+                })
+                .detach();
             let _said = Said(&log, "body");
             park(&wakers).await;
             Ok(())
@@ -213,10 +215,12 @@ fn dropped_early_the_body_goes_first_and_then_the_tasks() {
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
         for name in ["first task", "second task"] {
-            nursery.task(async move {
-                let _said = Said(log, name);
-                park(wakers).await;
-            });
+            nursery
+                .task(async move {
+                    let _said = Said(log, name);
+                    park(wakers).await;
+                })
+                .detach();
         }
         let _said = Said(log, "body");
         park(wakers).await;
@@ -246,10 +250,12 @@ fn tasks_are_dropped_while_the_nursery_is_whole() {
     let seen = Cell::new(usize::MAX);
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
-        nursery.task(async {
-            let _sees = SeesNursery(&isolate, &seen);
-            park(&wakers).await;
-        });
+        nursery
+            .task(async {
+                let _sees = SeesNursery(&isolate, &seen);
+                park(&wakers).await;
+            })
+            .detach();
         park(&wakers).await;
         Ok(())
     }));
@@ -265,10 +271,12 @@ fn a_destructor_that_starts_a_task_gets_it_dropped_and_not_polled() {
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
-        nursery.task(async move {
-            let _respawns = Respawns(nursery, log, "task");
-            park(wakers).await;
-        });
+        nursery
+            .task(async move {
+                let _respawns = Respawns(nursery, log, "task");
+                park(wakers).await;
+            })
+            .detach();
         let _respawns = Respawns(nursery, log, "body");
         park(wakers).await;
         Ok(())
@@ -289,10 +297,12 @@ fn a_panic_of_the_body_drops_the_tasks_and_goes_on() {
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
-        nursery.task(async move {
-            let _said = Said(log, "task");
-            park(wakers).await;
-        });
+        nursery
+            .task(async move {
+                let _said = Said(log, "task");
+                park(wakers).await;
+            })
+            .detach();
         let _said = Said(log, "body");
         yield_once().await;
         if log.borrow().is_empty() {
@@ -317,15 +327,19 @@ fn a_panic_of_a_task_is_a_failure_and_spares_the_others_their_destructors() {
     let log = Log::default();
     let result: Result<()> = finish(Box::pin(nursery(async |nursery| {
         let log = &log;
-        nursery.task(async move {
-            let _said = Said(log, "other");
-            let _ = crate::sleep(std::time::Duration::from_secs(3600)).await;
-        });
-        nursery.task(async move {
-            let _said = Said(log, "panics");
-            yield_once().await;
-            panic!("a task");
-        });
+        nursery
+            .task(async move {
+                let _said = Said(log, "other");
+                let _ = crate::sleep(std::time::Duration::from_secs(3600)).await;
+            })
+            .detach();
+        nursery
+            .task(async move {
+                let _said = Said(log, "panics");
+                yield_once().await;
+                panic!("a task");
+            })
+            .detach();
         let _said = Said(log, "body");
         crate::sleep(std::time::Duration::from_secs(3600)).await
     })));
@@ -356,14 +370,18 @@ fn a_panic_in_a_destructor_leaves_no_task_and_no_nursery() {
     let wakers = RefCell::new(Vec::new());
     let mut future = Box::pin(nursery(async |nursery| {
         let (log, wakers) = (&log, &wakers);
-        nursery.task(async move {
-            let _bomb = Bomb(log);
-            park(wakers).await;
-        });
-        nursery.task(async move {
-            let _said = Said(log, "task");
-            park(wakers).await;
-        });
+        nursery
+            .task(async move {
+                let _bomb = Bomb(log);
+                park(wakers).await;
+            })
+            .detach();
+        nursery
+            .task(async move {
+                let _said = Said(log, "task");
+                park(wakers).await;
+            })
+            .detach();
         park(wakers).await;
         Ok(())
     }));

@@ -204,7 +204,11 @@ impl Served {
                 ));
             }
         };
-        self.shared.deliver(message);
+        if !self.shared.deliver(message) && kind == Kind::Tell {
+            let (isolate, holder) = (life.origin(), &self.holder);
+            let method = descriptor.name();
+            crate::log::warn!(%isolate, %holder, method, "a message came after the end of its isolate");
+        }
         Ok(())
     }
 }

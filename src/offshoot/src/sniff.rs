@@ -4,14 +4,15 @@
 //! be asked. So a function that returns `Result<T, Error>`, for any `T`, can be told from others without a trait that
 //! its result would have to have.
 
-use crate::Error;
+use crate::{Error, ErrorKind};
 use offshoot_wire::codec;
 use serde::ser::{self, Impossible, Serialize, Serializer};
 use std::any::type_name;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// The error inside of `Err`, if `value` is an `Err` of our type.
-pub(super) fn error_in<R: Serialize>(value: &R) -> Option<Error> {
+pub(crate) fn error_in<R: Serialize>(value: &R) -> Option<Error> {
     match value.serialize(Sniffer) {
         Err(Found::Ours(bytes)) => codec::decode(&bytes).ok(),
         _ => None,
@@ -19,11 +20,50 @@ pub(super) fn error_in<R: Serialize>(value: &R) -> Option<Error> {
 }
 
 /// True if `value` is an `Err` of whatever type.
-pub(super) fn is_err<R: Serialize>(value: &R) -> bool {
+pub(crate) fn is_err<R: Serialize>(value: &R) -> bool {
     matches!(
         value.serialize(Sniffer),
         Err(Found::Ours(_) | Found::Foreign)
     )
+}
+
+/// The failure that `value` is, if it is an `Err` of whatever type: `what` has returned it.
+pub(crate) fn failure_in<R: Serialize>(value: &R, what: &str) -> Option<Error> {
+    match value.serialize(Sniffer) {
+        Err(Found::Ours(bytes)) => codec::decode(&bytes).ok(),
+        Err(Found::Foreign) => Some(foreign(what, type_name::<R>())),
+        _ => None,
+    }
+}
+
+/// As [`failure_in`], for types that serde need not know: of another `Err` than ours in a `Result<(), Error>` only the type is told.
+pub(crate) fn failure_of<R>(value: &R, what: &str) -> Option<Error> {
+    if let Some(result) = offshoot_wire::as_plain_result(value) {
+        return result.as_ref().err().cloned();
+    }
+    /// Takes the number of the variant.
+    #[derive(Default)]
+    struct Variant(u64);
+    impl Hasher for Variant {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0 |= bytes.iter().fold(0, |any, byte| any | u64::from(*byte));
+        }
+    }
+    if !type_name::<R>().starts_with("core::result::Result<") {
+        return None;
+    }
+    // `Ok` is the first variant of `Result`.
+    let mut variant = Variant::default();
+    std::mem::discriminant(value).hash(&mut variant);
+    (variant.finish() != 0).then(|| foreign(what, type_name::<R>()))
+}
+
+fn foreign(what: &str, of: &str) -> Error {
+    let message = format!("{what} has returned an error, as a `{of}`, which nobody receives");
+    Error::new(ErrorKind::Other, message)
 }
 
 /// What was found, as the error by which the walk ends.
@@ -147,6 +187,44 @@ mod tests {
         );
         assert!(is_err(&inner) && is_err(&Err::<(), u8>(1)));
         assert!(error_in(&Err::<(), u8>(1)).is_none());
+    }
+
+    #[test]
+    fn the_failure_of_any_result_is_found() {
+        struct Opaque;
+        let text = |error: Option<Error>| error.map(|error| error.to_string());
+        let ours = || Error::other("inside");
+        assert_eq!(
+            text(failure_of(&Err::<(), _>(ours()), "it")).as_deref(),
+            Some("inside")
+        );
+        assert_eq!(
+            text(failure_in(&Err::<u8, _>(ours()), "it")).as_deref(),
+            Some("inside")
+        );
+        let told = text(failure_of(&Err::<Opaque, _>(Opaque), "it")).unwrap();
+        assert!(
+            told.starts_with("it has returned") && told.contains("Opaque"),
+            "{told}"
+        );
+        assert!(text(failure_of(&Err::<Box<u8>, ()>(()), "it")).is_some());
+        assert!(text(failure_of(&Err::<&str, Box<u8>>(Box::new(1)), "it")).is_some());
+        assert!(text(failure_of(&Ok::<Box<u8>, ()>(Box::new(1)), "it")).is_none());
+        assert!(text(failure_of(&Ok::<(), Error>(()), "it")).is_none());
+        assert!(
+            text(failure_of(
+                &Ok::<Opaque, std::convert::Infallible>(Opaque),
+                "it"
+            ))
+            .is_none()
+        );
+        assert!(failure_of(&Some(1), "it").is_none() && failure_of(&Opaque, "it").is_none());
+        assert!(failure_in(&Ok::<u8, u8>(1), "it").is_none());
+        assert!(
+            text(failure_in(&Err::<u8, u8>(1), "it"))
+                .unwrap()
+                .contains("Result<u8, u8>")
+        );
     }
 
     #[test]
