@@ -13,6 +13,7 @@ mod forkserver;
 mod given_up;
 mod harness;
 mod host_program;
+mod images;
 mod kills;
 mod oracle;
 mod program;
@@ -82,6 +83,14 @@ const CASES: &[Case] = &[
     case(
         "host_program::foreign_main_twice_and_at_once",
         host_program::twice_and_at_once,
+    ),
+    case(
+        "images::f67_started_by_the_loader",
+        images::started_by_the_loader,
+    ),
+    case(
+        "images::f67_an_executable_that_may_not_be_read",
+        images::may_not_be_read,
     ),
     case(
         "kills::any_process_at_any_moment",

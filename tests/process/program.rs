@@ -270,6 +270,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "ignores" => offshoot::main(crate::surroundings::ignores),
         "terminal" => finish(offshoot::run(crate::surroundings::on_terminal)),
         "c-output" => finish(offshoot::run(crate::surroundings::c_output)),
+        "unlinked" => finish(offshoot::run(crate::rights::unlinked)),
         "secure" => finish(offshoot::run(crate::rights::secure)),
         "rights" => finish(offshoot::run(crate::rights::program)),
         "turncoats" => offshoot::main(turncoats),

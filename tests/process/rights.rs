@@ -5,6 +5,7 @@ use crate::program::{PATIENCE, Running, double, say};
 use offshoot::prelude::*;
 use offshoot_sys::pidfd::Status;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -208,7 +209,7 @@ pub(crate) async fn program() -> Result<()> {
     .await
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     // SAFETY: no arguments.
     unsafe { libc::geteuid() == 0 }
 }
@@ -308,6 +309,17 @@ pub(crate) fn given_up_below() {
         .await
     });
     run.unwrap_or_else(|error| panic!("{}", error.report()));
+}
+
+/// Removes its own file, which was the loader's first argument, and says what a spawn comes to.
+pub(crate) async fn unlinked() -> Result<()> {
+    let line = fs::read("/proc/self/cmdline")?;
+    let path = line.split(|&byte| byte == 0).nth(1);
+    let path = path.ok_or_else(|| Error::other("no path"))?;
+    fs::remove_file(std::ffi::OsStr::from_bytes(path))?;
+    let told = spawns().await?;
+    say(&format!("@told {}", told.replace('\n', " ")));
+    Ok(())
 }
 
 /// Says that it runs, whether the kernel calls it secure, and what a spawn comes to.

@@ -98,6 +98,12 @@ impl Mark {
         u64::from(server) << 32 | u64::from(process)
     }
 
+    /// The mark of this process, as it was started with it. Without /proc, where a process may not look at its own environment whose executable
+    /// may not be read.
+    pub(crate) fn own() -> Option<Mark> {
+        Self::parse(std::env::var_os(ENV)?.as_bytes())
+    }
+
     /// The mark of a process; `None` if it has none, as a zombie has, or if it cannot be known in time.
     ///
     /// # Blocking

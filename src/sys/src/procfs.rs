@@ -2,8 +2,10 @@
 //!
 //! `std::fs::read_to_string` calls such a file invalid, and with it everything else that it says.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// A file as text; what is no UTF-8 in it is replaced, and the rest is as it was.
@@ -12,6 +14,24 @@ use std::path::Path;
 /// As of reading a file.
 pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+/// The path of the file of which this process has mapped something at this address, as the kernel knows it; ` (deleted)` behind it if it is gone.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn mapped_file(address: usize) -> io::Result<Option<OsString>> {
+    let maps = fs::read("/proc/self/maps")?;
+    let file = maps.split(|&byte| byte == b'\n').find_map(|line| {
+        // Range, rights, offset, device, inode, and the path behind blanks, which may have some itself.
+        let (range, rest) = line.split_at_checked(line.iter().position(|&byte| byte == b' ')?)?;
+        let (start, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
+        let bound = |text| usize::from_str_radix(text, 16).ok();
+        let is_there = (bound(start)?..bound(end)?).contains(&address);
+        let path = rest.iter().position(|&byte| byte == b'/')?;
+        is_there.then(|| OsString::from_vec(rest[path..].to_vec()))
+    });
+    Ok(file)
 }
 
 /// How much there is of what a process executes.

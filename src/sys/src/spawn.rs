@@ -22,10 +22,13 @@ pub(crate) const TITLE_MAX: usize = 64;
 /// other; an empty signal mask and default dispositions; our working directory, process group and limits; no parent-death signal.
 /// `argv0` is its only argument, padded with blanks up to 64 bytes that [`enter`](crate::premain::enter) turns into room for names.
 ///
+/// Where the program was started by the loader (`ld.so ./program`), that is the image that runs. It is then told to load the program's file
+/// again, with the options that it got, by its path: a file that has taken its place since is found out by its build id.
+///
 /// Returns when the new image runs (or could not), about 0.1 ms; it does not wait for what that does. The pid is ours to reap.
 ///
 /// # Errors
-/// Those of `posix_spawn`; `ESRCH` if the host program ignores SIGCHLD or reaps every child, and the new one ended at once.
+/// Those of `posix_spawn`; that the loader cannot load the program again, since its file is gone; `ESRCH` if the host program ignores SIGCHLD or reaps every child, and the new one ended at once.
 pub fn exec_self(
     argv0: &str,
     socket: BorrowedFd<'_>,
@@ -39,7 +42,15 @@ pub fn exec_self(
         .map(|entry| entry.as_ptr().cast_mut())
         .chain([std::ptr::null_mut()])
         .collect();
-    let mut arguments = [argv0.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let by_loader = arguments_of_loader(&argv0)?;
+    let mut arguments: Vec<*mut libc::c_char> = match &by_loader {
+        Some(arguments) => arguments
+            .iter()
+            .map(|one| one.as_ptr().cast_mut())
+            .collect(),
+        None => vec![argv0.as_ptr().cast_mut()],
+    };
+    arguments.push(std::ptr::null_mut());
     // dup2 of a descriptor onto itself leaves close-on-exec as it is in older libraries, so the source is never 3.
     // SAFETY: takes no pointer.
     let source =
@@ -80,6 +91,59 @@ pub fn exec_self(
         }
     }
 }
+
+/// What the loader is told to load this program as `argv0`, if it was the loader that was executed.
+fn arguments_of_loader(argv0: &CString) -> io::Result<Option<Vec<CString>>> {
+    // Where the kernel has mapped the loader beside the program. If there is one there, it was not executed itself.
+    // SAFETY: no pointers; reads a value that was fixed at exec.
+    if unsafe { libc::getauxval(libc::AT_BASE) } != 0 {
+        return Ok(None);
+    }
+    let executed = std::fs::read_link("/proc/self/exe")?.into_os_string();
+    // A constant of this program, if it is no shared library; and a program that is linked statically has been executed itself.
+    static HERE: u8 = 0;
+    let loaded = crate::procfs::mapped_file(&raw const HERE as usize)?;
+    let Some(loaded) = loaded.filter(|loaded| *loaded != executed) else {
+        return Ok(None);
+    };
+    if let Err(error) = std::fs::metadata(&loaded) {
+        let message = format!(
+            "this program was started by the loader {}, which would have to load its file {} again: {error}",
+            executed.display(),
+            loaded.display()
+        );
+        return Err(io::Error::new(error.kind(), message));
+    }
+    let mut arguments = vec![c_string(executed.into_vec())?];
+    let own = std::fs::read("/proc/self/cmdline")?;
+    let mut own = own.split(|&byte| byte == 0).skip(1);
+    while let Some(option) = own.next().filter(|option| option.starts_with(b"--")) {
+        let value = WITH_VALUE.contains(&option).then(|| own.next()).flatten();
+        if option != b"--argv0" {
+            let both = [Some(option), value].into_iter().flatten();
+            for one in both {
+                arguments.push(c_string(one.to_vec())?);
+            }
+        }
+    }
+    arguments.extend([
+        c"--argv0".to_owned(),
+        argv0.clone(),
+        c_string(loaded.into_vec())?,
+    ]);
+    Ok(Some(arguments))
+}
+
+/// The options of loaders that have a value as their next argument.
+const WITH_VALUE: [&[u8]; 7] = [
+    b"--library-path",
+    b"--inhibit-rpath",
+    b"--glibc-hwcaps-prepend",
+    b"--glibc-hwcaps-mask",
+    b"--preload",
+    b"--audit",
+    b"--argv0",
+];
 
 /// Our environment, with `key=3` and the mark.
 fn environment(key: &str, mark: Option<&OsStr>) -> io::Result<Vec<CString>> {

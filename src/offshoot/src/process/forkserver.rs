@@ -233,7 +233,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
     // root of another tree.)
     process::lead_group()?;
     process::become_subreaper()?;
-    let mark = Mark::of(process::id())?.ok_or_else(|| io::Error::other("it has no mark"))?;
+    let mark = Mark::own().ok_or_else(|| io::Error::other("it has no mark"))?;
     // Every process of the tree takes three; the children get the soft limit back.
     // Where the umask cannot be had, all children have what it has.
     let surroundings = Surroundings::now().ok();
