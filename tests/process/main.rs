@@ -24,6 +24,7 @@ mod signals;
 mod spawn_faults;
 mod strangers;
 mod surroundings;
+mod traced;
 
 use harness::{Case, case};
 use std::process::ExitCode;
@@ -128,6 +129,10 @@ const CASES: &[Case] = &[
         root_death::killed_at_the_hand_over,
     ),
     case("root_death::segfault", root_death::segfault),
+    case(
+        "traced::a_leaf_whose_tracer_does_not_wait",
+        traced::by_one_that_does_not_wait,
+    ),
     case(
         "root_death::f19_a_thread_that_panics_twice",
         root_death::bombs,

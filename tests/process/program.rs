@@ -275,6 +275,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "rights" => finish(offshoot::run(crate::rights::program)),
         "turncoats" => offshoot::main(turncoats),
         "stubborn" => offshoot::main(stubborn),
+        "tracer" => crate::traced::tracer(),
         "handlers" => finish(handlers()),
         other => panic!("no program is named {other}"),
     })
@@ -290,7 +291,7 @@ fn finish(result: Result<()>) -> ExitCode {
     }
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
+pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Returns when the standard input has ended.
 pub(crate) async fn stopped() -> Result<()> {

@@ -131,7 +131,11 @@ impl Body {
             // Joined.
             Body::Thread(_) => true,
             // One that was never forked has none.
-            Body::Process(process) => process.pidfd().is_none_or(|pidfd| pidfd.is_dead()),
+            Body::Process(process) => {
+                let kept = || offshoot_sys::process::kept_by_tracer(process.life.pid());
+                let dead = |pidfd: &offshoot_sys::pidfd::Pidfd| pidfd.is_dead();
+                process.pidfd().is_none_or(dead) || kept().is_some()
+            }
         }
     }
 }

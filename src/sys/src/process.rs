@@ -262,6 +262,44 @@ pub fn reap(pid: i32) -> Option<Status> {
     (reaped == pid).then(|| Status::from_wait(status))
 }
 
+/// A process that is dead, and that its parent cannot reap before a tracer (a debugger, `strace`) has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The thread that traces it.
+    pub tracer: i32,
+    /// How it ended.
+    pub status: Status,
+}
+
+/// The tracer of a process; `None` if it has none, or there is no such process.
+pub fn tracer_of(pid: i32) -> Option<i32> {
+    let status = crate::procfs::text(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"))?;
+    line.trim().parse().ok().filter(|tracer| *tracer != 0)
+}
+
+/// Whether the process `pid` is dead and kept by its tracer.
+///
+/// Where the tracer has not waited for another thread of it either, not even its pidfd says that it is dead: the
+/// threads are asked.
+pub fn kept_by_tracer(pid: i32) -> Option<Kept> {
+    let tracer = tracer_of(pid)?;
+    let mut status = None;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let stat = std::fs::read(task.ok()?.path().join("stat")).ok()?;
+        let field = |number| crate::procfs::stat_field(&stat, number);
+        if !matches!(field(3), Some("Z" | "X" | "x")) {
+            return None;
+        }
+        // What `wait` would give. A thread that was traced has ended as its process did.
+        status = field(52).and_then(|code| code.parse().ok()).or(status);
+    }
+    let status = Status::from_wait(status?);
+    Some(Kept { tracer, status })
+}
+
 /// Whether the kernel started this program with more rights than its caller had (set-uid, file capabilities: `AT_SECURE`). Its environment
 /// is then not to be trusted.
 pub fn is_privileged_exec() -> bool {

@@ -42,6 +42,8 @@ const REFILL_DEAD: u64 = 5_000_000;
 const REFILL_AGAIN: u64 = 100_000_000;
 /// How many of those that died in the root's hand are remembered, until it says whose they were.
 const GONE: usize = 256;
+/// How long a tracer has to reap a child that is dead, before it counts as ended all the same (ns).
+const TRACER: u64 = 100_000_000;
 
 const ROOT_PIDFD: Token = Token(0);
 const CHILD_ENDED: Token = Token(1);
@@ -106,13 +108,16 @@ struct Child {
     claim: Option<Claim>,
     /// It has ended so, but something that it owned has not.
     ended: Option<Status>,
+    /// The thread that traces it, if that keeps it from being reaped; else 0.
+    tracer: i32,
     /// Why it was killed here.
     killed: Option<String>,
     peer: usize,
 }
 
-/// An end to be told: to whom, how it was, and why it was killed here.
-type Ended = (Claim, Status, Option<String>);
+/// An end to be told: to whom, how it was, why it was killed here, and
+/// which thread traces it and keeps it from being reaped (else 0).
+type Ended = (Claim, Status, Option<String>, i32);
 
 /// Whose a child of ours is that we have not forked.
 enum Kinship {
@@ -179,6 +184,10 @@ struct Server {
     strangers: bool,
     /// Whose request was the last that was served, of all but the root.
     last: usize,
+    /// Children that a tracer keeps, or may, and when they are looked at again (ns).
+    traced: BTreeMap<usize, u64>,
+    /// Those that were told as ended and that a tracer keeps. They are reaped when it lets them go.
+    kept: BTreeSet<i32>,
     /// When the reserve is to be filled (ns); later than what keeps those busy who asked last.
     refill_at: Option<u64>,
     /// What its children are tied to; without it, to its death alone.
@@ -265,6 +274,8 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         mark,
         forked: 0,
         ended: Vec::new(),
+        traced: BTreeMap::new(),
+        kept: BTreeSet::new(),
         hunt: None,
         strangers: false,
         last: 0,
@@ -310,6 +321,7 @@ fn run(socket: OwnedFd) -> io::Result<()> {
         for token in died {
             server.child_died(token);
         }
+        server.look_at_traced();
         server.read_root(&mut buffer);
         server.read_others(&mut buffer, || root.is_dead());
         server.hunt();
@@ -376,6 +388,7 @@ impl Server {
             .chain(self.strangers.then_some(0))
             .chain(self.hunt.as_ref().map(|hunt| hunt.at))
             .chain(self.refill_at)
+            .chain(self.traced.values().copied().min())
             .chain(queued)
             .min()?;
         Some(Duration::from_nanos(at.saturating_sub(clock::now())))
@@ -449,7 +462,7 @@ impl Server {
                 Some(child) => child.claim = Some(claim),
                 None => {
                     if let Some((_, status, killed)) = gone {
-                        self.ended.push((claim, status, killed));
+                        self.ended.push((claim, status, killed, 0));
                     }
                 }
             }
@@ -508,7 +521,10 @@ impl Server {
             }
             // A child's connection also ends with the child, whose own end is waited for; the root's is its end.
             Ok(None) | Err(_) => match peer.child {
-                Some(_) => (peer.unread, peer.deaf) = (false, true),
+                Some(child) => {
+                    (peer.unread, peer.deaf) = (false, true);
+                    self.watch_traced(child);
+                }
                 None => drop(self.remove_peer(token)),
             },
         }
@@ -918,6 +934,7 @@ impl Server {
                         cgroup: cgroup.keep(),
                         claim,
                         ended: None,
+                        tracer: 0,
                         killed: None,
                         peer,
                     },
@@ -1001,21 +1018,67 @@ impl Server {
         // What it started and left in its process group goes with it. The group's number cannot
         // have been reused: its leader is not reaped yet.
         process::kill_group(child.pid);
-        let peer = child.peer;
         self.note_owner(token);
         let Some(child) = self.children.get_mut(&token) else {
             return;
         };
         let status = match child.pidfd.reap() {
             Ok(Some(status)) => status,
-            Ok(None) => return,
+            Ok(None) => return self.watch_traced(token),
             // Nobody else reaps here; if it happened all the same, the kernel may still know.
             Err(_) => child.pidfd.status().unwrap_or(Status::Signaled {
                 signal: signal::SIGKILL,
                 core: false,
             }),
         };
+        self.has_ended(token, status);
+    }
+
+    /// A child that may be dead can only be reaped once its tracer has, which may be stopped itself, or not care. It has
+    /// a while; a debugger and `strace` do so at once.
+    fn watch_traced(&mut self, token: usize) {
+        if let Some(child) = self.children.get(&token)
+            && child.ended.is_none()
+            && process::tracer_of(child.pid).is_some()
+        {
+            let at = || clock::now() + TRACER;
+            self.traced.entry(token).or_insert_with(at);
+        }
+    }
+
+    /// Counts those as ended that are dead and that their tracers keep.
+    fn look_at_traced(&mut self) {
+        let now = clock::now();
+        let due = self.traced.iter().filter(|(_, at)| **at <= now);
+        for token in due.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.traced.remove(&token);
+            let Some(child) = self.children.get_mut(&token) else {
+                continue;
+            };
+            if child.ended.is_some() {
+                continue;
+            }
+            let pid = child.pid;
+            let Some(kept) = process::kept_by_tracer(pid) else {
+                // Not dead yet, or let go of meanwhile, which its pidfd tells.
+                self.watch_traced(token);
+                continue;
+            };
+            child.tracer = kept.tracer;
+            self.kept.insert(pid);
+            process::kill_group(pid);
+            self.note_owner(token);
+            self.has_ended(token, kept.status);
+        }
+    }
+
+    /// Does what is to be done once a child is reaped, or would be but for its tracer.
+    fn has_ended(&mut self, token: usize, status: Status) {
+        let Some(child) = self.children.get_mut(&token) else {
+            return;
+        };
         child.ended = Some(status);
+        let peer = child.peer;
         let _ = self
             .poll
             .registry()
@@ -1083,7 +1146,7 @@ impl Server {
             {
                 return;
             }
-            let (peer, claim) = (child.peer, child.claim);
+            let (peer, claim, tracer) = (child.peer, child.claim, child.tracer);
             self.empty_cgroup(token);
             crate::fault::point("sweep", "");
             if let (Some(tree), Some(peer)) = (&self.tree, self.peers.get(&peer))
@@ -1101,7 +1164,7 @@ impl Server {
                 }
                 return;
             };
-            self.ended.push((claim, status, killed));
+            self.ended.push((claim, status, killed, tracer));
             // The owner may have waited only for this one.
             next = self.peers.get(&claim.owner).and_then(|peer| peer.child);
         }
@@ -1133,7 +1196,8 @@ impl Server {
     }
 
     /// Tells an owner how one of its own has ended.
-    fn report(&mut self, (Claim { owner, request }, status, why): Ended) {
+    fn report(&mut self, (claim, status, why, tracer): Ended) {
+        let Claim { owner, request } = claim;
         let event = match status {
             Status::Exited(code) => Event::Exited {
                 request,
@@ -1141,6 +1205,7 @@ impl Server {
                 code,
                 core: false,
                 why,
+                tracer,
             },
             Status::Signaled { signal, core } => Event::Exited {
                 request,
@@ -1148,6 +1213,7 @@ impl Server {
                 code: signal,
                 core,
                 why,
+                tracer,
             },
         };
         self.send(owner, &event, Vec::new());
@@ -1178,6 +1244,7 @@ impl Server {
         // The number of one that is reaped may be somebody else's by now.
         let living = self.children.values().filter(|child| child.ended.is_none());
         let mut known: BTreeSet<i32> = living.map(|child| child.pid).collect();
+        known.extend(&self.kept);
         let again = || Some(clock::now() + u64::try_from(LOOK_AGAIN.as_nanos()).unwrap_or(0));
         let mut quiet = 0;
         // What comes to us with the end of one that is killed is looked at in turn.
@@ -1278,10 +1345,13 @@ impl Server {
                 return;
             };
             let own = self.children.iter().find(|(_, child)| child.pid == pid);
-            match own.map(|(token, _)| *token) {
+            match own {
                 // It would be told again and again, and hide the others.
-                Some(token) => self.child_died(token),
-                None => drop(process::reap(pid)),
+                Some((&token, child)) if child.ended.is_none() => self.child_died(token),
+                _ => {
+                    let _ = process::reap(pid);
+                    self.kept.remove(&pid);
+                }
             }
             if self
                 .children
@@ -1318,9 +1388,7 @@ impl Server {
         }
         for token in self.children.keys().copied().collect::<Vec<_>>() {
             let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
-            let has_died = |child: &Child| {
-                child.ended.is_none() && child.pidfd.wait_dead(left).unwrap_or(false)
-            };
+            let has_died = |child: &Child| child.ended.is_none() && child.wait_dead(left);
             if !self.children.get(&token).is_some_and(has_died) {
                 continue;
             }
@@ -1423,6 +1491,24 @@ fn check_grant(grant: &GrantedDir, allowed: Option<&[GrantedDir]>) -> io::Result
 }
 
 impl Child {
+    /// Waits at most `bound` for it to be dead.
+    fn wait_dead(&self, bound: Duration) -> bool {
+        let deadline = clock::now() + u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        loop {
+            let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
+            let step = left.min(Duration::from_nanos(TRACER));
+            // A pidfd says nothing while a tracer keeps another thread of it.
+            if self.pidfd.wait_dead(step).unwrap_or(false)
+                || process::kept_by_tracer(self.pid).is_some()
+            {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
     fn is_owned_by(&self, peer: usize) -> bool {
         self.claim.is_some_and(|claim| claim.owner == peer)
     }

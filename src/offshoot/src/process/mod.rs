@@ -375,6 +375,20 @@ impl Process {
         news.tell();
     }
 
+    /// It is dead, and a zombie still if `tracer` is not 0: that thread traces it and has not waited for it.
+    pub(crate) fn note_tracer(&self, tracer: i32) {
+        if tracer == 0 {
+            return;
+        }
+        let mut why = format!("it is traced by {tracer}, which has not waited for it");
+        crate::log::warn!(isolate = %self.life.origin(), "a process stays a zombie: {why}");
+        let killed = &mut self.state.lock().killed;
+        if let Some(killed) = killed {
+            why = format!("{killed}; {why}");
+        }
+        *killed = Some(why);
+    }
+
     /// The forkserver has killed it, for this reason.
     pub(crate) fn was_killed(&self, why: String) {
         self.state.lock().killed.get_or_insert(why);

@@ -251,7 +251,7 @@ pub(crate) enum Event {
         error: String,
         errno: Option<i32>,
     },
-    /// It is dead, reaped and swept; so is all that it owned.
+    /// It is dead, reaped (but for a tracer) and swept; so is all that it owned.
     Exited {
         request: u64,
         signal: bool,
@@ -259,6 +259,8 @@ pub(crate) enum Event {
         core: bool,
         /// Why it was killed, if the forkserver has done that.
         why: Option<String>,
+        /// The thread that traces it and has not waited for it, so that it cannot be reaped; else 0.
+        tracer: i32,
     },
     /// The bind table and the private directory follow, if this was the first time.
     /// The answer to a `Grant`, too.

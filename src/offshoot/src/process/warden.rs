@@ -1529,6 +1529,7 @@ impl Loop {
                 code,
                 core,
                 why,
+                tracer,
             } => {
                 self.take_arrived();
                 // All that it had said is in its link.
@@ -1540,6 +1541,7 @@ impl Loop {
                 };
                 self.finish(request, |process| {
                     why.into_iter().for_each(|why| process.was_killed(why));
+                    process.note_tracer(tracer);
                     process.reaped(status);
                 });
             }
