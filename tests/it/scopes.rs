@@ -3,11 +3,15 @@
 use offshoot::prelude::*;
 use offshoot::{Canceller, ErrorKind, current};
 use offshoot_sys::pidfd::Pidfd;
-use offshoot_tests::{Guard, append, both, held, lines, mark, marked};
+use offshoot_tests::{Guard, T, append, both, held, lines, mark, marked};
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(3_600);
 const SHORT: Duration = Duration::from_millis(30);
+
+fn answers() -> u32 {
+    7
+}
 
 async fn sleeps() -> Result<&'static str> {
     offshoot::sleep(LONG).await?;
@@ -128,6 +132,66 @@ async fn says_goodbye(bound_ms: u64, goodbye_ms: u64) -> Result<()> {
     append("goodbye", word);
     assert!(offshoot::checkpoint().await.is_err());
     Err(cancelled)
+}
+
+/// Puts the warnings that are logged in this process into the sign "warned".
+fn hear_warnings() {
+    struct Hears;
+    struct Message<'a>(&'a mut String);
+    impl tracing::field::Visit for Message<'_> {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            self.0.push_str(&format!("{}={value:?} ", field.name()));
+        }
+    }
+    impl tracing::Subscriber for Hears {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut line = String::new();
+            event.record(&mut Message(&mut line));
+            append("warned", &line.replace('\n', " "));
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+    // Thread isolates of one process share it.
+    let _ = tracing::subscriber::set_global_default(Hears);
+}
+
+/// Would wait for longer than it is let, under a shield of so many milliseconds.
+async fn says_too_long_a_goodbye(bound_ms: u64) -> Result<()> {
+    hear_warnings();
+    mark("begun");
+    let cancelled = sleeps().await.unwrap_err();
+    let shield = Duration::from_millis(bound_ms);
+    let _ = offshoot::shield(shield, async || std::future::pending::<()>().await).await;
+    Err(cancelled)
+}
+
+/// Cancelled while it is there, below `grace`. What the tree gives, and how the isolate ended.
+fn cut_off(t: &T, bound_ms: u64) -> (Result<()>, Option<Exit>) {
+    t.builder()
+        .grace(Duration::from_millis(200))
+        .run(async move || {
+            let mut exit = None;
+            let result = offshoot::nursery(async |nursery| {
+                let p = nursery.spawn("p").await?;
+                drop(nursery.task(p.call(says_too_long_a_goodbye, bound_ms)));
+                held("begun").await?;
+                p.cancel().await;
+                exit = Some(p.ended().await);
+                Ok(())
+            })
+            .await;
+            Ok((result, exit))
+        })
+        .expect("what fails is in its result")
 }
 
 /// The far side of a row of the table.
@@ -419,6 +483,58 @@ both! {
         })
         .await?;
         assert_eq!(lines("goodbye"), ["cut short"]);
+    }
+
+    /// The grace ends what a shield covers: the nursery fails by it, and names it.
+    fn what_the_grace_cuts_of_a_shield_is_told(t: T) {
+        let (result, exit) = cut_off(&t, 60_000);
+        let error = result.expect_err("a shielded body was dropped");
+        assert!(matches!(exit, Some(Exit::Cancelled(_))), "{exit:?}");
+        let cut: Vec<_> = error.failures().into_iter().filter(|error| matches!(error.kind(), ErrorKind::Cut(_))).collect();
+        assert_eq!(cut.len(), 1, "{}", error.report());
+        assert_eq!(cut[0].origin().map(|origin| origin.path.as_str()), Some("root/p"));
+        assert!(cut[0].message().contains("under a shield of 60s"), "{}", cut[0]);
+        // Warned of when it was entered, and when it was cut.
+        let warned = lines("warned");
+        assert_eq!(warned.len(), 2, "{warned:?}");
+        assert!(warned[0].contains("a shield of 60s is longer than the grace of"), "{warned:?}");
+        assert!(warned[1].contains("was dropped"), "{warned:?}");
+    }
+
+    /// One that opens before is no news.
+    fn a_shield_within_the_grace_is_not(t: T) {
+        let (result, exit) = cut_off(&t, 50);
+        // The body ignores it that the shield has opened, and is dropped as any other.
+        assert!(result.is_ok(), "{result:?}");
+        assert!(matches!(exit, Some(Exit::Cancelled(_))), "{exit:?}");
+        assert_eq!(lines("warned"), Vec::<String>::new());
+    }
+
+    /// The same where a nursery cancels itself, and its isolate lives on.
+    fn what_the_grace_of_a_nursery_cuts_is_told(t: T) {
+        async fn has_a_nursery() -> Result<()> {
+            offshoot::nursery(async |nursery| {
+                drop(nursery.task(says_too_long_a_goodbye(60_000)));
+                held("begun").await?;
+                nursery.cancel();
+                Ok(())
+            })
+            .await
+        }
+        let error = t
+            .builder()
+            .grace(Duration::from_millis(200))
+            .run(async || {
+                offshoot::nursery(async |nursery| {
+                    let p = nursery.spawn("p").await?;
+                    let error = p.call(has_a_nursery, ()).await?.expect_err("it was cut");
+                    assert_eq!(p.call(answers, ()).await?, 7);
+                    Ok(error)
+                })
+                .await
+            })
+            .expect("the isolate lives on");
+        assert!(matches!(error.kind(), ErrorKind::Cut(_)), "{error:?}");
     }
 
     async fn without_a_cancellation_a_shield_is_nothing(_t: T) {

@@ -110,9 +110,13 @@ where
 
 /// Runs `body` out of reach of cancellations from outside: for a goodbye that itself has to wait.
 ///
-/// The shield is bounded: `bound` after such a cancellation it opens, and the body sees it as it otherwise would. It
-/// does not keep anything from being dropped when the grace of its isolate or nursery is over, and the isolates that
-/// this one owns come down all the same. Without a cancellation it has no effect at all.
+/// The shield is bounded: `bound` after such a cancellation it opens, and the body sees it as it otherwise would.
+/// Without a cancellation it has no effect at all. The isolates that this one owns come down all the same.
+///
+/// # Cancellation
+/// A shield does not keep its body from being dropped when the grace of its isolate or nursery is over. A `bound` beyond
+/// that grace is logged as a warning when the shield is entered. A body that is dropped so is logged as well, and it is a
+/// failure ([`ErrorKind::Cut`]) of the nursery, or of the one that owns the isolate.
 ///
 /// # Examples
 /// ```
@@ -142,22 +146,83 @@ where
     let above = Scope::current().unwrap_or_else(|| local.root_scope.clone());
     let scope = above.child();
     scope.set_shielded(true);
+    warn_of_grace(&local, &above, bound);
+    let mut running = Running::new(&local, &above, bound);
     let mut body = pin!(async { body().await });
     let mut outside = ScopeWatch::default();
     let mut opening = None;
     poll_fn(|cx| {
         if opening.is_none() && above.enter(|| outside.poll(cx)).is_ready() {
             opening = Some(sleep(bound));
+            running.cancelled_at = Some(clock::now());
         }
         if let Some(timer) = &mut opening
             && scope.is_shielded()
             && timer.poll_elapsed(cx).is_ready()
         {
             scope.set_shielded(false);
+            running.is_covered = false;
         }
-        scope.enter(|| body.as_mut().poll(cx))
+        let polled = scope.enter(|| body.as_mut().poll(cx));
+        running.is_covered &= polled.is_pending();
+        polled
     })
     .await
+}
+
+/// Says so if what a shield is to cover is dropped before the shield opens.
+fn warn_of_grace(local: &Local, above: &Scope, bound: Duration) {
+    let grace = match above.grace() {
+        Some(at) => Duration::from_nanos(at.saturating_sub(clock::now())),
+        None => local.shared.bounds.grace,
+    };
+    if bound > grace {
+        crate::log::warn!(
+            isolate = %local.shared.life.origin(),
+            "a shield of {bound:?} is longer than the grace of {grace:?} that is left here, after which it is dropped"
+        );
+    }
+}
+
+/// A shielded body, and what is said if it is dropped.
+struct Running<'a> {
+    local: &'a Local,
+    above: &'a Scope,
+    bound: Duration,
+    cancelled_at: Option<u64>,
+    /// It has not ended, and the shield has not opened.
+    is_covered: bool,
+}
+
+impl<'a> Running<'a> {
+    fn new(local: &'a Local, above: &'a Scope, bound: Duration) -> Running<'a> {
+        Running {
+            local,
+            above,
+            bound,
+            cancelled_at: None,
+            is_covered: true,
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.is_covered || self.above.cancelled().is_none() {
+            return;
+        }
+        let (bound, now) = (self.bound, clock::now());
+        let after = Duration::from_nanos(now.saturating_sub(self.cancelled_at.unwrap_or(now)));
+        let origin = self.local.shared.life.origin();
+        self.local.note_cut(|| {
+            let message = format!(
+                "a body under a shield of {bound:?} in isolate `{origin}` was dropped {after:?} after its cancellation: \
+                 the grace was over"
+            );
+            let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Error::new(ErrorKind::Cut(millis), message).leaving(&origin)
+        });
+    }
 }
 
 /// True for the error of a checkpoint behind a deadline, also by way of a nursery.

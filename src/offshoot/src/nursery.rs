@@ -937,6 +937,7 @@ impl Core {
         let own = now + nanos(self.local.shared.bounds.grace);
         let at = self.local.above().map_or(own, |above| own.min(above.grace));
         self.grace.set(Some((at, None)));
+        self.scope.set_grace(at);
         self.cancel_children(cancel);
     }
 
@@ -1072,8 +1073,15 @@ impl Core {
             return;
         }
         if clock::now() >= at {
-            self.drop_body(body.as_mut());
-            self.drop_tasks();
+            let cut = self.local.cut_off(|| {
+                self.drop_body(body.as_mut());
+                self.drop_tasks();
+            });
+            match self.local.above() {
+                // Whoever waits for this nursery may be gone, too.
+                Some(_) => self.local.note_left(cut),
+                None => cut.into_iter().for_each(|error| self.fail(error)),
+            }
             return;
         }
         match timer {
@@ -1197,6 +1205,9 @@ fn without_repeats(mut failures: Vec<Error>) -> Vec<Error> {
 /// True for what the ladder did to a child that did not come down.
 fn was_forced(error: &Error) -> bool {
     use crate::Exit;
+    if matches!(error.kind(), ErrorKind::Cut(_)) {
+        return true;
+    }
     matches!(
         error.exit(),
         Some(Exit::Abandoned { .. } | Exit::Killed { .. } | Exit::Unkillable { .. })

@@ -24,6 +24,8 @@ pub(crate) struct Scope {
     cancel: RefCell<Option<Cancel>>,
     /// Cancellations from above do not count here.
     shielded: Cell<bool>,
+    /// When what runs in it is dropped, once it is cancelled (ns); 0 where that is not of its own.
+    grace_at: Cell<u64>,
     /// Shared with watches that may be dropped on other threads.
     wakers: Wakers,
     /// The dialogues of the nursery whose scope this is.
@@ -46,6 +48,7 @@ impl Scope {
             parent: None,
             cancel: RefCell::new(None),
             shielded: Cell::new(false),
+            grace_at: Cell::new(0),
             wakers: Wakers::default(),
             held: OnceCell::new(),
             waits: RefCell::new(None),
@@ -60,6 +63,7 @@ impl Scope {
             parent: Some(self.clone()),
             cancel: RefCell::new(None),
             shielded: Cell::new(false),
+            grace_at: Cell::new(0),
             wakers: Wakers::default(),
             held: OnceCell::new(),
             waits: RefCell::new(None),
@@ -125,6 +129,24 @@ impl Scope {
         self.wake();
     }
 
+    /// Says when what runs in it is dropped.
+    pub(crate) fn set_grace(&self, at: u64) {
+        self.grace_at.set(at);
+        self.touched.set(true);
+    }
+
+    /// When what runs in it is dropped, if that is known: it is cancelled, or one above.
+    pub(crate) fn grace(&self) -> Option<u64> {
+        let mut earliest = None;
+        let mut scope = Some(self);
+        while let Some(one) = scope {
+            let own = Some(one.grace_at.get()).filter(|at| *at != 0);
+            earliest = earliest.into_iter().chain(own).min();
+            scope = one.parent.as_deref();
+        }
+        earliest
+    }
+
     pub(crate) fn is_shielded(&self) -> bool {
         self.shielded.get()
     }
@@ -178,6 +200,7 @@ impl Scope {
             return true;
         }
         self.shielded.set(false);
+        self.grace_at.set(0);
         self.cancel.borrow().is_none()
             && self.held.get().is_none()
             && self.children.borrow().is_empty()

@@ -47,6 +47,8 @@ pub enum ErrorKind {
     Lagged(u64),
     /// An ask would have waited for itself: these wait for each other, each for the next, the last for the first.
     Cycle(Vec<Origin>),
+    /// A shielded body was dropped before it had ended, so many milliseconds after it was cancelled: the grace was over.
+    Cut(u64),
 }
 
 /// What went wrong, as one value that crosses threads and processes.

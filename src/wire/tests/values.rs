@@ -474,6 +474,7 @@ fn the_bytes_of_refused_and_failure() {
     golden::<FailureBody>(bare(ErrorKind::Closed), &format!("0c {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Lagged(300)), &format!("0d fb2c01 {rest}"));
     golden::<FailureBody>(bare(ErrorKind::Cycle(Vec::new())), &format!("0e 00 {rest}"));
+    golden::<FailureBody>(bare(ErrorKind::Cut(300)), &format!("0f fb2c01 {rest}"));
 
     let hop = Origin {
         path: "root".to_owned(),
@@ -585,6 +586,7 @@ fn errors() -> BoxedStrategy<Error> {
         Just(ErrorKind::Closed),
         any::<u64>().prop_map(ErrorKind::Lagged),
         vec(origins(), 0..3).prop_map(ErrorKind::Cycle),
+        any::<u64>().prop_map(ErrorKind::Cut),
     ];
     let leaf = prop_oneof![
         (kinds, ".{0,12}").prop_map(|(kind, message)| Error::new(kind, message)),

@@ -125,6 +125,9 @@ pub(crate) struct Local {
     order: Cell<Above>,
     failed: RefCell<Option<Exit>>,
     drop_wanted: Cell<bool>,
+    /// What is dropped meanwhile is dropped because its grace is over, and what of that was shielded.
+    cutting: Cell<bool>,
+    cut: RefCell<Vec<Error>>,
     /// How many tasks are being polled: more than one where code of a blocking isolate waits.
     running: Cell<u32>,
     lanes: RefCell<Lanes>,
@@ -328,6 +331,8 @@ impl Local {
             order: Cell::new(None),
             failed: RefCell::new(None),
             drop_wanted: Cell::new(false),
+            cutting: Cell::new(false),
+            cut: RefCell::default(),
             running: Cell::new(0),
             lanes: RefCell::default(),
             owed: RefCell::default(),
@@ -594,6 +599,33 @@ impl Local {
 
     /// Drops every task, here and now. Their destructors run; a panic in one is an exit.
     fn drop_tasks(&self) {
+        let cut = self.cut_off(|| self.drop_all_tasks());
+        self.note_left(cut);
+    }
+
+    /// Notes what had to be cut off here or below, for the one above.
+    pub(crate) fn note_left(&self, errors: Vec<Error>) {
+        self.left.borrow_mut().extend(errors);
+    }
+
+    /// Runs `drop`, which drops what has not ended within its grace. Returns what of that was shielded.
+    pub(crate) fn cut_off(&self, drop: impl FnOnce()) -> Vec<Error> {
+        let outer = self.cutting.replace(true);
+        drop();
+        self.cutting.set(outer);
+        std::mem::take(&mut *self.cut.borrow_mut())
+    }
+
+    /// Notes a shielded body that is dropped before it has ended, if that is because its grace is over.
+    pub(crate) fn note_cut(&self, error: impl FnOnce() -> Error) {
+        if self.cutting.get() {
+            let error = error();
+            crate::log::warn!(isolate = %self.shared.life.origin(), %error, "a shielded body was dropped");
+            self.cut.borrow_mut().push(error);
+        }
+    }
+
+    fn drop_all_tasks(&self) {
         self.drop_wanted.set(false);
         let jobs = std::mem::take(&mut *self.state_jobs.borrow_mut());
         let mail = std::mem::take(&mut *self.mail.borrow_mut());
@@ -1170,10 +1202,12 @@ impl Local {
     pub(crate) fn cancel(&self, order: CancelOrder) {
         let deadlines = Deadlines::of(&order);
         let cancel = order.cancel;
-        self.order.set(Some(match self.order.get() {
+        let deadlines = match self.order.get() {
             Some(old) => old.or_before(deadlines),
             None => deadlines,
-        }));
+        };
+        self.order.set(Some(deadlines));
+        self.root_scope.set_grace(deadlines.grace);
         self.shared.life.cancel(cancel.clone());
         self.shared.life.acknowledge();
         if let Some(uplink) = self.uplink.get() {
