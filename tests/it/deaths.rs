@@ -2,7 +2,7 @@
 //! told, and what it had called is cancelled.
 
 use offshoot::prelude::*;
-use offshoot_tests::{Stopwatch, processes};
+use offshoot_tests::{SinceDeath, Stopwatch, processes};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ async fn wait_for_death(target: Portal, after: Duration) -> Result<Option<Durati
         let portal = target.clone();
         let pending = nursery.task(async move { portal.call(never, ()).await.is_err() });
         // Behind the call that never answers.
-        target.call(echo, 0).await?;
+        let dead = SinceDeath::of(target.call(std::process::id, ()).await?)?;
         let _ = target.call(dies, after).await;
         let watch = Stopwatch::start();
         // Short answers, so that one of them comes with the end.
@@ -54,9 +54,9 @@ async fn wait_for_death(target: Portal, after: Duration) -> Result<Option<Durati
             }
         }
         let told = offshoot::timeout(Duration::from_secs(2), pending).await;
-        let took = watch.elapsed().saturating_sub(after);
+        let took = told.is_ok().then(|| dead.elapsed());
         nursery.cancel();
-        Ok(told.is_ok().then_some(took))
+        Ok(took)
     });
     told.await
 }

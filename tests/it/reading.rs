@@ -6,7 +6,7 @@ use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use offshoot::prelude::*;
 use offshoot::{sleep, timeout};
 use offshoot_sys::pidfd::Pidfd;
-use offshoot_tests::{Stopwatch, both, hold, mark, marked, processes};
+use offshoot_tests::{SinceDeath, Stopwatch, both, hold, mark, marked, processes};
 use std::time::Duration;
 
 /// By when what does not depend on a blocked isolate has come.
@@ -125,10 +125,10 @@ processes! {
                 while !marked("blocked") {
                     sleep(Duration::from_millis(1)).await?;
                 }
-                let clock = Stopwatch::start();
+                let dead = SinceDeath::of(pid)?;
                 Pidfd::open(pid as i32)?.kill()?;
                 let exit = p.ended().await;
-                let took = clock.elapsed();
+                let took = dead.elapsed();
                 mark("go");
                 assert!(matches!(exit, offshoot::Exit::Killed { .. }), "{exit}");
                 assert!(took < SOON, "it took {took:?}");

@@ -13,7 +13,7 @@ mod watchdog;
 
 pub use oracle::{Oracle, bystander, forget_bystanders, of_children};
 pub use signs::{Guard, append, held, hold, lines, mark, marked, soon, until};
-pub use stopwatch::Stopwatch;
+pub use stopwatch::{SinceDeath, Stopwatch};
 pub use waiter::{Waiter, waits};
 
 use offshoot::{Builder, Isolation, Result};

@@ -1,5 +1,7 @@
 //! Time as a bound counts it: without what the machine itself took.
 
+use offshoot_sys::pidfd::Pidfd;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -55,6 +57,34 @@ impl Stopwatch {
         let stalled = self.shared.stalled_ns.load(Ordering::Relaxed);
         let passed = self.began.elapsed();
         passed.saturating_sub(Duration::from_nanos(stalled))
+    }
+}
+
+/// Measures from the moment at which a process is dead, as its pidfd says. The kernel kills no process that has no
+/// processor for it, so that on a busy machine the signal comes long before.
+#[derive(Debug)]
+pub struct SinceDeath(JoinHandle<io::Result<Stopwatch>>);
+
+impl SinceDeath {
+    /// Begins to wait for the death of this process.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of(pid: u32) -> io::Result<SinceDeath> {
+        let pidfd = Pidfd::open(i32::try_from(pid).map_err(io::Error::other)?)?;
+        Ok(SinceDeath(std::thread::spawn(move || {
+            while !pidfd.wait_dead(Duration::from_secs(60))? {}
+            Ok(Stopwatch::start())
+        })))
+    }
+
+    /// How long it has been dead, in the sense of [`Stopwatch::elapsed`]. Blocks until it is.
+    ///
+    /// # Panics
+    /// When its pidfd cannot be waited for.
+    pub fn elapsed(self) -> Duration {
+        let waited = self.0.join().expect("no panic");
+        waited.expect("a pidfd").elapsed()
     }
 }
 
