@@ -1,7 +1,7 @@
 //! What a panic of a thread isolate costs: the isolate, or, in a program that is built with `panic = "abort"`, all of it.
 //!
 //! `cargo run --example abort` says that the panic was caught. With `CARGO_PROFILE_DEV_PANIC=abort` the program ends by SIGABRT, and what it has
-//! bound and forked goes with it all the same; `ci/faults` looks.
+//! bound and forked goes with it all the same; `ci/faults` looks. Of a process isolate the message arrives in both.
 
 use offshoot::prelude::*;
 use std::path::PathBuf;
@@ -26,6 +26,17 @@ fn main() -> Result<()> {
                 "bound {} in process {}",
                 path.display(),
                 process.origin().pid
+            );
+            let told = offshoot::nursery(async |nursery| {
+                let other = nursery.spawn(Isolate::named("other").process()).await?;
+                other.call(panics, ()).await
+            });
+            println!(
+                "told of a process: {}",
+                told.await
+                    .expect_err("it panics")
+                    .report()
+                    .replace('\n', " ")
             );
             let thread = nursery.spawn(Isolate::named("thread").thread()).await?;
             let error = thread.call(panics, ()).await.expect_err("it panics");

@@ -5,7 +5,8 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
+use std::time::Duration;
 
 /// Location and backtrace.
 pub(crate) type Place = Option<(Option<String>, Option<String>)>;
@@ -32,6 +33,33 @@ pub(crate) fn put_place(place: Place) {
     LAST.with(|last| *last.borrow_mut() = place);
 }
 
+/// What is told the panic by which this process is about to be aborted.
+static LAST_WORD: OnceLock<Box<dyn Fn(Panic) + Send + Sync>> = OnceLock::new();
+
+/// How long telling it may take: a lock may be held by the thread that panics.
+const LAST_WORD_BOUND: Duration = Duration::from_millis(200);
+
+/// Has panics told before they abort this process, where the program is built so. The first that sets it counts.
+pub(crate) fn tell_before_abort(tell: impl Fn(Panic) + Send + Sync + 'static) {
+    if cfg!(panic = "abort") {
+        let _ = LAST_WORD.set(Box::new(tell));
+    }
+}
+
+/// Tells the last word from another thread, and waits for that.
+fn tell_last_word(panic: Panic) {
+    let (done, told) = std::sync::mpsc::channel();
+    let told_by = std::thread::Builder::new().spawn(move || {
+        if let Some(tell) = LAST_WORD.get() {
+            tell(panic);
+        }
+        let _ = done.send(());
+    });
+    if told_by.is_ok() {
+        let _ = told.recv_timeout(LAST_WORD_BOUND);
+    }
+}
+
 /// Adds our hook in front of the program's own, once per process. It prints nothing itself.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
@@ -40,11 +68,26 @@ pub(crate) fn install() {
         std::panic::set_hook(Box::new(move |info| {
             let isolate = super::local::Local::try_current().is_some()
                 || WORKS_FOR_ISOLATES.try_with(Cell::get).unwrap_or(false);
-            if isolate {
-                let location = info.location().map(ToString::to_string);
+            let last_word = LAST_WORD.get().is_some();
+            let location = || info.location().map(ToString::to_string);
+            let backtrace = || {
                 let backtrace = Backtrace::capture();
-                let backtrace = (backtrace.status() == BacktraceStatus::Captured)
-                    .then(|| backtrace.to_string());
+                (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string())
+            };
+            if last_word {
+                earlier(info);
+                let message = info.payload_as_str();
+                tell_last_word(Panic {
+                    message: message
+                        .unwrap_or("a panic whose payload is no text")
+                        .to_owned(),
+                    location: location(),
+                    backtrace: backtrace(),
+                });
+                return;
+            }
+            if isolate {
+                let (location, backtrace) = (location(), backtrace());
                 // Borrowed only here and in `take`, neither of which panics inside.
                 LAST.with(|last| *last.borrow_mut() = Some((location, backtrace)));
             }

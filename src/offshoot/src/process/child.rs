@@ -28,7 +28,7 @@ use crate::reactor::{Reactor, Readiness};
 use crate::runtime::{Builder, ChildSettings, Runtime, SIGNALS};
 use crate::spec::{Bounds, Sigint};
 use crate::time::nanos;
-use crate::{Cancel, Canceller, Error, ErrorKind, Origin, Result};
+use crate::{Cancel, Canceller, Error, ErrorKind, Exit, Origin, Result};
 use mio::Interest;
 use mio::unix::SourceFd;
 use offshoot_sys::fork::FailedStep;
@@ -414,6 +414,20 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Resul
         .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
     let runtime = Runtime::of_child(boot.tree, &settings, control)?;
     runtime.report_to(link);
+    let last_word = Arc::downgrade(link);
+    panics::tell_before_abort(move |panic| {
+        if let Some(link) = last_word.upgrade() {
+            link.send_value(
+                Kind::Ended,
+                0,
+                &Ended {
+                    exit: Exit::Panicked(panic),
+                    left: Vec::new(),
+                },
+            );
+            link.flush_until(clock::now() + ORPHANED);
+        }
+    });
     let parent = boot.parent.clone();
     link.set_between(&runtime, move || parent.clone());
     let carried = match enclosed {
