@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod counter;
+mod input;
 mod reader;
 mod scanner;
 mod tally;
@@ -27,8 +28,10 @@ use counter::{Counter, Summary};
 use offshoot::prelude::*;
 use reader::{Batch, Reader};
 use std::cell::RefCell;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many tallies are merged into one at a time. Two would be as few steps in a row for each of
@@ -43,6 +46,8 @@ pub const PROBLEMS_MAX: usize = 100;
 #[must_use]
 pub struct Options {
     paths: Vec<PathBuf>,
+    /// Copies of what can be read only once.
+    copies: Vec<Arc<File>>,
     workers: NonZeroUsize,
     top: usize,
 }
@@ -52,6 +57,7 @@ impl Options {
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Options {
         Options {
             paths: paths.into_iter().map(Into::into).collect(),
+            copies: Vec::new(),
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             top: 10,
         }
@@ -61,6 +67,24 @@ impl Options {
     pub fn with_workers(mut self, workers: NonZeroUsize) -> Options {
         self.workers = workers;
         self
+    }
+
+    /// Copies what can be read only once: the standard input, which `-` stands for, and pipes. Blocks until that ends.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the copy not be written; with its path.
+    pub fn with_streams(mut self) -> std::io::Result<Options> {
+        for path in &mut self.paths {
+            let copied = input::copied(path).map_err(|error| {
+                let message = format!("{}: {error}", path.display());
+                std::io::Error::new(error.kind(), message)
+            })?;
+            if let Some((place, copy)) = copied {
+                *path = place;
+                self.copies.push(Arc::new(copy));
+            }
+        }
+        Ok(self)
     }
 
     /// Sets how many of the most frequent words are named. Default 10.
@@ -140,6 +164,7 @@ pub async fn run(options: Options) -> Result<Report> {
 pub async fn run_with(options: Options, progress: impl FnMut(&Progress)) -> Result<Report> {
     let Options {
         paths,
+        copies: _copies,
         workers,
         top,
     } = options;

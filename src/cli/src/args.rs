@@ -1,7 +1,7 @@
 //! The arguments: parsed without effects, then validated into a [`Plan`].
 
-use crate::bench;
-use clap::error::ErrorKind;
+use crate::{bench, log};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use offshoot::reap::{Phase, Reaper};
 use offshoot::{Isolation, TreeId};
@@ -16,6 +16,9 @@ const WORKERS_MAX: u64 = 1_024;
 /// Some minutes of publishing.
 const MESSAGES_MAX: u64 = 1_000_000_000;
 
+/// The variable that stands for `--isolation`.
+const ISOLATION: &str = "OFFSHOOT_ISOLATION";
+
 /// The longest grace, in seconds. More would look like a hang.
 const GRACE_MAX: f64 = 3_600.0;
 
@@ -29,7 +32,7 @@ pub(crate) enum Plan {
     Primes(Isolation, primes::Options),
     Topics(Isolation, topics::Options),
     Bad(Isolation, Bad),
-    Reap(Reaper, Style),
+    Reap(Reaper, Style, Option<TreeId>),
     Bench(bench::Options),
 }
 
@@ -55,6 +58,36 @@ pub(crate) enum Bad {
 
 /// Reads the arguments, and the environment where an option says so.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Plan, clap::Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let named = args
+        .iter()
+        .any(|arg| arg.to_string_lossy().starts_with("--isolation"));
+    let plan = plan(args).map_err(|error| match named {
+        true => error,
+        false => blame_environment(error),
+    })?;
+    let wrong = |message| Cli::command().error(ErrorKind::InvalidValue, message);
+    log::check().map_err(wrong)?;
+    Ok(plan)
+}
+
+/// An isolation that nobody has named on the command line comes from the environment.
+fn blame_environment(error: clap::Error) -> clap::Error {
+    let names = |value: &ContextValue| value.to_string().starts_with("--isolation");
+    let is_isolation = error.get(ContextKind::InvalidArg).is_some_and(names);
+    match std::env::var_os(ISOLATION) {
+        Some(value) if error.kind() == ErrorKind::InvalidValue && is_isolation => {
+            let value = value.to_string_lossy();
+            let message = format!(
+                "the environment variable {ISOLATION} is `{value}`: set it to `thread`, `process` or `serde`, or unset it"
+            );
+            Cli::command().error(ErrorKind::InvalidValue, message)
+        }
+        _ => error,
+    }
+}
+
+fn plan(args: Vec<OsString>) -> Result<Plan, clap::Error> {
     let program = match Cli::try_parse_from(args)?.command {
         Some(Command::Run { program }) => program,
         Some(Command::Reap(reap)) => return Ok(reap.validate()),
@@ -182,7 +215,7 @@ impl Reap {
             true => Style::Json,
             false => Style::Text { dry: self.dry_run },
         };
-        Plan::Reap(reaper, style)
+        Plan::Reap(reaper, style, self.tree)
     }
 }
 
@@ -235,7 +268,7 @@ enum Program {
 #[derive(Args)]
 struct Tree {
     /// What each isolate is
-    #[arg(long, value_enum, env = "OFFSHOOT_ISOLATION", default_value = "thread")]
+    #[arg(long, value_enum, env = ISOLATION, default_value = "thread")]
     isolation: IsolationArg,
 }
 
@@ -293,7 +326,7 @@ impl Workers {
 /// symbolic links are left out, and so are binary files (a NUL in the first 8 KiB).
 #[derive(Args)]
 struct Words {
-    /// Files and directories to read [default: the current directory]
+    /// Files, directories and pipes to read, `-` for the standard input [default: the current directory]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -304,7 +337,7 @@ struct Words {
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
     /// Count by a plain loop on one thread instead, to compare the times with
-    #[arg(long, hide = true)]
+    #[arg(long)]
     baseline: bool,
 }
 

@@ -27,11 +27,17 @@ fn main() -> ExitCode {
     offshoot_benches::floor::enter();
     match args::parse(std::env::args_os()) {
         Err(usage) => print::usage(&usage),
-        Ok(Plan::Reap(reaper, style)) => print::reaped(reaper.run(), style),
+        Ok(Plan::Reap(reaper, style, tree)) => print::reaped(reaper.run(), style, tree),
         Ok(Plan::Bench(options)) => bench::run(options),
         Ok(Plan::List) => print::list(&args::programs()),
-        Ok(Plan::Baseline(options)) => print::words(&words::baseline(options), None),
-        Ok(Plan::Words(isolation, options)) => tree::words(isolation, options, false),
+        Ok(Plan::Baseline(options)) => match options.with_streams() {
+            Ok(options) => print::words(&words::baseline(options), None),
+            Err(error) => print::unreadable(&error),
+        },
+        Ok(Plan::Words(isolation, options)) => match options.with_streams() {
+            Ok(options) => tree::words(isolation, options, false),
+            Err(error) => print::unreadable(&error),
+        },
         Ok(Plan::Welcome(isolation, options)) => tree::words(isolation, options, true),
         Ok(Plan::Primes(isolation, options)) => tree::run(
             isolation,

@@ -1,10 +1,10 @@
 //! What the command prints: results on the standard output, everything else on the standard error.
 
 use crate::args::{Bad, Style};
-use offshoot::Isolation;
 use offshoot::reap::{End, Report, Stray};
+use offshoot::{Isolation, TreeId};
 use serde_json::json;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,12 +37,28 @@ pub(crate) fn err(text: &str) {
 
 /// What clap has to say: help on the standard output, wrong arguments on the standard error.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    let text = error.render().to_string();
+    let text = error.render();
+    let text = |colour: bool| match colour {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
     if error.use_stderr() {
-        err(&text);
+        err(&text(io::stderr().is_terminal() && !is_plain()));
         return ExitCode::from(2);
     }
-    out(&text)
+    out(&text(io::stdout().is_terminal() && !is_plain()))
+}
+
+/// Whether the environment asks for text without colours: <https://no-color.org>, or a terminal that has none.
+fn is_plain() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_set("NO_COLOR") || std::env::var_os("TERM").is_none_or(|term| term == "dumb")
+}
+
+/// A number of things, in words.
+fn several(n: u64, one: &str, many: &str) -> String {
+    let word = if n == 1 { one } else { many };
+    format!("{} {word}", number(n))
 }
 
 /// The programs, one a line.
@@ -70,6 +86,12 @@ pub(crate) fn ended(code: ExitCode) -> ExitCode {
     code
 }
 
+/// What was to be read first, and cannot be.
+pub(crate) fn unreadable(error: &io::Error) -> ExitCode {
+    err(&format!("error: {error}\n"));
+    ExitCode::FAILURE
+}
+
 /// The words, their line of figures and, apart, what could not be read.
 pub(crate) fn words(report: &words::Report, isolation: Option<Isolation>) -> ExitCode {
     let read = &report.read;
@@ -80,10 +102,10 @@ pub(crate) fn words(report: &words::Report, isolation: Option<Isolation>) -> Exi
         text += &format!("{count:>width$}  {word}\n");
     }
     text += &format!(
-        "{} files, {} bytes, {} words ({} different); {}\n",
-        number(read.files),
-        number(read.bytes),
-        number(report.words),
+        "{}, {}, {} ({} different); {}\n",
+        several(read.files, "file", "files"),
+        several(read.bytes, "byte", "bytes"),
+        several(report.words, "word", "words"),
         number(report.distinct),
         figures(
             report.isolates,
@@ -104,8 +126,8 @@ pub(crate) fn words(report: &words::Report, isolation: Option<Isolation>) -> Exi
     }
     if read.binary > 0 {
         err(&format!(
-            "note: {} binary files passed over\n",
-            number(read.binary)
+            "note: {} passed over\n",
+            several(read.binary, "binary file", "binary files")
         ));
     }
     match read.problems_total > 0 && code == ExitCode::SUCCESS {
@@ -121,8 +143,8 @@ pub(crate) fn primes(report: &primes::Report, isolation: Isolation) -> ExitCode 
         text += &format!("{prime}\n");
     }
     text += &format!(
-        "{} primes; {}\n",
-        number(report.count),
+        "{}; {}\n",
+        several(report.count, "prime", "primes"),
         figures(
             report.isolates,
             Some(isolation),
@@ -154,13 +176,14 @@ pub(crate) fn topics(report: &topics::Report, isolation: Isolation) -> ExitCode 
 
 fn figures(isolates: usize, isolation: Option<Isolation>, times: [Duration; 3]) -> String {
     let [spawn, work, teardown] = times.map(|time| format!("{:.1} ms", time.as_secs_f64() * 1e3));
-    let kind = match isolation {
+    let (one, many) = match isolation {
         None => return format!("no isolates: work {work}"),
-        Some(Isolation::Process) => "processes",
-        Some(Isolation::Serde) => "threads through serde",
-        Some(_) => "threads",
+        Some(Isolation::Process) => ("process", "processes"),
+        Some(Isolation::Serde) => ("thread through serde", "threads through serde"),
+        Some(_) => ("thread", "threads"),
     };
-    format!("{isolates} {kind}: spawn {spawn}, work {work}, teardown {teardown}")
+    let isolates = several(isolates as u64, one, many);
+    format!("{isolates}: spawn {spawn}, work {work}, teardown {teardown}")
 }
 
 /// What to try after the first run.
@@ -232,7 +255,11 @@ pub(crate) fn floods(flood: bad_floods::Flood) -> ExitCode {
 }
 
 /// What `reap` found and did.
-pub(crate) fn reaped(report: offshoot::Result<Report>, style: Style) -> ExitCode {
+pub(crate) fn reaped(
+    report: offshoot::Result<Report>,
+    style: Style,
+    asked: Option<TreeId>,
+) -> ExitCode {
     let report = match report {
         Ok(report) => report,
         Err(error) => {
@@ -250,6 +277,13 @@ pub(crate) fn reaped(report: offshoot::Result<Report>, style: Style) -> ExitCode
             for note in &report.notes {
                 err(&format!("note: {}\n", plain(note)));
             }
+            if let Some(TreeId(id)) = asked
+                && report.trees.is_empty()
+            {
+                err(&format!(
+                    "note: no tree of yours has the id {id:016x}; it may have cleaned up after itself\n"
+                ));
+            }
             code
         }
     };
@@ -260,7 +294,7 @@ pub(crate) fn reaped(report: offshoot::Result<Report>, style: Style) -> ExitCode
 }
 
 fn reaped_text(report: &Report, dry: bool) -> String {
-    let (mut text, mut ended, mut removed, mut left) = (String::new(), 0, 0, 0);
+    let (mut text, mut ended, mut removed, mut left) = (String::new(), 0_u64, 0, 0);
     for tree in report.trees.iter().filter(|tree| !tree.alive) {
         text += &format!("dead tree {}\n", plain(&tree.path.display().to_string()));
         for Stray {
@@ -287,8 +321,14 @@ fn reaped_text(report: &Report, dry: bool) -> String {
     let alive = report.trees.iter().filter(|tree| tree.alive).count();
     let would = if dry { "would be " } else { "" };
     text += &format!(
-        "{} dead trees, {alive} alive: {ended} processes {would}ended, {removed} paths {would}removed, {left} left\n",
-        report.trees.len() - alive,
+        "{}, {alive} alive: {} {would}ended, {} {would}removed, {left} left\n",
+        several(
+            (report.trees.len() - alive) as u64,
+            "dead tree",
+            "dead trees"
+        ),
+        several(ended, "process", "processes"),
+        several(removed as u64, "path", "paths"),
     );
     text
 }
@@ -362,6 +402,15 @@ fn number(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::number;
+
+    #[test]
+    fn one_is_one() {
+        let wanted = ["0 files", "1 file", "2 files"];
+        assert_eq!(
+            [0, 1, 2].map(|n| super::several(n, "file", "files")),
+            wanted
+        );
+    }
 
     #[test]
     fn numbers_are_grouped_by_thousands() {

@@ -98,13 +98,43 @@ fn words_are_counted_the_same_by_any_number_of_threads_and_processes() {
             let done = Command::new(&args).arg(dir.path()).run();
             assert_eq!(result(&done.stdout), wanted, "{isolation} {workers}");
             assert_eq!(done.code, Some(0));
-            assert_eq!(done.stderr, "note: 1 binary files passed over\n");
+            assert_eq!(done.stderr, "note: 1 binary file passed over\n");
         }
     }
     let plain = Command::new(&["run", "words", "--top", "4", "--baseline"])
         .arg(dir.path())
         .run();
     assert_eq!(result(&plain.stdout), wanted);
+}
+
+/// By `-`, by the name of a pipe, and by that of the standard input; large enough to be cut into pieces.
+#[test]
+fn words_of_a_pipe_are_counted() {
+    let (text, counts) = text(3 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file.txt");
+    fs::write(&file, &text).unwrap();
+    for isolation in BOTH {
+        let args = ["run", "words", "--isolation", isolation];
+        let wanted = result(&Command::new(&args).arg(&file).run().stdout);
+        for path in ["-", "/dev/stdin"] {
+            let (output, mut input) = std::io::pipe().unwrap();
+            let bytes = text.clone();
+            let writer =
+                std::thread::spawn(move || std::io::Write::write_all(&mut input, bytes.as_bytes()));
+            let mut command = Command::new(&args);
+            command.arg(Path::new(path)).stdin(output.into());
+            let done = command.run();
+            assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+            assert_eq!(result(&done.stdout), wanted, "{path}");
+            drop(command);
+            writer.join().unwrap().unwrap();
+        }
+        assert!(
+            wanted.contains(&format!("({} different)", counts.len())),
+            "{wanted}"
+        );
+    }
 }
 
 #[test]
@@ -133,10 +163,7 @@ fn what_words_cannot_read_is_named_and_the_rest_is_counted() {
         ];
         wanted.sort_unstable();
         assert_eq!(lines, wanted);
-        assert!(
-            done.stdout.contains("1 files, 7 bytes, 2 words"),
-            "{done:?}"
-        );
+        assert!(done.stdout.contains("1 file, 7 bytes, 2 words"), "{done:?}");
     }
 }
 
@@ -229,6 +256,11 @@ fn fails(name: &str, isolation: &str) -> String {
     assert!(millis < 3_000, "{millis} ms");
     let (_, report) = after.split_once("error: ").unwrap();
     assert!(!before.contains("error: "), "{before}");
+    // What a panic says by itself has a name, also on the main thread of a process.
+    assert!(!before.contains("<unnamed>"), "{before}");
+    let named = before.contains("isolate 'root/panics' (");
+    let wanted = (name, isolation) == ("bad_panics", "process");
+    assert_eq!(named, wanted, "{before}");
     report.to_owned()
 }
 
@@ -400,7 +432,7 @@ fn without_arguments_words_runs_here_and_says_how_to_go_on() {
         assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
         assert!(
             done.stdout
-                .starts_with("2  here\n1 files, 10 bytes, 2 words"),
+                .starts_with("2  here\n1 file, 10 bytes, 2 words"),
             "{}",
             done.stdout
         );
@@ -431,10 +463,34 @@ fn wrong_arguments_are_told_apart_from_failures() {
     }
     let mut command = Command::new(&[]);
     command.env("OFFSHOOT_ISOLATION", "fiber");
-    assert_eq!(command.run().code, Some(2));
+    let done = command.run();
+    assert_eq!(done.code, Some(2));
+    assert!(
+        done.stderr.contains("OFFSHOOT_ISOLATION is `fiber`")
+            && !done.stderr.contains("--isolation"),
+        "{}",
+        done.stderr
+    );
+    // One that is named counts, whatever the environment says, and is what is blamed.
+    let mut command = Command::new(&["run", "primes", "10", "--isolation", "fiber"]);
+    command.env("OFFSHOOT_ISOLATION", "banana");
+    let done = command.run();
+    assert!(
+        done.stderr.contains("--isolation") && done.stderr.contains("fiber"),
+        "{}",
+        done.stderr
+    );
+    for level in ["banana", "debug,banana", "offshoot=banana"] {
+        let mut command = Command::new(&["run", "primes", "10"]);
+        command.env("OFFSHOOT_LOG", level);
+        let done = command.run();
+        assert_eq!(done.code, Some(2), "{level}");
+        let told = format!("OFFSHOOT_LOG is `{level}`");
+        assert!(done.stderr.contains(&told), "{}", done.stderr);
+    }
     let help = Command::new(&["run", "words", "--help"]).run();
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
-    assert!(help.stdout.contains("--workers") && !help.stdout.contains("--baseline"));
+    assert!(help.stdout.contains("--workers") && help.stdout.contains("--baseline"));
 }
 
 #[test]

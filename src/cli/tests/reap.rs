@@ -538,6 +538,8 @@ fn a_tree_that_was_killed_whole_is_cleaned_up_kind_by_kind() {
             done.out
         );
         assert!(done.out.starts_with("0 dead trees"), "{}", done.out);
+        let told = "no tree of yours has the id 0123456789abcdef";
+        assert_eq!(done.err.contains(told), !args.is_empty(), "{}", done.err);
     }
     // By the mark alone, without a directory and from another place.
     let done = elsewhere.reap(&["--all", "--dry-run"]);
@@ -773,7 +775,7 @@ fn whoever_asks_is_spared() {
     let output = scene.here(&mut shell).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("code 0"), "{text}");
-    assert!(text.contains("1 processes ended"), "{text}");
+    assert!(text.contains("1 process ended"), "{text}");
 }
 
 /// The directory of a tree that lives may have been removed by somebody.

@@ -9,7 +9,7 @@
 //! What cannot be had before `main`, on stable Rust, and is so in the forkserver and in all its children:
 //! - std's handler for stack overflow, and with it the alternate signal stack of every thread: an overflow ends in a bare SIGSEGV with no
 //!   message;
-//! - the main thread's name: panics in it say `<unnamed>`;
+//! - the main thread's name: panics in it say `<unnamed>`, but for those of an isolate;
 //! - the arguments of the program that asked: `std::env::args` gives one, the forkserver's own name.
 
 use crate::process;

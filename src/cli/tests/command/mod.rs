@@ -79,6 +79,10 @@ impl Command {
         self.command.env(key, value);
     }
 
+    pub(crate) fn stdin(&mut self, stdin: Stdio) {
+        self.command.stdin(stdin);
+    }
+
     /// Its working directory.
     pub(crate) fn directory(&self) -> PathBuf {
         self.place.path("cwd")

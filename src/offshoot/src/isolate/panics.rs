@@ -4,7 +4,8 @@ use crate::Panic;
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
@@ -60,11 +61,51 @@ fn tell_last_word(panic: Panic) {
     }
 }
 
-/// Adds our hook in front of the program's own, once per process. It prints nothing itself.
+/// This process was forked for an isolate: its main thread has no name, and no hook is the program's when ours is added.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Has panics on the main thread of this process told under the name of its isolate. `std` has none for it.
+pub(crate) fn name_main_thread() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
+/// Prints what `std` prints of a panic, with the isolate's name in place of the thread's, where that thread has none.
+fn print_named(info: &PanicHookInfo<'_>) -> bool {
+    if !FORKED.load(Ordering::Relaxed) || std::thread::current().name().is_some() {
+        return false;
+    }
+    let Some(local) = super::local::Local::try_current() else {
+        return false;
+    };
+    let isolate = local.shared.life.origin().path;
+    let pid = std::process::id();
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let message = info
+        .payload_as_str()
+        .unwrap_or("a panic whose payload is no text");
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("stack backtrace:\n{backtrace}"),
+        _ => "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace"
+            .to_owned(),
+    };
+    offshoot_sys::say::report(&format!(
+        "\nisolate '{isolate}' ({pid}) panicked at {place}:\n{message}\n{backtrace}\n"
+    ));
+    true
+}
+
+/// Adds our hook in front of the program's own, once per process. It prints nothing itself, but on the main thread of a
+/// process isolate.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let earlier = std::panic::take_hook();
+        let before = std::panic::take_hook();
+        let earlier = move |info: &PanicHookInfo<'_>| {
+            if !print_named(info) {
+                before(info);
+            }
+        };
         std::panic::set_hook(Box::new(move |info| {
             let isolate = super::local::Local::try_current().is_some()
                 || WORKS_FOR_ISOLATES.try_with(Cell::get).unwrap_or(false);

@@ -173,6 +173,7 @@ fn rehearse() -> Result<()> {
     let mut bytes = Vec::new();
     codec::encode_into(&settings, &mut bytes).map_err(Error::other)?;
     let settings: ChildSettings = codec::decode(&bytes).map_err(Error::other)?;
+    panics::name_main_thread();
     let runtime = Runtime::rehearsed(&settings)?;
     let origin = Origin {
         path: "root/rehearsal".to_owned(),
@@ -412,6 +413,7 @@ fn prepare((boot, enclosed): First, control: OwnedFd, link: &Arc<Link>) -> Resul
     }
     let settings: ChildSettings = codec::decode(&boot.settings)
         .map_err(|error| Error::new(ErrorKind::Protocol, format!("the settings: {error}")))?;
+    panics::name_main_thread();
     let runtime = Runtime::of_child(boot.tree, &settings, control)?;
     runtime.report_to(link);
     let last_word = Arc::downgrade(link);
