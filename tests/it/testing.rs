@@ -53,6 +53,43 @@ both! {
         assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
     }
 
+    /// As two tests of one binary: what the other one has is not counted, and left alone.
+    fn what_another_test_has_is_none_of_this_ones(t: T) {
+        let mut child = None;
+        let other = t.builder().start(async || {
+            offshoot::nursery(async |nursery| {
+                nursery.spawn("other").await?.call(hang, ()).await?
+            }).await
+        }).expect("a tree");
+        let result = testing::within_of(t.builder(), LONG, async || {
+            offshoot::nursery(async |nursery| {
+                let one = nursery.spawn("one").await?;
+                one.call(double, 4).await
+            }).await
+        });
+        // As if begun meanwhile.
+        let during = testing::within_of(t.builder(), LONG, async || {
+            let begun = Command::new("sleep").arg("1000").spawn()?;
+            let file = File::open("/dev/zero")?;
+            std::thread::Builder::new().name("beside".to_owned()).spawn(|| std::thread::sleep(SHORT * 10))?;
+            Ok((begun, file))
+        });
+        let kept = during.map(|(begun, file)| {
+            child = Some(begun);
+            file
+        });
+        let lives = child.as_mut().map(|child| child.try_wait().expect("a child").is_none());
+        if let Some(child) = &mut child {
+            child.kill().expect("it is there");
+            child.wait().expect("a child");
+        }
+        assert_eq!(result.expect("nothing is left"), 8);
+        kept.expect("nothing of the tree is left");
+        assert_eq!(lives, Some(true), "it was killed");
+        other.handle().cancel();
+        assert!(other.wait().expect_err("it hangs").is_cancelled());
+    }
+
     async fn what_runs_away_is_named(_t: T) {
         offshoot::nursery(async |nursery| {
             let busy = nursery.spawn("busy").await?;

@@ -152,6 +152,7 @@ pub fn dump_all() -> Vec<String> {
 
 /// An isolate of this process, or one that is a process and belongs to one of this process.
 pub(crate) struct Inhabitant {
+    pub(crate) tree: TreeId,
     pub(crate) id: IsolateId,
     /// Its thread, or its process.
     pub(crate) runs: Runs,
@@ -182,6 +183,7 @@ pub(crate) fn inhabitants() -> Vec<Inhabitant> {
             let gone = isolate.status.gone.load(Ordering::Acquire);
             if let Some(tid) = isolate.tid().filter(|_| abandoned || !gone) {
                 found.push(Inhabitant {
+                    tree: tree.tree,
                     id: isolate.life.identity().id,
                     runs: Runs::Thread(tid),
                     who: isolate.life.describe(),
@@ -190,6 +192,7 @@ pub(crate) fn inhabitants() -> Vec<Inhabitant> {
             }
             let processes = isolate.family.lock().processes();
             found.extend(processes.into_iter().map(|(id, pid, who)| Inhabitant {
+                tree: tree.tree,
                 id,
                 runs: Runs::Process(pid),
                 who,

@@ -2,6 +2,7 @@
 
 use super::places;
 use crate::janitor;
+use crate::mark::{Looked, Mark};
 use crate::reap::{self, InUse, Reaper};
 use crate::runtime::{self, Runs};
 use crate::{IsolateId, Result, TreeId};
@@ -24,9 +25,10 @@ const SHARED_MEMORY: &str = "/dev/shm";
 pub struct Census {
     /// By id and start, which together are not used again.
     processes: BTreeMap<(i32, u64), String>,
-    threads: BTreeMap<i32, String>,
+    /// With their tree, where they are isolates.
+    threads: BTreeMap<i32, (String, Option<TreeId>)>,
     descriptors: BTreeMap<i32, String>,
-    isolates: BTreeMap<IsolateId, String>,
+    isolates: BTreeMap<IsolateId, (String, TreeId)>,
     maps: usize,
     /// Mappings that are shared, by what is mapped, and how many there are of each.
     shared: BTreeMap<String, usize>,
@@ -62,6 +64,8 @@ pub struct Leak {
     kind: Kind,
     what: String,
     cleaning: Cleaning,
+    /// Whose it is, where that is known.
+    tree: Option<TreeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl Census {
             isolates: inhabitants
                 .iter()
                 .filter(|one| !one.abandoned)
-                .map(|one| (one.id, one.who.clone()))
+                .map(|one| (one.id, (one.who.clone(), one.tree)))
                 .collect(),
             shared: shared(&all_maps),
             processes: processes()
@@ -100,7 +104,11 @@ impl Census {
                 .into_iter()
                 .map(|tid| {
                     let name = name_of(process::id(), tid);
-                    (tid, name + &who(Runs::Thread(tid)))
+                    let mut its = inhabitants
+                        .iter()
+                        .filter(|one| one.runs == Runs::Thread(tid));
+                    let tree = its.next().map(|one| one.tree);
+                    (tid, (name + &who(Runs::Thread(tid)), tree))
                 })
                 .collect(),
             descriptors: descriptors(),
@@ -139,29 +147,34 @@ impl Census {
     pub fn leaks(&self) -> Vec<Leak> {
         let now = Census::now();
         let mut leaks = Vec::new();
-        let mut add = |kind, what, cleaning| {
+        let mut add = |kind, what, cleaning, tree| {
             leaks.push(Leak {
                 kind,
                 what,
                 cleaning,
+                tree,
             })
         };
         for ((pid, start), command) in &now.processes {
             if !self.processes.contains_key(&(*pid, *start)) {
                 let what = format!("pid {pid}: {command}");
-                add(Kind::Process, what, Cleaning::Process(*pid, *start));
+                let tree = match Mark::look(*pid) {
+                    Ok(Looked::Marked(mark)) => tree_at(&mark.tree),
+                    _ => None,
+                };
+                add(Kind::Process, what, Cleaning::Process(*pid, *start), tree);
             }
         }
-        for (id, who) in &now.isolates {
+        for (id, (who, tree)) in &now.isolates {
             if !self.isolates.contains_key(id) {
-                add(Kind::Isolate, who.clone(), Cleaning::Nothing);
+                add(Kind::Isolate, who.clone(), Cleaning::Nothing, Some(*tree));
             }
         }
-        for (tid, name) in &now.threads {
+        for (tid, (name, tree)) in &now.threads {
             if !self.threads.contains_key(tid) {
                 let waits = offshoot_sys::thread::wait_channel(*tid);
                 let what = format!("{name} (tid {tid}), in {waits}");
-                add(Kind::Thread, what, Cleaning::Nothing);
+                add(Kind::Thread, what, Cleaning::Nothing, *tree);
             }
         }
         for (fd, target) in &now.descriptors {
@@ -171,14 +184,15 @@ impl Census {
                     false => Kind::Descriptor,
                 };
                 let made = made(places::of(*fd));
-                add(kind, format!("{fd}: {target}{made}"), Cleaning::Nothing);
+                let what = format!("{fd}: {target}{made}");
+                add(kind, what, Cleaning::Nothing, None);
             }
         }
         for (what, many) in &now.shared {
             let before = self.shared.get(what).copied().unwrap_or(0);
             if *many > before {
                 let text = format!("{what}, {} more", many - before);
-                add(Kind::Mapping, text, Cleaning::Nothing);
+                add(Kind::Mapping, text, Cleaning::Nothing, None);
             }
         }
         let new_memory: Vec<_> = now.memory.difference(&self.memory).collect();
@@ -191,13 +205,15 @@ impl Census {
                 if identity.is_ok_and(|identity| !others.is_seen(&identity)) {
                     let made = made(places::of_path(path));
                     let what = format!("{}{made}", path.display());
-                    add(Kind::SharedMemory, what, Cleaning::Memory(path.clone()));
+                    let cleaning = Cleaning::Memory(path.clone());
+                    add(Kind::SharedMemory, what, cleaning, None);
                 }
             }
         }
         for path in now.trees.difference(&self.trees) {
             let what = path.display().to_string();
-            add(Kind::Tree, what, Cleaning::Tree(path.clone()));
+            let cleaning = Cleaning::Tree(path.clone());
+            add(Kind::Tree, what, cleaning, tree_at(path));
         }
         leaks
     }
@@ -207,6 +223,11 @@ impl Leak {
     /// What kind of thing it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it is known to be of this tree.
+    pub(super) fn is_of(&self, tree: TreeId) -> bool {
+        self.tree == Some(tree)
     }
 
     /// Cleans it up where nothing can come of that but order: a process is killed and, if it is a child of this one, reaped; a name of shared
@@ -251,12 +272,16 @@ impl fmt::Display for Leak {
 }
 
 fn reap_tree(path: &Path) -> Result<()> {
-    let id = path.file_name().and_then(|name| name.to_str());
-    let id = id.and_then(|id| u64::from_str_radix(id, 16).ok());
-    if let Some(id) = id {
-        Reaper::new().tree(TreeId(id)).run()?;
+    if let Some(tree) = tree_at(path) {
+        Reaper::new().tree(tree).run()?;
     }
     Ok(())
+}
+
+/// The tree whose directory this is.
+fn tree_at(path: &Path) -> Option<TreeId> {
+    let id = path.file_name()?.to_str()?;
+    u64::from_str_radix(id, 16).ok().map(TreeId)
 }
 
 /// The processes below this one.
