@@ -431,7 +431,10 @@ impl<T> Slot<T> {
         if error.is_cancelled() && core.scope.cancelled().is_some() {
             return;
         }
-        if detached || core.closed.get() || error.is_cancelled() {
+        // Of a value that serde does not know, only its type is: the error may be the cancellation.
+        let is_unknown = offshoot_wire::as_plain_result(value).is_none();
+        let may_be_cancelled = is_unknown && core.scope.cancelled().is_some();
+        if detached || core.closed.get() || error.is_cancelled() || may_be_cancelled {
             crate::log::warn!(%isolate, task = %self.place, %error, "a task failed, and nobody waits for it");
             return;
         }
