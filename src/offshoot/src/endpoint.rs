@@ -23,11 +23,15 @@ use std::marker::PhantomData;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another isolate",
     label = "not a payload",
-    note = "a payload is owned and `Send`, and has `#[derive(Serialize, Deserialize)]`",
+    note = "a payload is owned and `Send`, and it and each type inside of it has `#[derive(Serialize, Deserialize)]`",
+    note = "in place of `Box<dyn Error>` return `offshoot::Error`, into which `?` and `Error::other` make any other",
+    note = "a method, which takes `&mut` of the isolate's state, is given to `ask` or `tell` in place of `call`",
     note = "what must not or cannot be serialized stays in this process: give it to `run` or `with` of a `LocalPortal`, or as a state to `Nursery::start_local`"
 )]
 pub trait Payload: Serialize + DeserializeOwned + Send + 'static {}
 
+// Without this, the compiler speaks of what serde lacks for a part of it, and of nothing else.
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Payload for T {}
 
 /// A function that can be called on an isolate: `async fn(A, B) -> R` or `fn(A, B) -> R`.
