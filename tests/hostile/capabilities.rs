@@ -668,7 +668,7 @@ processes! {
                 let died: Result<()> = offshoot::nursery(async |inner| {
                     let giver = inner.spawn("giver").await?;
                     let args = ((*directory).clone(), (*vault).clone());
-                    let _gives = nursery.task(giver.call(give_for_ever, args));
+                    nursery.task(giver.call(give_for_ever, args)).detach();
                     let seen = lines("given").len();
                     soon("some are given", || lines("given").len() > seen + 20).await?;
                     kill(giver.origin().pid);

@@ -106,6 +106,7 @@ pub(crate) fn main(cases: &[Case]) -> ExitCode {
     if let Ok(name) = std::env::var(CASE) {
         return be(cases, &name);
     }
+    offshoot_tests::heed_signals();
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {

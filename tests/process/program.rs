@@ -408,7 +408,9 @@ async fn hold_addresses(name: String) -> Result<()> {
 fn holds<'scope>(nursery: &'scope Nursery<'scope, '_>, portal: &Portal<impl Sized + 'static>) {
     let portal = portal.clone();
     let name = portal.name().to_owned();
-    drop(nursery.task(async move { portal.call(hold_addresses, name).await }));
+    nursery
+        .task(async move { portal.call(hold_addresses, name).await })
+        .detach();
 }
 
 /// Starts processes that bind, and cancels them, one after the other, at whatever point they are.

@@ -72,7 +72,9 @@ fn one(threads: u32) -> bool {
             let (mut top, mut tracing) = (None, None);
             let result = offshoot::nursery(async |nursery| {
                 let p = nursery.spawn(Isolate::named("top").process()).await?;
-                drop(nursery.task(p.call(has_a_leaf, (threads, said.clone()))));
+                nursery
+                    .task(p.call(has_a_leaf, (threads, said.clone())))
+                    .detach();
                 let pid = loop {
                     match std::fs::read_to_string(&said) {
                         Ok(pid) => break pid,

@@ -110,7 +110,17 @@ fn inside(t: T, body: impl FnOnce(T)) {
     oracle.check();
 }
 
+/// Has what is started from here end by the signals of a terminal: `nohup`, and a shell that starts a job in the background, have this program ignore
+/// them, and what it starts.
+pub fn heed_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: sets no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 fn outside(name: &str) {
+    heed_signals();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     // Short, because socket paths are.

@@ -166,6 +166,11 @@ impl Scene {
     }
 
     fn within(dir: tempfile::TempDir) -> Scene {
+        // Ignored by a program that `nohup`, or a shell in the background, has started, and by what that starts.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: sets no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         for sub in ["run", "tmp", "files"] {
             fs::create_dir(dir.path().join(sub)).unwrap();
             fs::set_permissions(dir.path().join(sub), fs::Permissions::from_mode(0o700)).unwrap();

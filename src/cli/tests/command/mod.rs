@@ -46,6 +46,11 @@ pub(crate) struct Done {
 impl Command {
     pub(crate) fn new(args: &[&str]) -> Command {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Ignored by a program that `nohup`, or a shell in the background, has started, and by what that starts.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: sets no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             mark: format!("OFFSHOOT_TEST_MARK={}-{number}", std::process::id()),
