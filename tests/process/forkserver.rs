@@ -187,6 +187,39 @@ pub(crate) fn stopped() {
     assert!(oracle::own_tree_files().is_empty());
 }
 
+/// Those who wait for an isolate that crashes meanwhile are told so at once, and how. (F15)
+pub(crate) fn a_crash_while_it_is_stopped() {
+    oracle::watch_stalls();
+    let run = offshoot::run(async || {
+        offshoot::nursery(async |nursery| {
+            let one = nursery
+                .start(Isolate::named("one").process(), Count::default())
+                .await?;
+            assert_eq!(one.ask(Count::add, 3).await?, 3);
+            let server = forkserver();
+            kill(&server, libc::SIGSTOP);
+            let stopped = || offshoot_sys::process::is_stopped(server.pid);
+            assert!(oracle::within(PATIENCE, stopped));
+            let began = clock::now();
+            offshoot_sys::pidfd::Pidfd::open(one.origin().pid)?.signal(libc::SIGSEGV)?;
+            let error = one.call(hang, ()).await.expect_err("it was killed");
+            let now = clock::now();
+            assert!(
+                now - began < TOLD + oracle::stalled(began, now),
+                "after {} ms",
+                (now - began) / 1_000_000
+            );
+            assert!(error.report().contains("SIGSEGV"), "{}", error.report());
+            kill(&server, libc::SIGCONT);
+            Ok(())
+        })
+        .await
+    });
+    let error = run.expect_err("one has crashed");
+    assert!(error.report().contains("SIGSEGV"), "{}", error.report());
+    assert!(oracle::own_tree_files().is_empty());
+}
+
 /// It goes on when another one has taken its place: what it was asked for meanwhile is not there twice, and it reports on. (F15)
 pub(crate) fn stopped_for_a_while() {
     let builder = offshoot::Builder::new().reserve_processes(0);

@@ -22,6 +22,7 @@ mod rights;
 mod root_death;
 mod signals;
 mod spawn_faults;
+mod storm;
 mod strangers;
 mod surroundings;
 mod traced;
@@ -55,6 +56,10 @@ const CASES: &[Case] = &[
     case(
         "forkserver::f15_stopped_for_a_while",
         forkserver::stopped_for_a_while,
+    ),
+    case(
+        "forkserver::f15_a_crash_while_it_is_stopped",
+        forkserver::a_crash_while_it_is_stopped,
     ),
     case(
         "forkserver::f14_killed_during_a_spawn",
@@ -221,6 +226,7 @@ const CASES: &[Case] = &[
         "surroundings::what_c_has_buffered_is_written",
         surroundings::what_c_has_buffered_is_written,
     ),
+    case("storm::a_tree_of_fourteen", storm::a_tree_of_fourteen),
     case(
         "strangers::end_with_their_isolate",
         strangers::end_with_their_isolate,

@@ -258,6 +258,7 @@ pub(crate) fn main() -> Option<ExitCode> {
         "flood-deaf" => offshoot::main(crate::flood::deaf),
         "headless" => offshoot::main(crate::strangers::headless),
         "without-head" => crate::strangers::lose_head(),
+        "storm" => offshoot::main(crate::storm::tree),
         "strangers" => offshoot::main(crate::strangers::by_isolate),
         "brief" => offshoot::main(crate::strangers::brief),
         "bereft" => offshoot::main(crate::strangers::bereft),
@@ -405,7 +406,10 @@ async fn hold_addresses(name: String) -> Result<()> {
 }
 
 /// Lets an isolate hold addresses for as long as it lives.
-fn holds<'scope>(nursery: &'scope Nursery<'scope, '_>, portal: &Portal<impl Sized + 'static>) {
+pub(crate) fn holds<'scope>(
+    nursery: &'scope Nursery<'scope, '_>,
+    portal: &Portal<impl Sized + 'static>,
+) {
     let portal = portal.clone();
     let name = portal.name().to_owned();
     nursery
@@ -490,7 +494,7 @@ async fn busy() -> Result<()> {
 }
 
 /// Waits for the threads of [`wait_on`]: the process may end right after, and they have to have said their word before.
-fn join(waiting: impl IntoIterator<Item = JoinHandle<()>>) {
+pub(crate) fn join(waiting: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in waiting {
         thread.join().expect("it only prints");
     }

@@ -93,6 +93,18 @@ impl Pidfd {
         (info.mask & INFO_EXIT != 0).then(|| Status::from_wait(info.exit_code))
     }
 
+    /// How it ended, before anybody has reaped it; `pid` is its id. `None` if it runs or is reaped, if it exited with 0, or if this process may not
+    /// know, which looks the same.
+    pub fn unreaped_status(&self, pid: i32) -> Option<Status> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let field = |number| crate::procfs::stat_field(&stat, number);
+        let code: i32 = field(52)?.parse().ok()?;
+        let is_dead = field(3) == Some("Z") && code != 0;
+        // One that was reaped meanwhile takes no signal, and what was read may be another's.
+        let is_it = is_dead && self.signal(0).ok()?;
+        is_it.then(|| Status::from_wait(code))
+    }
+
     /// Reaps it, if it is a child of this process and has ended; `None` while it runs. Never blocks.
     ///
     /// # Errors
@@ -196,14 +208,20 @@ mod tests {
 
     #[test]
     fn kill_is_seen_and_the_dead_cannot_be_signalled() {
-        let (_child, pidfd) = child("exec sleep 1000");
+        let (child, pidfd) = child("exec sleep 1000");
         assert!(!pidfd.is_dead());
+        assert_eq!(pidfd.unreaped_status(child.id() as i32), None);
         assert_eq!(pidfd.reap().unwrap(), None);
         assert_eq!(pidfd.status(), None);
         assert!(!pidfd.wait_dead(Duration::from_millis(5)).unwrap());
         assert!(pidfd.kill().unwrap());
         assert!(pidfd.wait_dead(Duration::from_secs(20)).unwrap());
         assert!(pidfd.is_dead());
+        let killed = Status::Signaled {
+            signal: libc::SIGKILL,
+            core: false,
+        };
+        assert_eq!(pidfd.unreaped_status(child.id() as i32), Some(killed));
         assert_eq!(
             pidfd.reap().unwrap(),
             Some(Status::Signaled {
@@ -212,6 +230,7 @@ mod tests {
             })
         );
         assert!(!pidfd.signal(0).unwrap());
+        assert_eq!(pidfd.unreaped_status(child.id() as i32), None);
         assert_eq!(
             Pidfd::open(i32::MAX).unwrap_err().raw_os_error(),
             Some(libc::ESRCH)

@@ -8,7 +8,7 @@
 //! keys would become every child's.
 
 use super::child;
-use super::protocol::{self, Asker, Event, Request, Verdict};
+use super::protocol::{self, Asker, End, Event, Request, Verdict};
 use crate::janitor::{GrantedDir, ProcessKey, TreeDir, cgroups};
 use crate::mark::{CHANGE_MAX, LOOK_AGAIN, Looked, Mark};
 use mio::unix::SourceFd;
@@ -1079,6 +1079,9 @@ impl Server {
         };
         child.ended = Some(status);
         let peer = child.peer;
+        let died = child
+            .claim
+            .map(|claim| (claim, child.killed.clone(), child.tracer));
         let _ = self
             .poll
             .registry()
@@ -1092,6 +1095,11 @@ impl Server {
             let blank = token as u64;
             self.send(self.root, &Event::Gone { blank }, Vec::new());
             self.plan_refill(REFILL_DEAD);
+        }
+        // At once: what is left to do may take long.
+        if let Some((Claim { owner, request }, why, tracer)) = died {
+            let end = End::new(status, why, tracer);
+            self.send(owner, &Event::Died { request, end }, Vec::new());
         }
         // What it owned ends with it.
         let owned: Vec<usize> = self
@@ -1196,27 +1204,9 @@ impl Server {
     }
 
     /// Tells an owner how one of its own has ended.
-    fn report(&mut self, (claim, status, why, tracer): Ended) {
-        let Claim { owner, request } = claim;
-        let event = match status {
-            Status::Exited(code) => Event::Exited {
-                request,
-                signal: false,
-                code,
-                core: false,
-                why,
-                tracer,
-            },
-            Status::Signaled { signal, core } => Event::Exited {
-                request,
-                signal: true,
-                code: signal,
-                core,
-                why,
-                tracer,
-            },
-        };
-        self.send(owner, &event, Vec::new());
+    fn report(&mut self, (Claim { owner, request }, status, why, tracer): Ended) {
+        let end = End::new(status, why, tracer);
+        self.send(owner, &Event::Exited { request, end }, Vec::new());
     }
 
     /// Ends all that a dead child has started and that is still in its control group.

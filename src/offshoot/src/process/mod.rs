@@ -33,6 +33,7 @@ use offshoot_sys::{clock, signal, socket};
 use offshoot_wire::codec;
 use offshoot_wire::frame::{CancelOrder, Ended, Kind};
 use parking_lot::Mutex;
+use protocol::End;
 use spawn::Outputs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
@@ -381,17 +382,40 @@ impl Process {
             return;
         }
         let mut why = format!("it is traced by {tracer}, which has not waited for it");
-        crate::log::warn!(isolate = %self.life.origin(), "a process stays a zombie: {why}");
-        let killed = &mut self.state.lock().killed;
-        if let Some(killed) = killed {
-            why = format!("{killed}; {why}");
+        {
+            let killed = &mut self.state.lock().killed;
+            match killed {
+                // Of its death, and again of its end.
+                Some(killed) if killed.ends_with(&why) => return,
+                Some(killed) => why = format!("{killed}; {why}"),
+                None => {}
+            }
+            *killed = Some(why.clone());
         }
-        *killed = Some(why);
+        crate::log::warn!(isolate = %self.life.origin(), "a process stays a zombie: {why}");
     }
 
-    /// The forkserver has killed it, for this reason.
-    pub(crate) fn was_killed(&self, why: String) {
-        self.state.lock().killed.get_or_insert(why);
+    /// What the forkserver says of its end.
+    pub(crate) fn note_end(&self, end: End) {
+        if let Some(why) = end.why {
+            self.state.lock().killed.get_or_insert(why);
+        }
+        self.note_tracer(end.tracer);
+    }
+
+    /// The forkserver has reaped it. No code of it runs any more, so that its end is told at once; it is gone once it is swept.
+    pub(crate) fn died(&self, end: End) {
+        let status = end.status();
+        self.note_end(end);
+        let exit = {
+            let state = self.state.lock();
+            match (&state.ended, state.over) {
+                (None, false) => exit_of(status, state.killed.clone()),
+                // It has been told.
+                _ => return,
+            }
+        };
+        self.announce(exit).tell();
     }
 
     /// As [`kill`](Process::kill), for under a lock. Also how long its memory may take to be freed, in
@@ -462,19 +486,7 @@ impl Process {
         let (exit, left) = match (ended, status) {
             // Its own word counts, also if it was killed while it ended.
             (Some(ended), _) => (ended.exit, ended.left),
-            (None, pidfd::Status::Signaled { signal, core }) => {
-                let why = killed.filter(|_| signal == signal::SIGKILL);
-                (
-                    Exit::Killed {
-                        signal,
-                        name: signal::name(signal),
-                        core,
-                        why,
-                    },
-                    Vec::new(),
-                )
-            }
-            (None, pidfd::Status::Exited(code)) => (Exit::Exited { code }, Vec::new()),
+            (None, status) => (exit_of(status, killed), Vec::new()),
         };
         self.finish(exit, left);
     }
@@ -491,6 +503,8 @@ impl Process {
                     core: false,
                     why: Some(why.to_owned()),
                 };
+                // Unless that was told before.
+                let exit = self.life.exit().cloned().unwrap_or(exit);
                 self.finish(exit, Vec::new());
             }
         }
@@ -540,6 +554,19 @@ impl Process {
             },
             Vec::new(),
         );
+    }
+}
+
+/// How one has ended that has not said so itself, and why it was killed, if it was.
+fn exit_of(status: pidfd::Status, killed: Option<String>) -> Exit {
+    match status {
+        pidfd::Status::Signaled { signal, core } => Exit::Killed {
+            signal,
+            name: signal::name(signal),
+            core,
+            why: killed.filter(|_| signal == signal::SIGKILL),
+        },
+        pidfd::Status::Exited(code) => Exit::Exited { code },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{Error, ErrorKind, Result};
 use offshoot_sys::fork::{self, Limit};
+use offshoot_sys::pidfd::Status;
 use offshoot_sys::surroundings::{Attribute, Variable};
 use offshoot_sys::{process, socket};
 use offshoot_wire::codec;
@@ -251,20 +252,51 @@ pub(crate) enum Event {
         error: String,
         errno: Option<i32>,
     },
-    /// It is dead, reaped (but for a tracer) and swept; so is all that it owned.
-    Exited {
-        request: u64,
-        signal: bool,
-        code: i32,
-        core: bool,
-        /// Why it was killed, if the forkserver has done that.
-        why: Option<String>,
-        /// The thread that traces it and has not waited for it, so that it cannot be reaped; else 0.
-        tracer: i32,
-    },
+    /// It is dead and reaped, but for a tracer: whoever waits for it waits no more.
+    Died { request: u64, end: End },
+    /// It is swept, too, what it had started has ended, and so has all that it owned.
+    Exited { request: u64, end: End },
     /// The bind table and the private directory follow, if this was the first time.
     /// The answer to a `Grant`, too.
     Enrolled { key: u64, error: Option<Refusal> },
+}
+
+/// How a process has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct End {
+    pub(crate) signal: bool,
+    pub(crate) code: i32,
+    pub(crate) core: bool,
+    /// Why it was killed, if the forkserver has done that.
+    pub(crate) why: Option<String>,
+    /// The thread that traces it and has not waited for it, so that it cannot be reaped; else 0.
+    pub(crate) tracer: i32,
+}
+
+impl End {
+    pub(crate) fn new(status: Status, why: Option<String>, tracer: i32) -> End {
+        let (signal, code, core) = match status {
+            Status::Exited(code) => (false, code, false),
+            Status::Signaled { signal, core } => (true, signal, core),
+        };
+        End {
+            signal,
+            code,
+            core,
+            why,
+            tracer,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self.signal {
+            true => Status::Signaled {
+                signal: self.code,
+                core: self.core,
+            },
+            false => Status::Exited(self.code),
+        }
+    }
 }
 
 /// Why there is no bind table, or not for that directory.

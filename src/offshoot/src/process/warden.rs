@@ -8,7 +8,7 @@ use super::child::hex;
 use super::forkserver;
 use super::inlet::{self, Reading};
 use super::link::{Beside, Read, read_frames};
-use super::protocol::{self, Event, Refusal, Request};
+use super::protocol::{self, End, Event, Refusal, Request};
 use super::{Process, decode_body};
 use crate::inspect::Blocked;
 use crate::janitor::{GrantedDir, TreeDir};
@@ -50,6 +50,8 @@ const SERVER_START: Duration = Duration::from_secs(10);
 const SERVER_END: Duration = Duration::from_secs(12);
 /// How long the forkserver has to report a death that its pidfd has told us already.
 const REPORT: u64 = 1_000_000_000;
+/// How long it has to say how one has ended (ns), before the kernel is asked on behalf of those who wait for it.
+const DIED: u64 = 30_000_000;
 /// How long is waited for the end of a killed forkserver while spawns wait; 0.1 ms is usual.
 const SERVER_DEAD: Duration = Duration::from_millis(500);
 /// How long one that another has taken the place of is kept without a process (ns): a program may go back and forth between two sets of rights.
@@ -259,6 +261,8 @@ impl Watched {
 enum Due {
     /// Its link has ended and it should be dead.
     Dead,
+    /// It is dead, and those who wait for it should have been told.
+    Died,
     /// It is dead and should have been reported.
     Reported,
     /// Its spawn was given up, and it should at least be forked.
@@ -1253,7 +1257,7 @@ impl Loop {
         // By the one that forked it. There may be another one by now.
         let number = watched.process.server();
         let served = self.warden.servers.lock().of(number).is_some();
-        let reported = matches!(watched.due, Some((_, Due::Reported)));
+        let reported = matches!(watched.due, Some((_, Due::Died | Due::Reported)));
         if !pidfd.is_dead() || (reported && served) {
             return;
         }
@@ -1261,7 +1265,7 @@ impl Loop {
             .warden
             .registry
             .deregister(&mut SourceFd(&pidfd.as_fd().as_raw_fd()));
-        self.set_due(request, Some((clock::now() + REPORT, Due::Reported)));
+        self.set_due(request, Some((clock::now() + DIED, Due::Died)));
         // Then nobody will report it, also not one who was about to.
         if !served {
             self.finish(request, |process| process.lost(SERVER_ENDED));
@@ -1325,6 +1329,17 @@ impl Loop {
                     }
                 }
                 Due::Forked => self.not_forked(request),
+                Due::Died => {
+                    if let Some(watched) = self.watched.get(&request)
+                        && let Some(pidfd) = watched.process.pidfd()
+                    {
+                        let pid = watched.process.life.pid();
+                        let status = pidfd.unreaped_status(pid).or_else(|| pidfd.status());
+                        let end = status.map(|status| End::new(status, None, 0));
+                        end.into_iter().for_each(|end| watched.process.died(end));
+                    }
+                    self.set_due(request, Some((clock::now() + REPORT, Due::Reported)));
+                }
                 Due::Reported => self.finish(request, |process| {
                     // The kernel may know what the forkserver has not said.
                     match process.pidfd().and_then(Pidfd::status) {
@@ -1523,25 +1538,20 @@ impl Loop {
                     process.never_was(error.with_source(source));
                 });
             }
-            Event::Exited {
-                request,
-                signal,
-                code,
-                core,
-                why,
-                tracer,
-            } => {
+            Event::Died { request, end } => {
                 self.take_arrived();
                 // All that it had said is in its link.
                 self.read_last_words(request);
-                let status = if signal {
-                    Status::Signaled { signal: code, core }
-                } else {
-                    Status::Exited(code)
-                };
+                if let Some(watched) = self.watched.get(&request) {
+                    watched.process.died(end);
+                }
+            }
+            Event::Exited { request, end } => {
+                self.take_arrived();
+                self.read_last_words(request);
                 self.finish(request, |process| {
-                    why.into_iter().for_each(|why| process.was_killed(why));
-                    process.note_tracer(tracer);
+                    let status = end.status();
+                    process.note_end(end);
                     process.reaped(status);
                 });
             }
