@@ -69,9 +69,10 @@ pub(crate) enum Looked {
     Marked(Mark),
     /// It has no mark.
     Plain,
-    /// It is in `execve`, where it has no environment: 4 % of all looks at one that executes all the time. Or it is ending, and what it has started
-    /// has not come to another parent yet.
+    /// It is in `execve`, where it has no environment: 4 % of all looks at one that executes all the time.
     Unknown,
+    /// It is ending, and has none any more; what it has started may not have come to another parent yet.
+    Ending,
 }
 
 /// What the environment of a process says.
@@ -117,7 +118,7 @@ impl Mark {
             match Self::look(pid)? {
                 Looked::Marked(mark) => return Ok(Some(mark)),
                 Looked::Unknown if clock::now() < deadline => std::thread::sleep(LOOK_AGAIN),
-                Looked::Plain | Looked::Unknown => return Ok(None),
+                Looked::Plain | Looked::Unknown | Looked::Ending => return Ok(None),
             }
         }
     }
@@ -136,7 +137,8 @@ impl Mark {
         // One without an environment, or one that was in execve as its environment was read, and may be no more.
         Ok(match procfs::image(pid) {
             Image::Gone | Image::None | Image::WithoutEnvironment => Looked::Plain,
-            Image::Ending | Image::Changing | Image::Whole => Looked::Unknown,
+            Image::Ending => Looked::Ending,
+            Image::Changing | Image::Whole => Looked::Unknown,
         })
     }
 
@@ -233,7 +235,7 @@ mod tests {
             match Mark::look(pid).unwrap() {
                 Looked::Marked(mark) => assert_eq!(Some(mark), expected),
                 Looked::Plain => plain += 1,
-                Looked::Unknown => unknown += 1,
+                Looked::Unknown | Looked::Ending => unknown += 1,
             }
         }
         let certain = (0..200).filter(|_| Mark::of(pid).unwrap() == expected);

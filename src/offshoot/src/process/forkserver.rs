@@ -1308,7 +1308,7 @@ impl Server {
             looked if self.is_last() => Kinship::Stray {
                 janitor: matches!(looked, Ok(Looked::Marked(mark)) if mark.process == 0),
             },
-            Ok(Looked::Unknown) => Kinship::Unknown,
+            Ok(Looked::Unknown | Looked::Ending) => Kinship::Unknown,
             _ => Kinship::Spared,
         }
     }

@@ -164,7 +164,8 @@ fn look(pid: i32) -> Option<Result<Found, InExecve>> {
     let pidfd = Pidfd::open(pid).ok()?;
     let mark = match Mark::look(pid).ok()? {
         Looked::Marked(mark) if is_own || janitor::is_own_tree(&mark.tree) => mark,
-        Looked::Marked(_) | Looked::Plain => return None,
+        // What one that is ending has started is in the list itself, whoever its parent is.
+        Looked::Marked(_) | Looked::Plain | Looked::Ending => return None,
         Looked::Unknown if is_own => return Some(Err(InExecve)),
         // Of another user: whose execve is nothing to wait for, unless it is through in time.
         Looked::Unknown => match Mark::of(pid).ok()?? {
