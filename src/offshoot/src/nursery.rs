@@ -1208,13 +1208,14 @@ fn without_repeats(mut failures: Vec<Error>) -> Vec<Error> {
 /// True for what the ladder did to a child that did not come down.
 fn was_forced(error: &Error) -> bool {
     use crate::Exit;
-    if matches!(error.kind(), ErrorKind::Cut(_)) {
-        return true;
+    match error.kind() {
+        ErrorKind::Cut(_) => true,
+        ErrorKind::Ended(exit) => matches!(
+            **exit,
+            Exit::Abandoned { .. } | Exit::Killed { .. } | Exit::Unkillable { .. }
+        ),
+        _ => false,
     }
-    matches!(
-        error.exit(),
-        Some(Exit::Abandoned { .. } | Exit::Killed { .. } | Exit::Unkillable { .. })
-    )
 }
 
 #[cfg(test)]

@@ -225,8 +225,13 @@ impl Error {
         }
     }
 
-    /// How the isolate ended whose end this error reports.
+    /// How the isolate ended whose end this error reports; of several failures, the first that reports one.
     pub fn exit(&self) -> Option<&Exit> {
+        let others = || self.0.others.iter().find_map(Error::exit);
+        self.own_exit().or_else(others)
+    }
+
+    fn own_exit(&self) -> Option<&Exit> {
         match &self.0.kind {
             ErrorKind::Ended(exit) => Some(exit),
             _ => None,
@@ -244,7 +249,7 @@ impl Error {
     /// True if the awaiting scope, or the one that was called, is cancelled.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.kind(), ErrorKind::Cancelled(_))
-            || matches!(self.exit(), Some(Exit::Cancelled(_)))
+            || matches!(self.own_exit(), Some(Exit::Cancelled(_)))
     }
 
     /// True if a bound passed.
@@ -255,7 +260,7 @@ impl Error {
     /// True if the called code panicked, or the isolate ended by a panic.
     pub fn is_panic(&self) -> bool {
         matches!(self.kind(), ErrorKind::Panicked(_))
-            || matches!(self.exit(), Some(Exit::Panicked(_)))
+            || matches!(self.own_exit(), Some(Exit::Panicked(_)))
     }
 
     /// True if the receiver had no room.
@@ -383,7 +388,7 @@ impl Error {
             }
             out.push('\n');
         }
-        let panic = match (&self.0.kind, self.exit()) {
+        let panic = match (&self.0.kind, self.own_exit()) {
             (ErrorKind::Panicked(panic), _) => Some(panic),
             (_, Some(Exit::Panicked(panic))) => Some(panic),
             _ => None,
@@ -393,7 +398,7 @@ impl Error {
                 let _ = writeln!(out, "{indent}  {line}");
             }
         }
-        if let Some(Exit::Abandoned { doing, .. }) = self.exit() {
+        if let Some(Exit::Abandoned { doing, .. }) = self.own_exit() {
             for line in doing.lines().skip(1) {
                 let _ = writeln!(out, "{indent}  {line}");
             }
@@ -501,6 +506,22 @@ mod tests {
             id,
             pid: 42,
         }
+    }
+
+    #[test]
+    fn several_failures_have_the_exit_of_the_first_that_reports_one() {
+        let killed = Exit::Unkillable { pid: 7 };
+        let late = || Error::new(ErrorKind::TimedOut(100), "it did not end within 100ms");
+        let ended = Error::new(ErrorKind::Ended(Box::new(killed)), "it was killed");
+        let all = Error::several(late(), vec![ended]);
+        assert!(matches!(all.exit(), Some(Exit::Unkillable { pid: 7 })));
+        assert_eq!(all.report().matches("it was killed").count(), 1);
+        assert!(Error::several(late(), vec![late()]).exit().is_none());
+        // It is none of these by what is inside.
+        let by = Canceller::Runtime;
+        let cancelled = Exit::Cancelled(crate::Cancel { by });
+        let ended = Error::new(ErrorKind::Ended(Box::new(cancelled)), "cancelled");
+        assert!(!Error::several(late(), vec![ended]).is_cancelled());
     }
 
     #[derive(Debug)]
