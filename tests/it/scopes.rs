@@ -182,10 +182,12 @@ fn cut_off(t: &T, bound_ms: u64) -> (Result<()>, Option<Exit>) {
             let mut exit = None;
             let result = offshoot::nursery(async |nursery| {
                 let p = nursery.spawn("p").await?;
-                drop(nursery.task(p.call(says_too_long_a_goodbye, bound_ms)));
+                let said = nursery.task(p.call(says_too_long_a_goodbye, bound_ms));
                 held("begun").await?;
                 p.cancel().await;
                 exit = Some(p.ended().await);
+                // Of the cancellation, which is no news here.
+                let _ = said.await;
                 Ok(())
             })
             .await;
