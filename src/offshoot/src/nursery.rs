@@ -433,8 +433,11 @@ impl<T> Slot<T> {
         }
         // Of a value that serde does not know, only its type is: the error may be the cancellation.
         let is_unknown = offshoot_wire::as_plain_result(value).is_none();
-        let may_be_cancelled = is_unknown && core.scope.cancelled().is_some();
-        if detached || core.closed.get() || error.is_cancelled() || may_be_cancelled {
+        if is_unknown && core.scope.cancelled().is_some() {
+            crate::log::debug!(%isolate, task = %self.place, %error, "a task of a cancelled nursery failed");
+            return;
+        }
+        if detached || core.closed.get() || error.is_cancelled() {
             crate::log::warn!(%isolate, task = %self.place, %error, "a task failed, and nobody waits for it");
             return;
         }
